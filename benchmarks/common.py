@@ -1,0 +1,94 @@
+"""What every benchmark shares: a results file that grows draw by draw and survives being cut off."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("taut", "torch", "torchvision", "numpy", "scikit-learn", "accelerate")
+
+
+def machine() -> dict[str, Any]:
+    """The machine and the versions, as every results file records them."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "commit": commit.stdout.strip() or None,
+    }
+
+
+def record(
+    name: str,
+    about: str,
+    methods: dict[str, Callable[[int], dict[str, Any]]],
+    seeds: Sequence[int],
+    folder: Path = RESULTS,
+) -> dict[str, Any]:
+    """Run every method on every seed that the file does not have yet, method by method within a seed.
+
+    A method takes a seed and returns figures. Each finished draw is written at once; returns the file's content.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    data: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"draws": []}
+    for seed in seeds:
+        for method, run in methods.items():
+            if any(d["method"] == method and d["seed"] == seed for d in data["draws"]):
+                continue
+            figures = {key: value for key, value in run(seed).items() if value is not None}
+            data["draws"].append({"method": method, "seed": seed, **figures, "commit": machine()["commit"]})
+            print(json.dumps(data["draws"][-1]), flush=True)
+            _write(path, name, about, data)
+    _write(path, name, about, data)
+    return data
+
+
+def _write(path: Path, name: str, about: str, data: dict[str, Any]) -> None:
+    content = {
+        "benchmark": name,
+        "about": about,
+        "command": f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem}",
+        "machine": machine(),
+        "summary": summary(data["draws"]),
+        "draws": data["draws"],
+    }
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def summary(draws: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean, standard deviation (n − 1), greatest value and number of draws of each figure of each method."""
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for method in dict.fromkeys(d["method"] for d in draws):
+        rows = [d for d in draws if d["method"] == method]
+        result[method] = {}
+        for key in (k for k, v in rows[0].items() if isinstance(v, int | float) and k != "seed"):
+            values = np.array([row[key] for row in rows if key in row], dtype=float)
+            result[method][key] = {
+                "mean": round(float(values.mean()), 5),
+                "std": round(float(values.std(ddof=1)), 5) if len(values) > 1 else 0.0,
+                "max": round(float(values.max()), 5),
+                "n": len(values),
+            }
+    return result

@@ -1,0 +1,56 @@
+"""MNIST with 100 labels: taut's default plan, and the plain objective of eq. 16, on the same draws and networks.
+
+Protocol: 10 labelled images of each class drawn from the 60,000 training images, all others without labels; the
+last checkpoint; no choice was made on test labels. Give the number of draws and of minutes a draw to change them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import RESULTS, record
+from taut.data import load_dataset
+from taut.data.split import draw_per_class
+from taut.evaluate.metrics import evaluate
+from taut.fit import fit
+from taut.plan import Plan, override
+
+EQ_16: dict[str, Any] = {
+    "objective.source": "none",
+    "objective.mutual_information": 0.0,
+    "objective.reconstruction": 1e-2,
+    "objective.beta_z": 1e-2,
+    "objective.beta_c": 1e-1,
+    "objective.share": 1.0,
+}
+
+
+def plain(plan: Plan) -> Plan:
+    """Eq. 16 alone: no teacher, no interpolation, no mutual information."""
+    return override(plan, EQ_16, "benchmark")
+
+
+def one(change: Any, minutes: float, seed: int) -> dict[str, Any]:
+    """One draw: figures on the test images."""
+    data = load_dataset("mnist")
+    train = dataclasses.replace(data.part("train"), split=None)
+    train = dataclasses.replace(train, annotation=draw_per_class(train, 10, seed))
+    fitted = fit(train, change, minutes, seed)
+    figures = evaluate(fitted.model, data.part("test"))
+    del figures["per_label"]
+    return {**figures, "steps": fitted.result.steps, "seconds": round(fitted.result.seconds, 1)}
+
+
+def main(seeds: int = 5, minutes: float = 6.0, plain_minutes: float = 3.0, folder: Path = RESULTS) -> None:
+    """Measure draws 0 … seeds − 1."""
+    about = f"100 labels, last checkpoint, test error in percent; {minutes:g} and {plain_minutes:g} minutes a draw"
+    record("mnist-100", about, {"taut": partial(one, lambda plan: plan, minutes)}, range(seeds), folder)
+    record("mnist-100", about, {"eq_16": partial(one, plain, plain_minutes)}, range(seeds), folder)
+
+
+if __name__ == "__main__":
+    main(*(int(a) if i == 0 else float(a) for i, a in enumerate(sys.argv[1:4])))  # type: ignore[arg-type]

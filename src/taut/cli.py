@@ -1,0 +1,400 @@
+"""The command line: one typed function per command, and every field of the plan as a flag."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from taut.data import DataError, Dataset, load_dataset
+from taut.data.cache import read_images
+from taut.data.dataset import SPLITS
+from taut.data.files import find_images
+from taut.data.split import check_groups, draw_fraction, draw_per_class
+from taut.evaluate.metrics import evaluate as figures_of
+from taut.evaluate.predict import predict_probabilities
+from taut.fit import fit
+from taut.fit import resume as resume_fit
+from taut.labels import Annotation, LabelError, LabelSpace
+from taut.nn.vae import LabelVAE
+from taut.plan import Plan, describe, fingerprint, make_plan, override, read_plan
+from taut.run import Run
+from taut.train import TrainingError
+
+SWITCHES = ("--json", "--resume", "--quiet")
+SECTIONS = tuple(f.name for f in dataclasses.fields(Plan) if f.name != "seed")
+
+
+def train(
+    data: str,
+    test: str | None = None,
+    labels: Path | None = None,
+    labels_per_class: int | None = None,
+    labelled_fraction: float | None = None,
+    labelled_cells: float | None = None,
+    classes: int | None = None,
+    group: str | None = None,
+    image_size: int | None = None,
+    path_column: str | None = None,
+    label_columns: list[str] | None = None,
+    joined_column: str | None = None,
+    split_column: str | None = None,
+    minutes: float | None = None,
+    seed: int = 0,
+    out: Path = Path("runs/latest"),
+    plan: Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    changes: dict[str, Any] | None = None,
+) -> None:
+    """Train on DATA and write a run folder.
+
+    Args:
+        data: digits, digit-grid, mnist, svhn, cifar10, an .npz file, or a folder of images.
+        test: data to evaluate on after training; by default the data's own test part, where it has one.
+        labels: a CSV table of annotations for a folder.
+        labels_per_class: hide all annotations but this many images of every class.
+        labelled_fraction: hide all annotations but those of this fraction of the images (or groups).
+        labelled_cells: hide all annotations but this fraction of the table's cells.
+        classes: the number of clusters where nothing is annotated.
+        group: the column or array whose values (patients) stay on one side of every split.
+        image_size: side in pixels to which the images of a folder are resized.
+        path_column: the column of the table that names the images.
+        label_columns: the columns of the table that are labels.
+        joined_column: a column of joined names, such as 'A|B', that are the labels.
+        split_column: a column of train, valid and test.
+        minutes: a budget; the number of steps and the schedules are fitted to it.
+        seed: of the draw of annotations, the weights and the batches.
+        out: the run folder to write.
+        plan: a YAML file of decisions that override the planned ones.
+        resume: go on with the interrupted run in --out.
+        quiet: no progress bar.
+        changes: set by flags such as --train.steps 500.
+    """
+    space = LabelSpace.multiclass(classes, "cluster") if classes else None
+    source: dict[str, Any] = {
+        "data": data,
+        "labels": None if labels is None else str(labels),
+        "group": group,
+        "image_size": image_size,
+        "path_column": path_column,
+        "label_columns": label_columns,
+        "joined_column": joined_column,
+        "split_column": split_column,
+        "classes": classes,
+    }
+    if labels_per_class is not None and (labelled_fraction is not None or labelled_cells is not None):
+        raise DataError("--labels-per-class and --labelled-fraction exclude each other")
+    run = Run(out) if resume else Run.create(out)
+    if not resume:
+        source |= {"labels_per_class": labels_per_class, "labelled_fraction": labelled_fraction}
+    dataset = _load(source, space, run.path / "skipped.csv" if Path(data).is_dir() else None)
+    training, testing = _parts(dataset, test, source, space)
+    if resume:
+        fitted = resume_fit(training, run, quiet)
+    else:
+        training = _draw(training, labels_per_class, labelled_fraction, labelled_cells, seed)
+        fitted = fit(training, _changer(plan, changes), minutes, seed, run, source, quiet)
+    for note in fitted.notes:
+        print(note)
+    print(f"trained {fitted.result.steps} steps in {fitted.result.seconds:.0f} s; the run is in {run.path}")
+    if testing is not None and testing.annotation.observed.any() and not classes:
+        print(_sentence(figures_of(fitted.model, testing), testing))
+
+
+def evaluate(
+    run: Path,
+    data: str | None = None,
+    split: str | None = None,
+    labels: Path | None = None,
+    json: bool = False,
+    calibrated: bool = True,
+) -> None:
+    """Evaluate the model of a run on annotated data.
+
+    Args:
+        run: a run folder.
+        data: what to evaluate on, as in `taut train`; by default the data of the run.
+        split: train, valid or test; by default the test part where there is one, else everything.
+        labels: a CSV table of annotations for a folder.
+        json: print one JSON object on the last line.
+        calibrated: use the temperatures fitted on held-out images.
+    """
+    folder = Run(run)
+    model = folder.load_model()
+    dataset = _load({**_source(folder), **_given(data, labels)}, model.space, None)
+    if split is not None and split not in SPLITS:
+        raise DataError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
+    has_test = dataset.split is not None and bool((dataset.split == "test").any())
+    chosen = split or ("test" if has_test else None)
+    dataset = dataset.part(chosen) if chosen else dataset
+    _check_shape(model, dataset)
+    figures = {"data": dataset.name, "split": chosen or "all", **figures_of(_on_device(model), dataset, calibrated)}
+    print(_dump(figures) if json else _table(figures))
+
+
+def predict(run: Path, images: Path, out: Path = Path("predictions.csv")) -> None:
+    """Write calibrated probabilities of every image as CSV.
+
+    Args:
+        run: a run folder.
+        images: an image file, a folder of them, or an .npz file with an array x.
+        out: the CSV file to write.
+    """
+    model = _on_device(Run(run).load_model())
+    names, x, unread = _inputs(images, model)
+    probabilities = predict_probabilities(model, x)
+    table = pd.DataFrame({"image": names})
+    decided = model.space.predict(probabilities).reshape(len(names), -1)
+    for j, (label, block) in enumerate(zip(model.space, model.space.blocks, strict=True)):
+        if label.classes == (0, 1):
+            table[label.name] = probabilities[:, block][:, 1]
+        else:
+            for c, value in enumerate(label.classes):
+                table[f"{label.name}={value}"] = probabilities[:, block][:, c]
+        table[f"{label.name}:decision"] = decided[:, j]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(out, index=False, float_format="%.6f")
+    print(f"wrote the probabilities of {len(names)} images to {out}")
+    if unread:
+        raise DataError(
+            f"{len(unread)} images could not be read and are not in {out}: "
+            + "; ".join(f"{path} ({reason})" for path, reason in unread[:5])
+        )
+
+
+def plan(
+    data: str,
+    labels: Path | None = None,
+    labels_per_class: int | None = None,
+    labelled_fraction: float | None = None,
+    labelled_cells: float | None = None,
+    classes: int | None = None,
+    group: str | None = None,
+    image_size: int | None = None,
+    path_column: str | None = None,
+    label_columns: list[str] | None = None,
+    joined_column: str | None = None,
+    split_column: str | None = None,
+    seed: int = 0,
+    plan: Path | None = None,
+    changes: dict[str, Any] | None = None,
+) -> None:
+    """Print the facts found in DATA and the decisions that `taut train` would take.
+
+    Args:
+        data: as in `taut train`, and so are all the other flags.
+        labels: a CSV table of annotations for a folder.
+        labels_per_class: hide all annotations but this many images of every class.
+        labelled_fraction: hide all annotations but those of this fraction of the images.
+        labelled_cells: hide all annotations but this fraction of the table's cells.
+        classes: the number of clusters where nothing is annotated.
+        group: the column or array of groups.
+        image_size: side in pixels.
+        path_column: the column that names the images.
+        label_columns: the columns that are labels.
+        joined_column: a column of joined names.
+        split_column: a column of train, valid and test.
+        seed: of the draw of annotations.
+        plan: a YAML file of decisions that override the planned ones.
+        changes: set by flags such as --train.steps 500.
+    """
+    space = LabelSpace.multiclass(classes, "cluster") if classes else None
+    source: dict[str, Any] = {
+        "data": data, "labels": labels, "group": group, "image_size": image_size, "path_column": path_column,
+        "label_columns": label_columns, "joined_column": joined_column, "split_column": split_column,
+    }  # fmt: skip
+    training, _ = _parts(_load(source, space, None), None, source, space)
+    training = _draw(training, labels_per_class, labelled_fraction, labelled_cells, seed)
+    for note in training.notes:
+        print(note)
+    facts = fingerprint(training)
+    print(describe(facts, training.space, _changer(plan, changes)(make_plan(facts, seed))))
+
+
+# --- what the commands share ------------------------------------------------------------------------------
+
+
+def _source(run: Run) -> dict[str, Any]:
+    source = run.source()
+    return {key: source.get(key) for key in LOADED}
+
+
+LOADED = ("data", "labels", "group", "image_size", "path_column", "label_columns", "joined_column", "split_column")
+
+
+def _given(data: str | None, labels: Path | None) -> dict[str, Any]:
+    if data is None:
+        return {} if labels is None else {"labels": labels}
+    return {"data": data, "labels": labels}
+
+
+def _load(source: dict[str, Any], space: LabelSpace | None, skipped: Path | None) -> Dataset:
+    flags = {key: source.get(key) for key in LOADED if key != "data"}
+    flags["labels"] = Path(flags["labels"]) if flags["labels"] else None
+    return load_dataset(str(source["data"]), space=space, skipped=skipped, **flags)
+
+
+def _parts(
+    dataset: Dataset, test: str | None, source: dict[str, Any], space: LabelSpace | None
+) -> tuple[Dataset, Dataset | None]:
+    """The training rows (with a "valid" part kept for calibration) and the test set, if any."""
+    testing: Dataset | None = None
+    training = dataset
+    if dataset.split is not None and (dataset.split == "test").any():
+        testing, training = dataset.part("test"), dataset.rows(dataset.split != "test")
+    if test is not None:
+        testing = _load({**source, "data": test}, space or dataset.space, None)
+        if testing.split is not None and (testing.split == "test").any():
+            testing = testing.part("test")
+    if testing is not None:
+        check_groups(training, testing)
+    return training, testing
+
+
+def _draw(training: Dataset, per_class: int | None, fraction: float | None, cells: float | None, seed: int) -> Dataset:
+    """Hide annotations of the training rows; those of a "valid" part stay, since they are for calibration."""
+    if per_class is None and fraction is None and cells is None:
+        return training
+    if training.split is not None and (training.split == "valid").any():
+        valid = training.split == "valid"
+        hidden = _draw(dataclasses.replace(training.rows(~valid), split=None), per_class, fraction, cells, seed)
+        annotation = training.annotation
+        targets, observed = annotation.targets.copy(), annotation.observed.copy()
+        targets[~valid], observed[~valid] = hidden.annotation.targets, hidden.annotation.observed
+        return dataclasses.replace(training, annotation=Annotation(targets, observed))
+    if per_class is not None:
+        annotation = draw_per_class(training, per_class, seed)
+    elif cells is not None:
+        annotation = draw_fraction(training, cells, seed, cells=True)
+    else:
+        annotation = draw_fraction(training, float(fraction or 0), seed)
+    return dataclasses.replace(training, annotation=annotation)
+
+
+def _changer(path: Path | None, changes: dict[str, Any] | None) -> Any:
+    """The function from the planned decisions to those that a plan file and flags ask for."""
+
+    def change(planned: Plan) -> Plan:
+        if path is not None:
+            planned = override(planned, read_plan(path), str(path))
+        return override(planned, changes, "command line") if changes else planned
+
+    return change
+
+
+def _on_device(model: LabelVAE) -> LabelVAE:
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _check_shape(model: LabelVAE, dataset: Dataset) -> None:
+    if tuple(dataset.x.shape[1:]) != tuple(model.architecture.shape):
+        raise DataError(
+            f"{dataset.name} has inputs of shape {list(dataset.x.shape[1:])}, "
+            f"but the model takes {list(model.architecture.shape)}"
+        )
+
+
+def _inputs(path: Path, model: LabelVAE) -> tuple[list[str], Any, list[tuple[Path, str]]]:
+    """Names, inputs and what could not be read, from an image, a folder or an .npz pack."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    if path.suffix == ".npz":
+        dataset = load_dataset(str(path), space=model.space)
+        _check_shape(model, dataset)
+        return list(dataset.ids), dataset.x, []
+    shape = model.architecture.shape
+    if len(shape) != 3:
+        raise DataError(f"{path}: the model takes feature vectors, not images")
+    files = [path / name for name in find_images(path)] if path.is_dir() else [path]
+    x, unread = read_images(files, (shape[0], shape[1], shape[2]))
+    bad = {file for file, _ in unread}
+    names = [str(file) for file in files if file not in bad]
+    if not names:
+        raise DataError(f"{path}: no image can be read" + (f" ({unread[0][0]}: {unread[0][1]})" if unread else ""))
+    return names, x, unread
+
+
+def _dump(figures: dict[str, Any]) -> str:
+    return json.dumps(figures)
+
+
+def _sentence(figures: dict[str, Any], dataset: Dataset) -> str:
+    shown = {k: v for k, v in figures.items() if isinstance(v, float)}
+    return f"test part of {dataset.name}, {len(dataset)} images: " + ", ".join(f"{k} {v:.4g}" for k, v in shown.items())
+
+
+def _table(figures: dict[str, Any]) -> str:
+    rows = [f"{name:<12} {value}" for name, value in figures.items() if name != "per_label"]
+    per_label = pd.DataFrame.from_dict(figures["per_label"], orient="index")
+    return "\n".join([*rows, "", per_label.to_string(float_format=lambda v: f"{v:.4f}")])
+
+
+def split_arguments(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The flags of the commands, and those of the plan (--section.field VALUE or --section.field=VALUE) by name."""
+    import yaml
+
+    rest: list[str] = []
+    changes: dict[str, Any] = {}
+    i = 0
+    while i < len(arguments):
+        name, equals, value = arguments[i].removeprefix("--").partition("=")
+        if not (arguments[i].startswith("--") and name.split(".")[0] in SECTIONS and "." in name):
+            rest.append(arguments[i])
+            if arguments[i] in SWITCHES and arguments[i + 1 : i + 2] not in (["true"], ["false"]):
+                rest.append("true")
+            i += 1
+            continue
+        if not equals:
+            if i + 1 >= len(arguments):
+                raise DataError(f"--{name} needs a value")
+            value = arguments[i + 1]
+            i += 1
+        changes[name] = yaml.safe_load(value)
+        i += 1
+    return rest, changes
+
+
+def build_parser() -> Any:
+    """The parser of all commands: flags with hyphens, from the functions' signatures and docstrings."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="taut", description="Image classification from few or partly annotated images.")
+    commands = parser.add_subcommands(dest="command")
+    for function in COMMANDS.values():
+        command = ArgumentParser(description=(function.__doc__ or "").split("\n")[0])
+        command.add_function_arguments(function, as_group=False, as_positional=True)
+        for action in command._actions:
+            action.option_strings = [flag.replace("_", "-") for flag in action.option_strings]
+            command._option_string_actions.update(dict.fromkeys(action.option_strings, action))
+        commands.add_subcommand(function.__name__, command)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; bad input ends with one sentence and exit status 2."""
+    try:
+        rest, changes = split_arguments(sys.argv[1:] if arguments is None else arguments)
+        if changes:
+            if not rest or rest[0] not in ("train", "plan"):
+                raise DataError(f"--{next(iter(changes))} is for `taut train` and `taut plan`")
+            rest += ["--changes", json.dumps(changes)]
+        parser = build_parser()
+        parsed = parser.parse_args(rest)
+        values = parser.instantiate_classes(parsed)[parsed.command].as_dict()
+        COMMANDS[parsed.command](**values)
+    except (DataError, LabelError, TrainingError, ValueError, OSError) as error:
+        print(f"taut: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        print("taut: interrupted; `taut train … --resume` goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+COMMANDS: dict[str, Callable[..., None]] = {f.__name__: f for f in (train, evaluate, predict, plan)}

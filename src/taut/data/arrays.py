@@ -1,0 +1,264 @@
+"""Arrays in a numpy .npz file, read without pickle: images or features, annotations, groups and split."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from taut.data.cache import GREY_MODES, decode_image
+from taut.data.dataset import SPLITS, DataError, Dataset, as_images
+from taut.labels import Annotation, LabelError, LabelSpace, Scalar
+
+ID_NAMES = ("image_id", "ids", "id")
+
+
+def load_npz(
+    path: Path, space: LabelSpace | None = None, group: str | None = None, unlabeled: Scalar | None = -1
+) -> Dataset:
+    """The dataset of a .npz file.
+
+    Inputs: `x` [N, ...]; or `jpeg`, the bytes of all images, with `offsets` [N + 1]; or `x_train`, `x_valid`
+    and `x_test`, which also give the split. Annotations: `y` (`y_train` ...) as `LabelSpace.encode` takes
+    them; without them all images are unannotated. Also read: `label_names` [k] of yes/no labels,
+    `class_names` that integers in `y` count in, `split` [N], `image_id`, `ids` or `id` [N], and the array
+    that `group` names.
+    unlabeled: the value of an unannotated image in a one-dimensional `y`.
+    Raises DataError or LabelError, in one sentence that names the file.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    # An open file and not its path, because np.load leaves a damaged file open.
+    with path.open("rb") as file:
+        try:
+            opened = np.load(file, allow_pickle=False)
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path} is not a numpy .npz file, or it is damaged") from error
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise DataError(f"{path} holds a single array, not the named arrays of a numpy .npz file")
+        with opened:
+            return _Reader(path, opened).dataset(space, group, unlabeled)
+
+
+class _Reader:
+    """One open file and the endings of its inputs: [""], or "_train", "_valid", "_test" as there are."""
+
+    def __init__(self, path: Path, file: Any) -> None:
+        """Find the layout: DataError where the file has none of those that are known."""
+        self.path, self.names = path, tuple(file.files)
+        self._file = file
+        parts = [part for part in SPLITS if f"x_{part}" in self.names]
+        layouts = [name for name in ("x", "jpeg") if name in self.names] + (["x_train ..."] if parts else [])
+        if not layouts:
+            raise DataError(
+                f"{path} has no images: expected 'x', or 'jpeg' and 'offsets', or 'x_train' and 'x_test', "
+                f"but found {self._found()}"
+            )
+        if len(layouts) > 1:
+            raise DataError(f"{path} has images in several layouts, {' and '.join(layouts)}: keep one of them")
+        self.suffixes = [f"_{part}" for part in parts] or [""]
+
+    def dataset(self, space: LabelSpace | None, group: str | None, unlabeled: Scalar | None) -> Dataset:
+        inputs = [self._jpegs()] if "jpeg" in self.names else [self.get(f"x{suffix}") for suffix in self.suffixes]
+        for suffix, part in zip(self.suffixes, inputs, strict=True):
+            if part.ndim < 2:
+                raise DataError(f"{self.path}: 'x{suffix}' has shape {list(part.shape)}: expected images or vectors")
+            if part.shape[1:] != inputs[0].shape[1:] or part.dtype != inputs[0].dtype:
+                raise DataError(
+                    f"{self.path}: 'x{suffix}' is {part.dtype} {list(part.shape)}, which does not fit "
+                    f"'x{self.suffixes[0]}', {inputs[0].dtype} {list(inputs[0].shape)}"
+                )
+        lengths = [len(part) for part in inputs]
+        count = sum(lengths)
+        x = as_images(np.concatenate(inputs) if len(inputs) > 1 else inputs[0], str(self.path))
+        space, annotation = self._annotations(lengths, space, unlabeled)
+        ids = next((self._column(name, lengths) for name in ID_NAMES if self._has(name)), np.arange(count))
+        return Dataset(
+            name=self.path.name,
+            x=x,
+            space=space,
+            annotation=annotation,
+            ids=[str(value) for value in ids],
+            groups=None if group is None else self._groups(group, lengths),
+            split=self._split(lengths),
+        )
+
+    def get(self, name: str) -> NDArray[Any]:
+        """One array of the file."""
+        try:
+            array = self._file[name]
+        except ValueError as error:
+            raise DataError(
+                f"{self.path}: array {name!r} holds pickled Python objects, which could run code "
+                "and are not read: save it as numbers or text"
+            ) from error
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"{self.path}: array {name!r} is damaged") from error
+        if not isinstance(array, np.ndarray):
+            raise DataError(f"{self.path}: {name!r} is not a numpy array")
+        return array
+
+    def _found(self) -> str:
+        return ", ".join(self.names) or "nothing"
+
+    def _has(self, name: str) -> bool:
+        return name in self.names or all(f"{name}{suffix}" in self.names for suffix in self.suffixes)
+
+    def _column(self, name: str, lengths: list[int]) -> NDArray[Any]:
+        """A value for every image, [N], from one array or from one for each part."""
+        if name in self.names:
+            column = self._sized(name, sum(lengths))
+        else:
+            parts = [self._sized(f"{name}{suffix}", n) for suffix, n in zip(self.suffixes, lengths, strict=True)]
+            column = np.concatenate(parts)
+        if column.ndim != 1:
+            raise DataError(f"{self.path}: {name!r} has shape {list(column.shape)}: expected a value for each image")
+        return column.astype(str) if column.dtype.kind == "S" else column
+
+    def _sized(self, name: str, count: int) -> NDArray[Any]:
+        array = self.get(name)
+        if array.ndim == 0 or len(array) != count:
+            size = len(array) if array.ndim else 1
+            raise DataError(f"{self.path}: {name!r} has {size:,} entries for {count:,} images")
+        return array
+
+    def _groups(self, group: str, lengths: list[int]) -> NDArray[Any]:
+        if not self._has(group):
+            taken = {f"{name}{suffix}" for name in ("x", "y") for suffix in self.suffixes}
+            taken |= {"jpeg", "offsets", "label_names", "class_names"}
+            others = ", ".join(name for name in self.names if name not in taken) or "none"
+            raise DataError(f"{self.path} has no array {group!r} that --group names; other arrays there: {others}")
+        return self._column(group, lengths)
+
+    def _split(self, lengths: list[int]) -> NDArray[Any] | None:
+        if self.suffixes != [""]:
+            return np.repeat([suffix[1:] for suffix in self.suffixes], lengths)
+        if "split" not in self.names:
+            return None
+        split = self._column("split", lengths)
+        wrong = ~np.isin(split, SPLITS)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise DataError(f"{self.path}: 'split' of row {row} is {str(split[row])!r}, not one of {', '.join(SPLITS)}")
+        return split
+
+    def _annotations(
+        self, lengths: list[int], space: LabelSpace | None, unlabeled: Scalar | None
+    ) -> tuple[LabelSpace, Annotation]:
+        """Parts without annotations count as unannotated; the label space is that of all parts together."""
+        tables = {
+            i: self._sized(f"y{suffix}", n)
+            for i, (suffix, n) in enumerate(zip(self.suffixes, lengths, strict=True))
+            if f"y{suffix}" in self.names
+        }
+        stray = {"y", *(f"y_{part}" for part in SPLITS)} & set(self.names) - {f"y{suffix}" for suffix in self.suffixes}
+        if stray:
+            raise DataError(
+                f"{self.path}: annotations {sorted(stray)} without images of the same ending: {self._found()}"
+            )
+        if not tables and space is None:
+            raise DataError(
+                f"{self.path} has no annotations 'y': say what the labels are with an explicit label space; "
+                f"found {self._found()}"
+            )
+        try:
+            if len({table.shape[1:] for table in tables.values()}) > 1:
+                raise LabelError("the annotations of its parts have different shapes")
+            if tables:
+                named, unlabeled, space = self._named(np.concatenate(list(tables.values())), space, unlabeled)
+                ends = np.cumsum([len(table) for table in tables.values()])[:-1]
+                tables = dict(zip(tables, np.split(named, ends), strict=True))
+            assert space is not None
+            parts = [
+                space.encode(tables[i], unlabeled) if i in tables else _unannotated(space, n)
+                for i, n in enumerate(lengths)
+            ]
+        except LabelError as error:
+            raise LabelError(f"{self.path}: {error}") from error
+        targets = np.concatenate([part.targets for part in parts])
+        return space, Annotation(targets, np.concatenate([part.observed for part in parts]))
+
+    def _named(
+        self, y: NDArray[Any], space: LabelSpace | None, unlabeled: Scalar | None
+    ) -> tuple[NDArray[Any], Scalar | None, LabelSpace]:
+        """Annotations by the names in the file: one label's classes by name, columns in the space's order."""
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = y[:, 0]
+        labels = self._texts("label_names")
+        classes = self._texts("class_names")
+        if y.ndim == 2:
+            if space is not None and labels is not None and len(labels) == y.shape[1]:
+                absent = [name for name in space.names if name not in labels]
+                if absent:
+                    raise LabelError(f"no label {', '.join(map(repr, absent))} among its label_names {labels}")
+                return y[:, [labels.index(name) for name in space.names]], None, space
+            return y, None, space or LabelSpace.infer(y, None, labels or classes)
+        named = space is None or isinstance(space.labels[0].classes[0], str)
+        if y.dtype.kind in "iu" and classes is not None and named:
+            missing = np.zeros(len(y), dtype=bool) if unlabeled is None else np.asarray(y == unlabeled)
+            wrong = ~missing & ((y < 0) | (y >= len(classes)))
+            if wrong.any():
+                row = int(np.argmax(wrong))
+                raise LabelError(f"row {row}: 'y' is {y[row]}, but there are {len(classes)} class_names")
+            values = np.array([*classes, None], dtype=object)[np.where(missing, len(classes), y)]
+            return values, None, space or LabelSpace.multiclass(classes)
+        names = labels if labels is not None and len(labels) == 1 else None
+        return y, unlabeled, space or LabelSpace.infer(y, unlabeled, names)
+
+    def _texts(self, name: str) -> list[str] | None:
+        if name not in self.names:
+            return None
+        array = self.get(name)
+        return [str(value) for value in (array.astype(str) if array.dtype.kind == "S" else array).ravel()]
+
+    def _jpegs(self) -> NDArray[np.uint8]:
+        """The images of `jpeg` and `offsets`, [N, C, H, W]."""
+        if "offsets" not in self.names:
+            raise DataError(f"{self.path} has 'jpeg' but no 'offsets' [N + 1]; found {self._found()}")
+        data, offsets = self.get("jpeg"), self.get("offsets")
+        if data.dtype != np.uint8 or data.ndim != 1:
+            raise DataError(f"{self.path}: 'jpeg' is {data.dtype} {list(data.shape)}: expected bytes, uint8 in one row")
+        if offsets.dtype.kind not in "iu" or offsets.ndim != 1 or len(offsets) < 2:
+            raise DataError(
+                f"{self.path}: 'offsets' is {offsets.dtype} {list(offsets.shape)}: expected integers [N + 1]"
+            )
+        if offsets[0] < 0 or offsets[-1] > len(data) or np.any(offsets[1:] < offsets[:-1]):
+            raise DataError(f"{self.path}: 'offsets' do not rise from 0 to the {len(data):,} bytes of 'jpeg'")
+        files = [data[start:end].tobytes() for start, end in pairwise(offsets)]
+        first = self._open(files, 0)
+        grey = first[0] in GREY_MODES and all(self._open(files, i)[0] in GREY_MODES for i in range(1, len(files)))
+        shape = (1 if grey else 3, first[1][1], first[1][0])
+        out = np.empty((len(files), *shape), dtype=np.uint8)
+        for i, file in enumerate(files):
+            size = self._open(files, i)[1]
+            if size != first[1]:
+                raise DataError(
+                    f"{self.path}: the image of row {i} is {size[0]}x{size[1]} pixels, that of row 0 "
+                    f"{first[1][0]}x{first[1][1]}: all must be of one size"
+                )
+            try:
+                out[i] = decode_image(BytesIO(file), shape)
+            except Exception as error:  # a damaged image can raise anything in a decoder
+                raise self._damaged(i) from error
+        return out
+
+    def _open(self, files: list[bytes], row: int) -> tuple[str, tuple[int, int]]:
+        try:
+            with Image.open(BytesIO(files[row])) as image:
+                return image.mode, image.size
+        except Exception as error:  # as above
+            raise self._damaged(row) from error
+
+    def _damaged(self, row: int) -> DataError:
+        return DataError(f"{self.path}: the JPEG image of row {row} cannot be decoded")
+
+
+def _unannotated(space: LabelSpace, count: int) -> Annotation:
+    return space.encode(np.full((count, space.width), np.nan))

@@ -1,0 +1,97 @@
+"""Augmentation of a whole batch at once, with parameters of its own for every image.
+
+torchvision's v2 transforms draw one set of parameters for a batch, and one call an image costs more than the
+network here; so the random affine maps are built directly on torch's affine_grid and grid_sample, from an explicit
+generator, which makes a resumed run repeat them bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+
+@dataclass
+class Augment:
+    """Ranges of the augmentation; the defaults leave labels alone (flips change digits, and sides of a body)."""
+
+    rotation: float = 15.0
+    """Degrees, to both sides."""
+    scale: float = 0.15
+    """Log of the greatest zoom, for each axis."""
+    shift: float = 0.1
+    """Share of the side."""
+    shear: float = 0.15
+    flip: bool = False
+    """Mirror left and right with probability one half."""
+    brightness: float = 0.0
+    contrast: float = 0.0
+    cutout: float = 0.0
+    """Side of the square that a strong view loses, as a share of the image's side."""
+    strong: float = 1.5
+    """Factor of all ranges for strong views."""
+    noise: float = 0.1
+    """Standard deviation of the noise on standardised features."""
+    drop: float = 0.0
+    """Share of the features that a strong view loses."""
+
+    def weak(self, x: Tensor, generator: Generator) -> Tensor:
+        """A weak view of prepared inputs [N, ...]."""
+        if x.dim() == 2:
+            return x + self.noise * torch.randn(x.shape, generator=generator).to(x.device) if self.noise else x
+        return self._colour(self._affine(x, 1.0, generator), 1.0, generator)
+
+    def strongly(self, x: Tensor, generator: Generator) -> Tensor:
+        """A strong view of prepared inputs [N, ...]: wider ranges, and parts missing."""
+        if x.dim() == 2:
+            x = x + self.strong * self.noise * torch.randn(x.shape, generator=generator).to(x.device)
+            if self.drop:
+                x = x * (torch.rand(x.shape, generator=generator) >= self.drop).to(x.device)
+            return x
+        x = self._colour(self._affine(x, self.strong, generator), self.strong, generator)
+        return self._cut(x, generator) if self.cutout else x
+
+    def _affine(self, x: Tensor, factor: float, generator: Generator) -> Tensor:
+        n, _, height, width = x.shape
+        if not (self.rotation or self.scale or self.shift or self.shear or self.flip):
+            return x
+        # Six numbers an image, drawn on the CPU in one call whatever the device, so that runs are comparable.
+        u = (2 * torch.rand(n, 7, generator=generator) - 1) * factor
+        angle = u[:, 0] * math.radians(self.rotation)
+        cos, sin = angle.cos(), angle.sin()
+        zoom_x, zoom_y = (u[:, 1] * self.scale).exp(), (u[:, 2] * self.scale).exp()
+        shear = u[:, 3] * self.shear
+        mirror = torch.where(u[:, 6] < 0, -1.0, 1.0) if self.flip else 1.0
+        theta = torch.zeros(n, 2, 3)
+        theta[:, 0, 0] = cos * zoom_x * mirror
+        theta[:, 0, 1] = (shear - sin) * zoom_y
+        theta[:, 1, 0] = sin * zoom_x * mirror
+        theta[:, 1, 1] = cos * zoom_y
+        theta[:, 0, 2] = 2 * u[:, 4] * self.shift
+        theta[:, 1, 2] = 2 * u[:, 5] * self.shift
+        if height != width:
+            # The grid's axes both run from −1 to 1, so that turning needs the aspect ratio.
+            theta[:, 0, 1] *= height / width
+            theta[:, 1, 0] *= width / height
+        grid = F.affine_grid(theta.to(x.device), [n, 1, height, width], align_corners=False)
+        return F.grid_sample(x, grid, align_corners=False)
+
+    def _colour(self, x: Tensor, factor: float, generator: Generator) -> Tensor:
+        if not (self.brightness or self.contrast):
+            return x
+        u = ((2 * torch.rand(len(x), 2, generator=generator) - 1) * factor).to(x.device)[:, :, None, None, None]
+        mean = x.mean((1, 2, 3), keepdim=True)
+        x = (x - mean) * (u[:, 0] * self.contrast).exp() + mean + u[:, 1] * self.brightness
+        return x.clamp(0, 1)
+
+    def _cut(self, x: Tensor, generator: Generator) -> Tensor:
+        n, _, height, width = x.shape
+        centre = torch.rand(n, 2, generator=generator).to(x.device)
+        rows = (torch.arange(height, device=x.device) + 0.5) / height - centre[:, :1]
+        columns = (torch.arange(width, device=x.device) + 0.5) / width - centre[:, 1:]
+        inside = (rows.abs() < self.cutout / 2)[:, :, None] & (columns.abs() < self.cutout / 2)[:, None, :]
+        return x.masked_fill(inside[:, None], 0.0)

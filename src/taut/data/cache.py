@@ -1,0 +1,218 @@
+"""Image files to uint8 arrays: headers first, each decoded once, large sets kept as a memory map on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from taut.data.dataset import DataError
+
+Shape = tuple[int, int, int]
+Result = TypeVar("Result")
+
+WORKERS = 2
+BLOCK = 512  # files in flight at once, so that decoded images do not pile up before they are stored
+MAP_BYTES = 2**30  # arrays above this size become memory maps in the cache
+TAIL_BYTES = 4096
+VERSION = 1  # part of the cache key: raise it when decoding changes
+GREY_MODES = ("1", "L", "LA", "La", "I", "F")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the head of an image file says: height and width as displayed [pixels], and whether it is grey."""
+
+    height: int
+    width: int
+    grey: bool
+
+
+def cache_root() -> Path:
+    """The folder for decoded images: $TAUT_CACHE, or ~/.cache/taut."""
+    return Path(os.environ.get("TAUT_CACHE") or Path.home() / ".cache" / "taut")
+
+
+def read_headers(paths: Sequence[Path]) -> list[Header | str]:
+    """The header of every file, [N], or the reason why it cannot be read."""
+    return list(_each(_header, paths, "looking at images"))
+
+
+def decode_image(file: Path | BinaryIO, shape: Shape) -> NDArray[np.uint8]:
+    """One image as uint8 [C, H, W], turned as its EXIF data says and resized (bilinear, antialiased).
+
+    The alpha channel is dropped, 16-bit values 0 … 65535 become 0 … 255, C = 1 takes the luminance. The
+    aspect changes where the shape's differs: cropping could cut off what an image was annotated for.
+    Raises whatever Pillow raises, and ValueError for 32-bit pixels, which have no agreed range.
+    """
+    channels, height, width = shape
+    with Image.open(file) as image:
+        # JPEG decodes at 1/2, 1/4 or 1/8 for less work; twice the final size keeps the resizing smooth.
+        image.draft(None, (2 * width, 2 * height))
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+            deep = Image.fromarray(np.asarray(image, dtype=np.float32) / np.float32(257))
+            resized = np.asarray(deep.resize((width, height), Image.Resampling.BILINEAR))
+            pixels = np.clip(np.rint(resized), 0, 255).astype(np.uint8)
+        elif image.mode in ("I", "F"):
+            raise ValueError("32-bit pixels have no agreed range: save it with 8 or 16 bits")
+        else:
+            image.info.pop("transparency", None)
+            flat = image.convert("L" if channels == 1 else "RGB")
+            pixels = np.asarray(flat.resize((width, height), Image.Resampling.BILINEAR))
+    if pixels.ndim == 3:
+        pixels = pixels.transpose(2, 0, 1)
+    return np.broadcast_to(pixels, shape)
+
+
+def read_images(paths: Sequence[Path], shape: Shape) -> tuple[NDArray[np.uint8], list[tuple[Path, str]]]:
+    """The images that can be read, uint8 [N, C, H, W] in order, and (path, reason) of the others."""
+    out = np.empty((len(paths), *shape), dtype=np.uint8)
+    failures = _fill(out, paths, shape)
+    return out[: len(paths) - len(failures)], [(paths[i], reason) for i, reason in failures.items()]
+
+
+def decode_once(folder: Path, files: Sequence[str], shape: Shape) -> tuple[NDArray[np.uint8], dict[int, str]]:
+    """The images that can be read, uint8 [N, C, H, W] in order, and the reasons by position of the others.
+
+    Above MAP_BYTES the array is a memory map in the cache folder, which is used again as long as no file has
+    another size or modification time. Raises DataError where the disk has no room for it.
+    """
+    paths = [folder / file for file in files]
+    size = len(files) * int(np.prod(shape))
+    if size <= MAP_BYTES:
+        out = np.empty((len(files), *shape), dtype=np.uint8)
+        failures = _fill(out, paths, shape)
+        return out[: len(files) - len(failures)], failures
+    root = cache_root()
+    root.mkdir(parents=True, exist_ok=True)
+    key = _key(files, paths, shape)
+    array_path, report_path = root / f"{key}.npy", root / f"{key}.json"
+    if not (array_path.exists() and report_path.exists()):
+        # Writing to a map on a full disk kills the process without a message.
+        if shutil.disk_usage(root).free < size:
+            raise DataError(
+                f"{folder}: the decoded images take {size / 2**30:.1f} GiB, more than is free in {root}: "
+                "set TAUT_CACHE to a folder with more room, or choose a smaller --image-size"
+            )
+        _write(array_path, report_path, paths, shape)
+    failures = {int(i): reason for i, reason in json.loads(report_path.read_text(encoding="utf-8")).items()}
+    out = np.load(array_path, mmap_mode="r")
+    return out[: len(files) - len(failures)], failures
+
+
+def find_copies(paths: Sequence[Path]) -> NDArray[np.intp]:
+    """For every file the position of the first file with the same bytes, [N]: its own where it is the first.
+
+    Only files of the same size and the same last bytes are read as a whole.
+    """
+    first = np.arange(len(paths))
+    for sized in _groups(range(len(paths)), lambda i: paths[i].stat().st_size):
+        for similar in _groups(sized, lambda i: _tail(paths[i])):
+            for same in _groups(similar, lambda i: _digest(paths[i])):
+                first[same] = same[0]
+    return first
+
+
+def _groups(positions: Sequence[int], key: Callable[[int], object]) -> list[list[int]]:
+    """The positions that share a key, for keys of two positions or more."""
+    members: dict[object, list[int]] = {}
+    for position in positions:
+        members.setdefault(key(position), []).append(position)
+    return [group for group in members.values() if len(group) > 1]
+
+
+def _tail(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        return file.read()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _key(files: Sequence[str], paths: Sequence[Path], shape: Shape) -> str:
+    digest = hashlib.sha256(repr((VERSION, shape)).encode())
+    for file, path in zip(files, paths, strict=True):
+        stat = path.stat()
+        digest.update(repr((file, stat.st_size, stat.st_mtime_ns)).encode())
+    return digest.hexdigest()
+
+
+def _write(array_path: Path, report_path: Path, paths: Sequence[Path], shape: Shape) -> None:
+    """Decode under a temporary name; the report goes last, so that both are there only when complete."""
+    temporary = array_path.with_suffix(f".{uuid.uuid4().hex}.tmp")
+    try:
+        out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(paths), *shape))
+        failures = _fill(out, paths, shape)
+        out.flush()
+        del out
+        os.replace(temporary, array_path)
+        temporary.write_text(json.dumps(failures), encoding="utf-8")
+        os.replace(temporary, report_path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fill(out: NDArray[np.uint8], paths: Sequence[Path], shape: Shape) -> dict[int, str]:
+    """Decode files into the first rows of out without gaps; the reasons by position of those that failed."""
+    failures: dict[int, str] = {}
+    row = 0
+    for i, result in enumerate(_each(lambda path: decode_image(path, shape), paths, "decoding images")):
+        if isinstance(result, str):
+            failures[i] = result
+        else:
+            out[row] = result
+            row += 1
+    return failures
+
+
+def _each(function: Callable[[Path], Result], paths: Sequence[Path], title: str) -> Iterator[Result | str]:
+    """The function of every file in order, from a few threads, or the reason why it failed."""
+
+    def attempt(path: Path) -> Result | str:
+        try:
+            return function(path)
+        except Exception as error:  # a damaged file can raise anything in a decoder; one file must not end the run
+            return _reason(error)
+
+    with (
+        ThreadPoolExecutor(WORKERS) as pool,
+        tqdm(total=len(paths), desc=title, unit="file", delay=2, disable=None, leave=False) as bar,
+    ):
+        for start in range(0, len(paths), BLOCK):
+            for result in pool.map(attempt, paths[start : start + BLOCK]):
+                bar.update()
+                yield result
+
+
+def _reason(error: Exception) -> str:
+    """The error in words without the file's path, which stands beside it in every report."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not an image that Pillow knows"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def _header(path: Path) -> Header:
+    with Image.open(path) as image:
+        width, height = image.size
+        # Asking a PNG for EXIF data that is not in its head would decode the whole file.
+        if "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:
+            width, height = height, width
+        return Header(height, width, image.mode in GREY_MODES or image.mode.startswith("I;16"))

@@ -1,0 +1,115 @@
+"""Dataset: images or feature vectors with their annotations, groups and split, all in memory order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taut.labels import Annotation, LabelSpace
+
+SPLITS = ("train", "valid", "test")
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file, the row or the flag, in one sentence."""
+
+
+@dataclass
+class Dataset:
+    """Inputs and annotations of N images.
+
+    x: [N, C, H, W] uint8 or float32 in [0, 1], or [N, F] float32 feature vectors; may be a memory map.
+    ids: a name for every row (a file name, or the row's number).
+    groups: [N] values that must not be on both sides of a split (a patient), or None.
+    split: [N] of "train", "valid", "test", or None where the source has none.
+    notes: what was found and left out while reading, one sentence each.
+    """
+
+    name: str
+    x: NDArray[Any]
+    space: LabelSpace
+    annotation: Annotation
+    ids: Sequence[str]
+    groups: NDArray[Any] | None = None
+    split: NDArray[Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Refuse parts of different lengths, and values that are not numbers."""
+        parts = {"annotations": self.annotation.targets, "ids": self.ids, "groups": self.groups, "split": self.split}
+        for part, values in parts.items():
+            if values is not None and len(values) != len(self.x):
+                raise DataError(f"{self.name}: {len(self.x)} images but {len(values)} {part}")
+        if len(self.x) == 0:
+            raise DataError(f"{self.name}: no images")
+        if self.x.ndim not in (2, 4):
+            raise DataError(f"{self.name}: inputs of shape {list(self.x.shape)}: expected [N, C, H, W] or [N, F]")
+        if self.x.dtype.kind == "f" and not np.isfinite(self.x).all():
+            row = int(np.argwhere(~np.isfinite(self.x))[0][0])
+            raise DataError(f"{self.name}: row {row} ({self.ids[row]}) contains NaN or infinity")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the inputs are images and not feature vectors."""
+        return self.x.ndim == 4
+
+    def rows(self, index: NDArray[Any]) -> Dataset:
+        """The dataset of some rows: an index or a mask."""
+        index = np.flatnonzero(index) if index.dtype == bool else index
+        return replace(
+            self,
+            x=self.x[index],
+            annotation=self.annotation[index],
+            ids=[self.ids[int(i)] for i in index],
+            groups=None if self.groups is None else self.groups[index],
+            split=None if self.split is None else self.split[index],
+        )
+
+    def part(self, split: str) -> Dataset:
+        """The rows of one part of the split; DataError where there are none."""
+        if split not in SPLITS:
+            raise DataError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+        if self.split is None or not (self.split == split).any():
+            raise DataError(f"{self.name} has no part {split!r}")
+        return self.rows(self.split == split)
+
+
+def as_images(x: NDArray[Any], name: str) -> NDArray[Any]:
+    """Arrays of images as [N, C, H, W] uint8 or float32 in [0, 1]; feature vectors [N, F] as float32.
+
+    Accepts [N, H, W], [N, H, W, C] and [N, C, H, W] (C of 1, 3 or 4, an alpha channel is dropped), uint8,
+    uint16, bool, or floats in [0, 1] or [0, 255]. Raises DataError for anything else.
+    """
+    x = np.asarray(x)
+    if x.dtype.kind not in "biuf":
+        raise DataError(f"{name}: inputs of dtype {x.dtype} are not numbers")
+    if x.ndim == 2:
+        return x.astype(np.float32)
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4 and x.shape[3] in (1, 3, 4) and (x.shape[1] not in (1, 3, 4) or x.shape[1] == x.shape[2]):
+        x = x.transpose(0, 3, 1, 2)
+    if x.ndim != 4 or x.shape[1] not in (1, 3, 4):
+        raise DataError(
+            f"{name}: inputs of shape {list(x.shape)} are neither feature vectors [N, F] "
+            "nor images of 1, 3 or 4 channels"
+        )
+    x = x[:, :3] if x.shape[1] == 4 else x
+    if x.dtype == np.uint8:
+        return np.ascontiguousarray(x)
+    if x.dtype == bool:
+        return x.astype(np.float32)
+    low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 1.0)
+    top = next((top for top in (1, 255, 65535) if high <= top), None)
+    if not np.isfinite(high) or low < 0 or top is None:
+        raise DataError(f"{name}: pixel values from {low:g} to {high:g} are in none of [0, 1], [0, 255], [0, 65535]")
+    if x.dtype.kind in "iu" and top == 1:
+        top = 1 if x.dtype.itemsize == 1 else 255
+    return np.ascontiguousarray(x, dtype=np.float32) / np.float32(top)

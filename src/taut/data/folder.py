@@ -1,0 +1,232 @@
+"""A folder of image files with a table of annotations, or with a subfolder for every class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from taut.data.cache import Header, Shape, decode_once, find_copies, read_headers, read_images
+from taut.data.dataset import DataError, Dataset
+from taut.data.files import find_images
+from taut.data.listing import Listing, from_subfolders, from_table
+from taut.data.table import SUFFIXES, annotate, listed, plural
+from taut.labels import Annotation, LabelSpace, Scalar
+
+__all__ = ["load_folder", "read_images"]
+
+DEFAULT_SIZE = 64
+SKIPS = {
+    "missing": ("row names an image that is not there", "rows name images that are not there"),
+    "unnamed": ("row names no image", "rows name no image"),
+    "unreadable": ("image cannot be read", "images cannot be read"),
+    "repeated": ("row or file repeats an image", "rows or files repeat an image"),
+    "contradicting": ("row or file contradicts another", "rows or files contradict each other"),
+}
+
+
+def load_folder(
+    folder: Path,
+    labels: Path | None = None,
+    *,
+    path_column: str | None = None,
+    label_columns: Sequence[str] | None = None,
+    joined_column: str | None = None,
+    separator: str = "|",
+    group: str | None = None,
+    split_column: str | None = None,
+    space: LabelSpace | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    skipped: Path | None = None,
+    unlabeled: Scalar | None = -1,
+) -> Dataset:
+    """The dataset of a folder of images (png, jpg, bmp, tif, webp; subfolders too, hidden files not).
+
+    labels: a CSV table with a row for every image; images without a row are kept as unannotated. Without it
+        each subfolder is a class ("unlabeled" is none), below train, valid and test if these are the
+        subfolders; and without subfolders all images are unannotated, which needs `space`.
+    path_column, label_columns: `find_path_column` and `read_labels` say what is taken without them.
+    joined_column: a column of names joined by `separator`, which give yes/no labels.
+    group, split_column: columns of patients (or the like), and of "train", "valid", "test".
+    image_size: height and width [pixels]; by default images of one size up to 64 stay as they are, and others
+        become squares of their longest side, 64 at most.
+    channels: 1 or 3; by default 1 if all images are grey.
+    skipped: a CSV file to write, listing what was left out: row (as a spreadsheet counts), file, reason.
+    unlabeled: a value of a class column that means unannotated.
+
+    What cannot be used is left out and told in the notes: images that are not there or cannot be read, images
+    that repeat (the first stays), and all annotations of one image that contradict each other. Raises
+    DataError or LabelError where nothing remains, or where it is not clear what is meant.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder")
+    if image_size is not None and image_size < 1:
+        raise DataError(f"--image-size {image_size} is not a number of pixels")
+    if channels not in (None, 1, 3):
+        raise DataError(f"--channels {channels} is neither 1 (grey) nor 3 (RGB)")
+    files = find_images(folder)
+    if not files:
+        raise DataError(f"{folder} has no images ({', '.join(SUFFIXES)})")
+    if labels is None:
+        flags = {
+            "--path-column": path_column,
+            "--label-columns": label_columns,
+            "--joined-column": joined_column,
+            "--group": group,
+            "--split-column": split_column,
+        }
+        given = [flag for flag, value in flags.items() if value is not None]
+        if given:
+            raise DataError(f"{', '.join(given)} is for columns of a table: pass the table with --labels")
+        listing = from_subfolders(folder, files, space)
+    else:
+        listing = from_table(
+            folder,
+            files,
+            labels,
+            path_column=path_column,
+            label_columns=label_columns,
+            joined_column=joined_column,
+            separator=separator,
+            group=group,
+            split_column=split_column,
+            space=space,
+            unlabeled=unlabeled,
+        )
+    return _Reading(folder, files, listing, skipped).dataset(image_size, channels, group)
+
+
+class _Reading:
+    """The images of one listing on their way to a dataset; `entries` also says why one was left out.
+
+    entries: the listing's, with `kind` (of SKIPS, or "") and `reason`.
+    """
+
+    def __init__(self, folder: Path, files: list[str], listing: Listing, skipped: Path | None) -> None:
+        """Look at all headers, and leave out what is missing, unreadable, repeated or contradicting."""
+        self.folder, self.files, self.listing, self.skipped = folder, files, listing, skipped
+        self.entries = listing.entries.assign(kind="", reason="")
+        headers = read_headers([folder / file for file in files])
+        self.headers = {i: header for i, header in enumerate(headers) if isinstance(header, Header)}
+        image = self.entries["image"]
+        self._leave_out(np.flatnonzero(image < 0), "missing", "no such image")
+        self._leave_out(np.flatnonzero(self.entries["file"].isna()), "unnamed", "no file name")
+        failures = {i: header for i, header in enumerate(headers) if isinstance(header, str)}
+        unreadable = np.flatnonzero(image.isin(list(failures)))
+        self._leave_out(unreadable, "unreadable", [failures[i] for i in image.iloc[unreadable]])
+        self._leave_out_repeated()
+
+    def dataset(self, image_size: int | None, channels: int | None, group: str | None) -> Dataset:
+        """Decode what remains."""
+        rows = self._remaining()
+        images = self.entries["image"].to_numpy()
+        shape, notes = _choose_shape([self.headers[i] for i in images[rows]], image_size, channels)
+        x, failures = decode_once(self.folder, [self.files[i] for i in images[rows]], shape)
+        self._leave_out(rows[list(failures)], "unreadable", list(failures.values()))
+        rows = self._remaining()
+        annotation = annotate(self.listing.space, self.listing.codes[rows])
+        ids = [self.files[i] for i in images[rows]]
+        groups, split = (self.entries[name].iloc[rows] for name in ("group", "split"))
+        ungrouped = int(groups.isna().sum())
+        if group is not None and ungrouped:
+            groups = groups.where(groups.notna(), [f"file:{file}" for file in ids])
+            notes.append(f"{plural(ungrouped, 'image has', 'images have')} no {group!r}: each is a group of its own.")
+        return Dataset(
+            name=self.folder.resolve().name,
+            x=x,
+            space=self.listing.space,
+            annotation=annotation,
+            ids=ids,
+            groups=None if group is None else groups.to_numpy(dtype=str),
+            split=None if split.isna().all() else split.fillna("train").to_numpy(dtype=str),
+            notes=[*self._summary(), *self.listing.notes, *self._label_notes(rows, annotation), *notes],
+        )
+
+    def _leave_out(self, rows: NDArray[np.intp], kind: str, reason: str | list[str]) -> None:
+        self.entries.loc[rows, "kind"] = kind
+        self.entries.loc[rows, "reason"] = reason
+
+    def _remaining(self) -> NDArray[np.intp]:
+        """The positions of what is not left out, after writing the report of what is; DataError if all is."""
+        kept = (self.entries["kind"] == "").to_numpy()
+        if self.skipped is not None:
+            self.skipped.parent.mkdir(parents=True, exist_ok=True)
+            self.entries.loc[~kept, ["row", "file", "reason"]].to_csv(self.skipped, index=False)
+        if not kept.any():
+            raise DataError(f"{self.folder}: no image remains. {' '.join(self._summary())}")
+        return np.flatnonzero(kept)
+
+    def _leave_out_repeated(self) -> None:
+        """Of the rows and files that are one image keep the first, or none where they contradict each other.
+
+        What is annotated goes before what has only a group or a split, and that before what says nothing.
+        """
+        rows = np.flatnonzero(self.entries["kind"] == "")
+        images = self.entries["image"].to_numpy()[rows]
+        used = np.unique(images)
+        first = used[find_copies([self.folder / self.files[i] for i in used])]
+        said = pd.DataFrame(self.listing.codes[rows], index=rows)
+        annotated = (said >= 0).any(axis=1)
+        placed = self.entries.loc[rows, ["group", "split"]]
+        rank = np.where(annotated, 2, placed.notna().any(axis=1))
+        said = said.join(placed.fillna("")).assign(image=first[np.searchsorted(used, images)], rank=rank)
+        lower = said["rank"] < said.groupby("image")["rank"].transform("max")
+        best = said[~lower]
+        versions = (~best.duplicated()).groupby(best["image"]).transform("sum")
+        rivals = best.index[versions > 1].to_numpy()
+        repeated = np.union1d(said.index[lower], best.index[best.duplicated("image")])
+        where = ("row " + self.entries["row"].astype("string")).fillna(self.entries["file"]).astype(str)
+        names = where[best.index].groupby(best["image"])
+        keepers, everyone = names.first(), names.agg(list)
+        self._leave_out(
+            repeated,
+            "repeated",
+            [f"the same image as {keepers[image]}" for image in said.loc[repeated, "image"]],
+        )
+        self._leave_out(
+            rivals,
+            "contradicting",
+            [f"contradicts: {listed(everyone[image])}" for image in said.loc[rivals, "image"]],
+        )
+
+    def _summary(self) -> list[str]:
+        counts = self.entries["kind"].value_counts()
+        parts = [plural(int(counts[kind]), *words) for kind, words in SKIPS.items() if kind in counts]
+        where = "" if self.skipped is None else f" (listed in {self.skipped.name})"
+        return [f"Left out{where}: {', '.join(parts)}."] if parts else []
+
+    def _label_notes(self, rows: NDArray[np.intp], annotation: Annotation) -> list[str]:
+        notes = []
+        uncertain = int(self.listing.uncertain[rows].sum())
+        if uncertain:
+            notes.append(f"{plural(uncertain, 'cell is', 'cells are')} −1 (uncertain): taken as unannotated.")
+        labels = self.listing.space
+        names = [f"{label.name} = {value}" for label in labels for value in label.classes]
+        seen = np.nansum(annotation.targets, axis=0) > 0
+        if annotation.observed.any() and not seen.all():
+            absent = [name for name, there in zip(names, seen, strict=True) if not there]
+            notes.append(f"No image is annotated with {listed(absent)}.")
+        return notes
+
+
+def _choose_shape(headers: Sequence[Header], image_size: int | None, channels: int | None) -> tuple[Shape, list[str]]:
+    """The shape [C, H, W] of all images, and what is worth telling of it."""
+    sizes = sorted({(header.height, header.width) for header in headers})
+    longest = max(max(size) for size in sizes)
+    if image_size is None and len(sizes) == 1 and longest <= DEFAULT_SIZE:
+        height, width = sizes[0]
+    else:
+        height = width = image_size or min(DEFAULT_SIZE, longest)
+    notes = []
+    if sizes != [(height, width)]:
+        low, high = sizes[0], sizes[-1]
+        given = f"{low[0]}x{low[1]}" + ("" if low == high else f" to {high[0]}x{high[1]}")
+        notes.append(f"Images of {given} pixels (height x width) are resized to {height}x{width}.")
+    grey = sum(header.grey for header in headers)
+    if channels is None and 0 < grey < len(headers):
+        notes.append(f"{grey:,} of {len(headers):,} images are grey, the others in colour: all are read as RGB.")
+    return (channels or (1 if grey == len(headers) else 3), height, width), notes

@@ -1,0 +1,106 @@
+"""The stream of training batches: annotated and unannotated images side by side, a function of seed and step.
+
+Nothing is remembered between batches: batch t of process r is computed from (seed, t, r). The exact position that a
+checkpoint must keep is therefore the step alone, and a resumed run sees the very same batches.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from taut.data.augment import Augment
+from taut.data.dataset import Dataset
+from taut.nn.vae import LabelVAE
+from taut.objective import Batch
+
+
+class Cycle:
+    """Endless passes over some rows, each in an order of its own: position p is row order(p // n)[p % n]."""
+
+    def __init__(self, rows: NDArray[np.intp], seed: int) -> None:
+        self.rows, self.seed = rows, seed
+        self._pass = -1
+        self._order = rows
+
+    def _ordered(self, number: int) -> NDArray[np.intp]:
+        if number != self._pass:
+            self._order = np.random.default_rng([self.seed, number]).permutation(self.rows)
+            self._pass = number
+        return self._order
+
+    def take(self, start: int, count: int) -> NDArray[np.intp]:
+        """`count` rows from position `start` on."""
+        n, taken = len(self.rows), []
+        while count > 0:
+            number, offset = divmod(start, n)
+            part = self._ordered(number)[offset : offset + count]
+            taken.append(part)
+            start, count = start + len(part), count - len(part)
+        return np.concatenate(taken) if taken else self.rows[:0]
+
+
+class Stream:
+    """Batches of annotated rows first, then rows with something unannotated.
+
+    labelled, unlabelled: rows of each kind in a batch of one process; the last `unlabelled` rows get a strong view
+    if `strong`. Images whose labels are partly annotated belong to both kinds.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        augment: Augment,
+        labelled: int,
+        unlabelled: int,
+        seed: int,
+        strong: bool = True,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        observed = dataset.annotation.observed
+        some, all_ = observed.any(axis=1), observed.all(axis=1)
+        self.annotated = Cycle(np.flatnonzero(some), seed)
+        self.rest = Cycle(np.flatnonzero(~all_), seed + 1)
+        self.labelled = labelled if len(self.annotated.rows) else 0
+        self.unlabelled = unlabelled if len(self.rest.rows) else 0
+        if self.labelled + self.unlabelled == 0:
+            raise ValueError("the plan's batches are empty: batch_labelled and batch_unlabelled fit no image")
+        self.augment, self.seed, self.strong = augment, seed, strong
+        self.process, self.processes = process, processes
+        self.x = dataset.x
+        self.targets = torch.from_numpy(dataset.annotation.targets)
+        self.observed = torch.from_numpy(observed)
+
+    def rows(self, step: int) -> NDArray[np.intp]:
+        """The rows of batch `step`, annotated ones first."""
+        place = step * self.processes + self.process
+        return np.concatenate(
+            [
+                self.annotated.take(place * self.labelled, self.labelled),
+                self.rest.take(place * self.unlabelled, self.unlabelled),
+            ]
+        )
+
+    def batch(self, step: int, model: LabelVAE, device: torch.device) -> Batch:
+        """Batch `step` on a device, prepared and augmented."""
+        index = self.rows(step)
+        rows = torch.from_numpy(index)
+        generator = Generator().manual_seed(_mix(self.seed, step, self.process))
+        x = model.prepare(torch.from_numpy(self.x[index]).to(device, non_blocking=True))
+        strong: Tensor | None = None
+        if self.strong and self.unlabelled:
+            strong = self.augment.strongly(x[self.labelled :], generator)
+        return Batch(
+            x=self.augment.weak(x, generator),
+            targets=self.targets[rows].to(device),
+            observed=self.observed[rows].to(device),
+            strong=strong,
+        )
+
+
+def _mix(*numbers: int) -> int:
+    """One well-mixed 63-bit seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,275 @@
+"""The table beside a folder of images: which columns hold paths and labels, and what their cells say."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from taut.data.dataset import DataError
+from taut.labels import Annotation, Label, LabelError, LabelSpace, Scalar
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+BLANK = ["", "NA", "NaN", "nan"]
+NO_FINDING = "no finding"
+FIRST_ROW = 2  # the row of a table's first image as a spreadsheet counts, below the header
+
+Column: TypeAlias = "pd.Series[Any]"
+
+
+@dataclass
+class Cells:
+    """The annotations of a table: the index of each cell's class, [N, k] with −1 where there is none.
+
+    uncertain: [N, k], whether the cell said −1 (and so is not annotated).
+    """
+
+    space: LabelSpace
+    codes: NDArray[np.int64]
+    uncertain: NDArray[np.bool_]
+    notes: list[str] = field(default_factory=list)
+
+
+def plural(count: int, one: str, many: str) -> str:
+    """A count with its noun: "1 row", "2,411 rows"."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
+def listed(names: Sequence[object], limit: int = 20) -> str:
+    """Names one after the other, the first few of many."""
+    texts = [str(name) for name in names]
+    more = f" and {len(texts) - limit:,} more" if len(texts) > limit else ""
+    return (", ".join(texts[:limit]) or "none") + more
+
+
+def class_text(value: Scalar) -> str:
+    """A class as a cell of a table says it: 3.0 is "3"."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def annotate(space: LabelSpace, codes: NDArray[np.int64]) -> Annotation:
+    """Class indices [N, k] (−1 unannotated) as annotations."""
+    targets = np.full((len(codes), space.width), np.nan)
+    for column, size, block in zip(codes.T, space.sizes, space.blocks, strict=True):
+        known = column >= 0
+        targets[known, block] = np.eye(size)[column[known]]
+    return space.encode(targets)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV file as text, NaN where a cell is blank, NA or NaN; the index counts rows as a spreadsheet does.
+
+    Raises DataError where the file is not there, is no table in UTF-8, or has no rows.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such table")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                path,
+                dtype=str,
+                encoding="utf-8-sig",
+                keep_default_na=False,
+                skip_blank_lines=False,
+                index_col=False,
+            )
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not text in UTF-8: save the table as CSV in UTF-8") from error
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        raise DataError(f"{path} is not a CSV table: {' '.join(str(error).split())}") from error
+    table.index = pd.RangeIndex(FIRST_ROW, FIRST_ROW + len(table))
+    table.columns = pd.Index([str(name).strip() for name in table.columns])
+    table = table.apply(lambda column: column.str.strip())
+    known: pd.DataFrame = table.mask(table.isin(BLANK)).dropna(how="all")
+    if known.empty:
+        raise DataError(f"{path} has no rows below its header")
+    return known
+
+
+def check_column(table: pd.DataFrame, column: str, flag: str) -> None:
+    """DataError where the column that a flag names is not in the table."""
+    if column not in table.columns:
+        raise DataError(f"{flag} {column!r} is not a column of the table; its columns: {listed(list(table.columns))}")
+
+
+def find_path_column(table: pd.DataFrame) -> str:
+    """The first column most of whose cells end like an image file; DataError where there is none."""
+    for name in table.columns:
+        cells = table[name].dropna().str.lower()
+        if len(cells) and cells.str.endswith(SUFFIXES).mean() >= 0.5:
+            return str(name)
+    raise DataError(
+        f"no column of the table looks like image files ({', '.join(SUFFIXES)}): name it with --path-column; "
+        f"columns: {listed(list(table.columns))}"
+    )
+
+
+def read_labels(
+    table: pd.DataFrame,
+    used: Sequence[str],
+    label_columns: Sequence[str] | None,
+    space: LabelSpace | None,
+    unlabeled: Scalar | None,
+    separator: str,
+) -> Cells:
+    """The labels of columns: yes/no where all cells are 0, 1, −1 or blank, otherwise a class for each text.
+
+    used: columns that hold something else. label_columns: the columns of the labels; without them those named
+    as the labels of `space`, or all yes/no columns, or the only column that is left.
+    unlabeled: a value of a class column that means unannotated; in yes/no columns −1 always does.
+    Raises DataError where it is not clear which columns hold labels, LabelError for a cell that does not fit.
+    """
+    rest = [str(name) for name in table.columns if name not in used and not str(name).startswith("Unnamed:")]
+    chosen = list(label_columns or _choose_columns(table, rest, space, separator))
+    for name in chosen:
+        check_column(table, name, "--label-columns")
+    if not chosen and space is None:
+        raise DataError(
+            "no column of the table holds labels: name them with --label-columns, or pass an explicit label "
+            f"space; columns: {listed(list(table.columns))}"
+        )
+    if space is not None and chosen and not (len(space) == len(chosen) == 1):
+        if set(chosen) != set(space.names):
+            raise DataError(f"the labels {listed(space.names)} are asked for, but the columns are {listed(chosen)}")
+        chosen = list(space.names)
+    elif space is not None and not chosen:
+        shape = (len(table), len(space))
+        return Cells(space, np.full(shape, -1), np.zeros(shape, dtype=bool), ["The table has no labels."])
+    given = [None] * len(chosen) if space is None else list(space)
+    read = [_read_column(table[name], label, unlabeled, separator) for name, label in zip(chosen, given, strict=True)]
+    return Cells(
+        space or LabelSpace(tuple(label for label, _, _ in read)),
+        np.stack([codes for _, codes, _ in read], axis=1),
+        np.stack([uncertain for _, _, uncertain in read], axis=1),
+        [f"Columns not used: {listed(left)}."] if (left := [name for name in rest if name not in chosen]) else [],
+    )
+
+
+def read_joined(table: pd.DataFrame, column: str, space: LabelSpace | None, separator: str) -> Cells:
+    """Yes/no labels of a column of joined names such as "A|B": a name that a cell leaves out means no.
+
+    "No Finding" means no to all; a blank cell is unannotated. Raises LabelError where a cell says so beside
+    another name, DataError where no cell has a name (of the space).
+    """
+    check_column(table, column, "--joined-column")
+    cells = table[column].reset_index(drop=True)
+    names = cells.dropna().str.split(separator, regex=False).explode().str.strip()
+    names = names[names != ""]
+    none = names.str.lower() == NO_FINDING
+    both = set(names.index[none]) & set(names.index[~none])
+    if both:
+        row = min(both)
+        raise LabelError(f"row {table.index[row]}: {cells[row]!r} in {column!r} says both no finding and a finding")
+    names = names[~none]
+    found = sorted(set(names))
+    space = space or (LabelSpace.multilabel(found) if found else None)
+    if space is None or not set(space.names) & set(found):
+        wanted = "of labels" if space is None else listed(space.names)
+        raise DataError(
+            f"--joined-column {column!r} has no names {wanted} joined by {separator!r}; it has {listed(found)}"
+        )
+    if not space.binary:
+        raise DataError(f"--joined-column {column!r} gives yes/no labels, but other labels are asked for")
+    position = {name: j for j, name in enumerate(space.names)}
+    known = names[names.isin(list(position))]
+    codes = np.where(cells.notna().to_numpy()[:, None], 0, np.full((1, len(space)), -1))
+    codes[known.index.to_numpy(), known.map(position).to_numpy(dtype=np.int64)] = 1
+    other = [name for name in found if name not in position]
+    notes = [f"Names in {column!r} that are not labels here: {listed(other)}."] if other else []
+    return Cells(space, codes, np.zeros(codes.shape, dtype=bool), notes)
+
+
+def _choose_columns(table: pd.DataFrame, rest: list[str], space: LabelSpace | None, separator: str) -> list[str]:
+    """The label columns where no flag names them."""
+    if space is not None and set(space.names) <= set(rest):
+        return list(space.names)
+    yes_no = [name for name in rest if _is_yes_no(table[name])]
+    if yes_no or not rest:
+        return yes_no
+    if len(rest) > 1:
+        raise DataError(
+            "it is not clear which columns hold labels, as none has only 0, 1 and blank cells: name them "
+            f"with --label-columns, or with --joined-column a column of names such as 'A{separator}B'; "
+            f"columns: {listed(rest)}"
+        )
+    cells = table[rest[0]].dropna()
+    if cells.nunique() > max(20, len(cells) // 2):
+        raise DataError(
+            f"the cells of column {rest[0]!r} hardly repeat ({cells.nunique():,} different ones in "
+            f"{len(cells):,} rows), as classes would: if they are classes, name it with --label-columns"
+        )
+    return rest
+
+
+def _numbers(cells: Column) -> NDArray[np.float64]:
+    return pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64)
+
+
+def _is_yes_no(cells: Column) -> bool:
+    known = _numbers(cells.dropna())
+    return len(known) > 0 and bool(np.isin(known, (0, 1, -1)).all())
+
+
+def _read_column(
+    cells: Column, label: Label | None, unlabeled: Scalar | None, separator: str
+) -> tuple[Label, NDArray[np.int64], NDArray[np.bool_]]:
+    """One column as its label, its class indices [N], and which cells are −1 in a yes/no column."""
+    name = str(cells.name) if label is None else label.name
+    if (label is None and _is_yes_no(cells)) or (label is not None and label.classes == (0, 1)):
+        return _read_yes_no(cells, name)
+    # A whole number that shares its column with blanks is often written as 3.0.
+    texts = cells.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
+    if unlabeled is not None:
+        texts = texts.mask(texts == class_text(unlabeled))
+    known = texts.notna().to_numpy()
+    if label is None:
+        label = Label(name, _classes(texts.dropna(), separator))
+    index = {class_text(value): c for c, value in enumerate(label.classes)}
+    codes = texts.map(index).to_numpy(dtype=np.float64, na_value=np.nan)
+    strange = known & np.isnan(codes)
+    if strange.any():
+        row = int(np.argmax(strange))
+        raise LabelError(
+            f"label {name!r}, row {cells.index[row]}: {texts.iloc[row]!r} is not one of its classes {list(index)[:20]}"
+        )
+    return label, np.where(known, codes, -1).astype(np.int64), np.zeros(len(cells), dtype=bool)
+
+
+def _read_yes_no(cells: Column, name: str) -> tuple[Label, NDArray[np.int64], NDArray[np.bool_]]:
+    values = _numbers(cells)
+    wrong = cells.notna().to_numpy() & ~np.isin(values, (0, 1, -1))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise LabelError(f"label {name!r}, row {cells.index[row]}: {cells.iloc[row]!r} is not 0, 1, -1 or blank")
+    codes = np.where(np.isnan(values), -1, values).astype(np.int64)
+    return Label(name, (0, 1)), codes, values == -1
+
+
+def _classes(texts: Column, separator: str) -> tuple[str, ...]:
+    """The classes of a column, numbers in their order; refuses what cannot be classes."""
+    name = texts.name
+    numbers = _numbers(texts)
+    if texts.str.contains(separator, regex=False).any():
+        raise DataError(
+            f"column {name!r} has names joined by {separator!r}: name it with --joined-column, not with --label-columns"
+        )
+    if np.isin(numbers, (0, 1)).any() and np.isnan(numbers).any():
+        row = int(np.argmax(np.isnan(numbers)))
+        raise LabelError(
+            f"label {name!r}, row {texts.index[row]}: {texts.iloc[row]!r} in a column of 0 and 1 is "
+            "ambiguous: leave the cell blank where it is not annotated, or give all classes names"
+        )
+    if np.any(numbers != np.round(numbers), where=~np.isnan(numbers)):
+        raise DataError(f"column {name!r} holds continuous values such as {texts.iloc[0]}, which are not classes")
+    numeric = len(numbers) > 0 and not np.isnan(numbers).any()
+    classes = tuple(sorted(set(texts), key=float)) if numeric else tuple(sorted(set(texts)))
+    if len(classes) < 2:
+        raise LabelError(f"label {name!r} has {len(classes)} class {list(classes)}: at least two are needed")
+    return classes

@@ -1,0 +1,43 @@
+"""Running a trained model over many images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from taut.nn.vae import LabelVAE, Posterior
+
+
+def batches(model: LabelVAE, x: NDArray[Any], size: int = 500) -> Iterator[Tensor]:
+    """Prepared inputs on the model's device, a few hundred rows at a time."""
+    device = model.log_prior.device
+    for start in range(0, len(x), size):
+        yield model.prepare(torch.from_numpy(np.ascontiguousarray(x[start : start + size])).to(device))
+
+
+@torch.no_grad()
+def predict_posterior(model: LabelVAE, x: NDArray[Any]) -> Posterior:
+    """q(z|x) and q(c|x) of raw inputs [N, ...], on the CPU."""
+    model.eval()
+    parts = [model.encode(batch) for batch in batches(model, x)]
+    return Posterior(
+        torch.cat([p.mean for p in parts]).cpu(),
+        torch.cat([p.log_var for p in parts]).cpu(),
+        torch.cat([p.logits for p in parts]).cpu(),
+    )
+
+
+def predict_logits(model: LabelVAE, x: NDArray[Any]) -> Tensor:
+    """The logits of q(c|x) of raw inputs: [N, W] on the CPU."""
+    return predict_posterior(model, x).logits
+
+
+def predict_probabilities(model: LabelVAE, x: NDArray[Any], calibrated: bool = True) -> NDArray[np.float64]:
+    """q(c_j|x) of raw inputs: [N, W], each label's block adds up to 1."""
+    logits = predict_logits(model, x).to(model.log_prior.device)
+    return model.log_probabilities(logits.double(), calibrated).exp().cpu().numpy()

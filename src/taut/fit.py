@@ -1,0 +1,195 @@
+"""From a dataset and a plan to a trained and calibrated model: what the command line and the estimator share."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from taut.data.dataset import Dataset
+from taut.data.split import hide, split_off
+from taut.data.stream import Stream
+from taut.evaluate.calibration import fit_temperatures
+from taut.evaluate.predict import predict_logits
+from taut.nn.vae import LabelVAE
+from taut.objective import Objective, Weights
+from taut.plan import Facts, Plan, fingerprint, make_plan
+from taut.run import Run
+from taut.targets import Interpolation, Source, Teacher
+from taut.tighter import Sampling, TighterELBO
+from taut.train import TrainResult, train
+
+MEASURED_STEPS = 14
+RESERVE = 0.9  # share of a time budget that is planned for steps; the rest is start-up, calibration and a noisy machine
+
+
+def build_model(dataset: Dataset, plan: Plan, facts: Facts) -> LabelVAE:
+    """A fresh LabelVAE: weights drawn from the plan's seed, prior and standardisation from the training set."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
+        model = LabelVAE(dataset.space, plan.architecture(facts.shape))
+    model.log_prior.copy_(torch.from_numpy(dataset.space.prior(dataset.annotation, plan.objective.prior)))
+    model.shift.copy_(torch.tensor(facts.mean).reshape(model.shift.shape))
+    model.scale.copy_(torch.tensor(facts.std).reshape(model.scale.shape))
+    return model
+
+
+def build_objective(model: LabelVAE, plan: Plan) -> Objective:
+    """The tighter-ELBO objective of a plan."""
+    o, t = plan.objective, plan.train
+    source: Source
+    if o.source == "teacher":
+        source = Teacher(model, model.sizes, o.momentum, o.sharpen, o.threshold, o.alignment)
+    elif o.source == "interpolation":
+        source = Interpolation(model.sizes, o.match)
+    else:
+        source = Source()
+    rows = t.batch_labelled + t.batch_unlabelled
+    weights = Weights(
+        reconstruction=o.reconstruction,
+        beta_z=o.beta_z,
+        beta_c=o.beta_c,
+        # Annotated images are over-represented in a batch; None undoes the dilution of their term by the others.
+        alpha=o.alpha if o.alpha is not None else rows / max(1, t.batch_labelled or rows),
+        capacity_z=o.capacity_z,
+        capacity_c=o.capacity_c,
+        per=o.per,
+        mutual_information=o.mutual_information,
+        marginal=o.marginal,
+    )
+    sampling = Sampling(o.sampling, o.temperature, o.share)
+    return TighterELBO(weights, source, sampling, o.consistency, o.z_consistency, round(o.ramp * t.steps))
+
+
+def build_stream(dataset: Dataset, plan: Plan, objective: Objective) -> Stream:
+    """The stream of batches of a plan for this process."""
+    from accelerate import PartialState  # knows the processes before an Accelerator exists
+
+    state = PartialState()
+    strong = isinstance(objective, TighterELBO) and objective.source.needs_strong
+    return Stream(
+        dataset,
+        plan.augment,
+        plan.train.batch_labelled,
+        plan.train.batch_unlabelled,
+        plan.seed,
+        strong,
+        state.process_index,
+        state.num_processes,
+    )
+
+
+def step_seconds(dataset: Dataset, plan: Plan, facts: Facts) -> float:
+    """The time of a training step, measured on a copy that is thrown away."""
+    short = copy.deepcopy(plan)
+    short.train.steps = MEASURED_STEPS
+    model = build_model(dataset, short, facts)
+    objective = build_objective(model, short)
+    return train(model, objective, build_stream(dataset, short, objective), short, quiet=True).step_seconds
+
+
+def fit_to_budget(dataset: Dataset, plan: Plan, facts: Facts, minutes: float) -> str:
+    """Set the plan's number of steps to what fits into a time budget; returns the sentence that says so."""
+    seconds = step_seconds(dataset, plan, facts)
+    plan.train.steps = max(20, int(RESERVE * 60 * minutes / seconds))
+    return (
+        f"a step takes {1000 * seconds:.1f} ms here, so that {plan.train.steps} steps fit into "
+        f"{RESERVE:.0%} of {minutes:g} minutes; the schedules are fitted to them"
+    )
+
+
+@dataclass
+class Fitted:
+    """A trained model with the plan and facts behind it."""
+
+    model: LabelVAE
+    plan: Plan
+    facts: Facts
+    result: TrainResult
+    notes: list[str]
+
+
+def hold_out(dataset: Dataset, plan: Plan) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows to train on and to calibrate on: the dataset's own "valid" part, or the plan's share of annotated rows."""
+    rows = np.arange(len(dataset))
+    if dataset.split is not None and (dataset.split == "valid").any():
+        valid = dataset.split == "valid"
+    elif plan.train.valid_fraction > 0:
+        annotated = np.flatnonzero(dataset.annotation.observed.any(axis=1))
+        chosen = annotated[split_off(dataset.rows(annotated), plan.train.valid_fraction, plan.seed)]
+        valid = np.isin(rows, chosen)
+        if dataset.groups is not None:
+            valid |= np.isin(dataset.groups, np.unique(dataset.groups[chosen]))
+    else:
+        valid = np.zeros(len(rows), dtype=bool)
+    return rows[~valid], rows[valid]
+
+
+def fit(
+    dataset: Dataset,
+    change: Callable[[Plan], Plan] = lambda plan: plan,
+    minutes: float | None = None,
+    seed: int = 0,
+    run: Run | None = None,
+    source: dict[str, Any] | None = None,
+    quiet: bool = False,
+) -> Fitted:
+    """Plan, train and calibrate on a training set; test data is never passed in.
+
+    change: takes the planned decisions to the ones to be used.  minutes: a time budget for the training.
+    """
+    space = dataset.space
+    space.check_observed(dataset.annotation)
+    plan = change(make_plan(fingerprint(dataset), seed))
+    kept, held = hold_out(dataset, plan)
+    training = dataset.rows(kept)
+    space.check_observed(training.annotation)
+    facts = fingerprint(training)
+    notes = list(dataset.notes)
+    if minutes is not None:
+        notes.append(fit_to_budget(training, plan, facts, minutes))
+    if run is not None:
+        run.save_plan(plan, facts, dict(source or {}))
+        run.save_draw(kept, held, training.annotation.observed)
+    return _train(dataset, training, held, plan, facts, run, False, notes, quiet)
+
+
+def resume(dataset: Dataset, run: Run, quiet: bool = False) -> Fitted:
+    """Go on with an interrupted run: its plan with the fitted number of steps, its draw, its checkpoint."""
+    plan = run.load_plan()
+    kept, held, observed = run.load_draw()
+    training = dataset.rows(kept)
+    training = dataclasses.replace(training, annotation=hide(training.annotation, observed, dataset.space.sizes))
+    return _train(dataset, training, held, plan, fingerprint(training), run, True, [], quiet)
+
+
+def _train(
+    dataset: Dataset,
+    training: Dataset,
+    held: NDArray[np.intp],
+    plan: Plan,
+    facts: Facts,
+    run: Run | None,
+    again: bool,
+    notes: list[str],
+    quiet: bool,
+) -> Fitted:
+    model = build_model(training, plan, facts)
+    objective = build_objective(model, plan)
+    result = train(model, objective, build_stream(training, plan, objective), plan, run, again, quiet)
+    model = result.model
+    if len(held):
+        valid = dataset.rows(held)
+        model.temperature.copy_(fit_temperatures(predict_logits(model, valid.x), valid.annotation, model.sizes))
+        notes.append(f"calibrated on {len(held)} images that were held out")
+    elif not quiet:
+        notes.append("not calibrated: too few annotated images to hold some out")
+    if run is not None:
+        run.save_model(model, {"steps": result.steps, "seconds": round(result.seconds, 1), "checkpoint": "last"})
+    return Fitted(model, plan, facts, result, notes)

@@ -1,0 +1,170 @@
+"""The mathematics of q(z|x), q(c|x) and p(x|z,c) on tensors: pure functions, in log space, in nats.
+
+Shapes: N images, D continuous latents, k labels, W = Σ_j c_j classes of all labels side by side. `sizes` is the
+tuple (c_1 … c_k). Label quantities are computed for runs of labels of equal size at once, so that k labels of c
+classes cost O(k·c) operations in a handful of kernels, never c^k.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import groupby, product
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Sizes = tuple[int, ...]
+ENUMERATION_LIMIT = 4096
+
+
+# --- blocks of labels -------------------------------------------------------------------------------------
+
+
+def _runs(x: Tensor, sizes: Sizes) -> Iterator[Tensor]:
+    """Views [..., count, size] of x [..., W], one for each run of labels of equal size."""
+    if x.shape[-1] != sum(sizes):
+        raise ValueError(f"{x.shape[-1]} columns for labels of sizes {sizes}: expected {sum(sizes)}")
+    start = 0
+    for size, group in groupby(sizes):
+        count = len(list(group))
+        yield x[..., start : start + count * size].reshape(*x.shape[:-1], count, size)
+        start += count * size
+
+
+def _by_label(x: Tensor, sizes: Sizes, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """[..., W] of a function from blocks [..., count, size] to blocks of the same shape."""
+    parts = [function(run).flatten(-2) for run in _runs(x, sizes)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def log_softmax(logits: Tensor, sizes: Sizes) -> Tensor:
+    """log q(c_j|x) of every label from its logits: [..., W] nats, each block normalised by itself."""
+    return _by_label(logits, sizes, lambda block: block.log_softmax(-1))
+
+
+def sum_labels(x: Tensor, sizes: Sizes) -> Tensor:
+    """Sums over the classes of each label: [..., W] to [..., k]."""
+    parts = [run.sum(-1) for run in _runs(x, sizes)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def max_labels(x: Tensor, sizes: Sizes) -> Tensor:
+    """The greatest value within each label: [..., W] to [..., k]."""
+    return torch.cat([run.amax(-1) for run in _runs(x, sizes)], dim=-1)
+
+
+def spread_labels(x: Tensor, sizes: Sizes) -> Tensor:
+    """A value for each label repeated for each of its classes: [..., k] to [..., W]."""
+    if len(set(sizes)) == 1:
+        return x.repeat_interleave(sizes[0], dim=-1)
+    return x.repeat_interleave(torch.tensor(sizes, device=x.device), dim=-1)
+
+
+# --- divergences ------------------------------------------------------------------------------------------
+
+
+def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_var)) ‖ N(0, I)): [N, D] to [N] nats."""
+    return 0.5 * (mean.square() + log_var.exp() - log_var - 1).sum(-1)
+
+
+def label_kl(log_p: Tensor, log_q: Tensor, sizes: Sizes) -> Tensor:
+    """KL(p(c_j) ‖ q(c_j)) of each label from log-probabilities: [..., W] to [..., k] nats."""
+    return sum_labels(log_p.exp() * (log_p - log_q), sizes)
+
+
+def label_entropy(log_p: Tensor, sizes: Sizes) -> Tensor:
+    """H(p(c_j)) of each label: [..., W] to [..., k] nats."""
+    return -sum_labels(log_p.exp() * log_p, sizes)
+
+
+def annotation_kl(targets: Tensor, log_q: Tensor, sizes: Sizes) -> Tensor:
+    """KL(p̃(c_j|x) ‖ q(c_j|x)), the classification loss of eq. 13: [..., W] to [..., k] nats.
+
+    targets are probabilities and may contain zeros; it is the cross-entropy less the entropy of p̃.
+    """
+    return sum_labels(torch.special.xlogy(targets, targets) - targets * log_q, sizes)
+
+
+def mutual_information(log_q: Tensor, sizes: Sizes) -> Tensor:
+    """I(x; c_j) = H(mean_i q(c_j|x_i)) − mean_i H(q(c_j|x_i)) over a batch: [N, W] to [k] nats (eq. 14 for c)."""
+    return label_entropy(log_marginal(log_q), sizes) - label_entropy(log_q, sizes).mean(0)
+
+
+def log_marginal(log_q: Tensor) -> Tensor:
+    """log mean_i q(c|x_i): [N, W] to [W], without leaving log space."""
+    return torch.logsumexp(log_q, dim=0) - math.log(len(log_q))
+
+
+# --- samples ----------------------------------------------------------------------------------------------
+
+
+def gaussian_sample(mean: Tensor, log_var: Tensor, noise: Tensor | None = None) -> Tensor:
+    """A reparameterised z ~ q(z|x): [N, D]; noise is standard normal, drawn if not given."""
+    noise = torch.randn_like(mean) if noise is None else noise
+    return mean + (0.5 * log_var).exp() * noise
+
+
+def gumbel_noise(like: Tensor) -> Tensor:
+    """Standard Gumbel noise of the shape and dtype of `like`."""
+    return -torch.empty_like(like).exponential_().log()
+
+
+def relaxed_sample(
+    logits: Tensor, sizes: Sizes, temperature: float, noise: Tensor | None = None, straight_through: bool = False
+) -> Tensor:
+    """A differentiable c ~ q(c|x): [N, W], each block near a corner of its simplex.
+
+    The Concrete / Gumbel-softmax relaxation (Maddison 2017, Jang 2017). For a yes/no label it is the binary
+    Concrete, since the difference of two Gumbels is logistic. Biased at any temperature above 0;
+    with straight_through the value is an exact one-hot sample and only the gradient is the relaxation's.
+    """
+    noise = gumbel_noise(logits) if noise is None else noise
+    # Normalised first, so that logits of any size meet the noise at the same scale.
+    perturbed = log_softmax(logits, sizes) + noise
+    soft = _by_label(perturbed, sizes, lambda block: (block / temperature).softmax(-1))
+    if not straight_through:
+        return soft
+    return _one_hot_argmax(perturbed, sizes) + (soft - soft.detach())
+
+
+def hard_sample(log_p: Tensor, sizes: Sizes, noise: Tensor | None = None) -> Tensor:
+    """An exact one-hot c ~ p(c), without gradient: [N, W] (Gumbel-max)."""
+    noise = gumbel_noise(log_p) if noise is None else noise
+    return _one_hot_argmax(log_p.detach() + noise, sizes)
+
+
+def _one_hot_argmax(scores: Tensor, sizes: Sizes) -> Tensor:
+    return _by_label(scores, sizes, lambda block: F.one_hot(block.argmax(-1), block.shape[-1]).to(block.dtype))
+
+
+def enumerate_labels(sizes: Sizes, like: Tensor) -> Tensor:
+    """Every combination of the labels as one-hot rows: [Π_j c_j, W].
+
+    Raises ValueError above 4,096 combinations: that is what the factorised terms are for.
+    """
+    count = math.prod(sizes)
+    if count > ENUMERATION_LIMIT:
+        raise ValueError(f"{count} label combinations: enumeration is for at most {ENUMERATION_LIMIT}")
+    columns = torch.tensor(list(product(*(range(size) for size in sizes))), device=like.device)
+    blocks = [F.one_hot(columns[:, j], size) for j, size in enumerate(sizes)]
+    return torch.cat(blocks, dim=-1).to(like.dtype)
+
+
+# --- likelihoods ------------------------------------------------------------------------------------------
+
+
+def bernoulli_log_likelihood(x: Tensor, logits: Tensor) -> Tensor:
+    """log p(x|z,c) of values in [0, 1] under Bernoulli pixels: [N, ...] to [N] nats.
+
+    For grey values it is the expected log-likelihood of a random binarisation, not a density.
+    """
+    return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
+
+
+def gaussian_log_likelihood(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+    """log N(x; mean, exp(log_var)): [N, ...] to [N] nats; log_var is broadcast."""
+    squared = (x - mean).square() * (-log_var).exp()
+    return -0.5 * (squared + log_var + math.log(2 * math.pi)).flatten(1).sum(1)

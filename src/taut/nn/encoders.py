@@ -1,0 +1,181 @@
+"""Encoders: from a prepared image or feature vector to what the heads of q(z|x) and q(c|x) read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Z_GRID = 4
+Z_CHANNELS = 16
+
+
+@dataclass
+class Features:
+    """What an encoder sees. label: [N, F], which q(c|x) reads; place: [N, G], which q(z|x) reads."""
+
+    label: Tensor
+    place: Tensor
+
+
+class Encoder(nn.Module):
+    """An encoder with the widths of its two outputs."""
+
+    label_features: int
+    place_features: int
+
+    def forward(self, x: Tensor) -> Features:
+        """[N, C, H, W] or [N, F] to Features."""
+        raise NotImplementedError
+
+
+class MLP(Encoder):
+    """Fully connected layers for feature vectors."""
+
+    def __init__(self, in_features: int, width: int = 256, depth: int = 2, dropout: float = 0.0) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for layer in range(depth):
+            layers += [nn.Linear(in_features if layer == 0 else width, width), nn.LayerNorm(width), nn.ReLU()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        self.body = nn.Sequential(*layers)
+        self.label_features = self.place_features = width
+
+    def forward(self, x: Tensor) -> Features:
+        """[N, F] to Features."""
+        h = self.body(x.flatten(1))
+        return Features(h, h)
+
+
+class MapEncoder(Encoder):
+    """A convolution body with pooling: mean (one object fills the image) or mean and max (several objects).
+
+    q(z|x) reads a 4x4 grid of a few channels, since pooling forgets where things are and a decoder needs it.
+    """
+
+    def __init__(self, body: nn.Module, channels: int, pool: str) -> None:
+        super().__init__()
+        if pool not in ("mean", "meanmax"):
+            raise ValueError(f"pool {pool!r} is neither 'mean' nor 'meanmax'")
+        self.body = body
+        self.pool = pool
+        self.reduce = nn.Conv2d(channels, Z_CHANNELS, 1)
+        self.label_features = channels * (2 if pool == "meanmax" else 1)
+        self.place_features = Z_CHANNELS * Z_GRID * Z_GRID
+
+    def forward(self, x: Tensor) -> Features:
+        """[N, C, H, W] to Features."""
+        h = self.body(x)
+        label = h.mean((2, 3))
+        if self.pool == "meanmax":
+            label = torch.cat([label, h.amax((2, 3))], dim=1)
+        return Features(label, F.adaptive_avg_pool2d(self.reduce(h), Z_GRID).flatten(1))
+
+
+def strides(size: int, layers: int) -> list[int]:
+    """Strides of `layers` convolutions that bring `size` pixels to between 4 and 8, early ones first."""
+    halvings = 0
+    while size >> halvings > 8 and halvings < layers:
+        halvings += 1
+    if size <= 8:
+        # The first layer at full resolution: an 8-pixel image has nothing to spare.
+        return [1, 2] + [1] * (layers - 2)
+    return [2] * halvings + [1] * (layers - halvings)
+
+
+def small_conv(channels: int, size: int, width: int = 16, pool: str = "mean") -> MapEncoder:
+    """Four convolutions (width, 2, 4, 4 times width), strided early: fast on a CPU for 8 to 64 pixels."""
+    layers: list[nn.Module] = []
+    widths = [width, 2 * width, 4 * width, 4 * width]
+    for i, (out, stride) in enumerate(zip(widths, strides(size, 4), strict=True)):
+        kernel = 5 if i == 0 and stride == 2 else 3
+        # No normalisation on the first layer: at full resolution it costs more than the convolution.
+        layers.append(nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=i == 0))
+        if i > 0:
+            layers.append(nn.BatchNorm2d(out))
+        layers.append(nn.ReLU(inplace=True))
+        channels = out
+    return MapEncoder(nn.Sequential(*layers), channels, pool)
+
+
+class PreActBlock(nn.Module):
+    """A pre-activation residual block (He 2016b)."""
+
+    def __init__(self, inp: int, out: int, stride: int, slope: float = 0.0) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.BatchNorm2d(inp), nn.BatchNorm2d(out)
+        self.conv1 = nn.Conv2d(inp, out, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
+        self.short = nn.Conv2d(inp, out, 1, bias=False) if stride != 1 or inp != out else None
+        self.stride, self.slope = stride, slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inp, H, W] to [N, out, H/stride, W/stride]."""
+        h = F.leaky_relu(self.norm1(x), self.slope)
+        # Pixels are skipped here and not by the convolution: the gradient of a strided 1x1 convolution of fewer
+        # than 16 channels, channels last, corrupts memory on CPUs (github.com/uxlfoundation/oneDNN/issues/6035).
+        few = h[:, :, :: self.stride, :: self.stride]
+        short = x if self.short is None else self.short(few.contiguous(memory_format=torch.channels_last))
+        h = F.leaky_relu(self.norm2(self.conv1(h)), self.slope)
+        return short + self.conv2(h)  # type: ignore[no-any-return]
+
+
+def _preact(channels: int, stem: int, stages: list[tuple[int, int, int]], slope: float, pool: str) -> MapEncoder:
+    layers: list[nn.Module] = [nn.Conv2d(channels, stem, 3, 1, 1, bias=False)]
+    inp = stem
+    for out, count, stride in stages:
+        for i in range(count):
+            layers.append(PreActBlock(inp, out, stride if i == 0 else 1, slope))
+            inp = out
+    layers += [nn.BatchNorm2d(inp), nn.LeakyReLU(slope, inplace=True)]
+    return MapEncoder(nn.Sequential(*layers), inp, pool)
+
+
+def wide_resnet_28_2(channels: int, size: int, width: int = 16, pool: str = "mean") -> MapEncoder:
+    """WideResNet-28-2 (Zagoruyko 2016), the usual network of semi-supervised image work at 32 pixels."""
+    return _preact(channels, width, [(2 * width, 4, 1), (4 * width, 4, 2), (8 * width, 4, 2)], 0.1, pool)
+
+
+def preact_resnet_18(channels: int, size: int, width: int = 64, pool: str = "mean") -> MapEncoder:
+    """PreActResNet-18 (He 2016b) for 32 pixels, one of SHOT-VAE's encoders."""
+    stages = [(width, 2, 1), (2 * width, 2, 2), (4 * width, 2, 2), (8 * width, 2, 2)]
+    return _preact(channels, width, stages, 0.0, pool)
+
+
+def densenet_121(channels: int, size: int, width: int = 64, pool: str = "mean") -> MapEncoder:
+    """torchvision's DenseNet-121 (Huang 2017) without weights, its first layer for any number of channels."""
+    from torchvision.models import DenseNet  # costs a second to import, and few need it
+
+    body = DenseNet(num_init_features=width).features  # its defaults are DenseNet-121's
+    if channels != 3:
+        body.conv0 = nn.Conv2d(channels, width, 7, 2, 3, bias=False)
+    out = body.norm5.num_features
+    return MapEncoder(nn.Sequential(body, nn.ReLU(inplace=True)), out, pool)
+
+
+CONVOLUTIONS: dict[str, Callable[..., MapEncoder]] = {
+    "conv": small_conv,
+    "wrn-28-2": wide_resnet_28_2,
+    "preact-resnet-18": preact_resnet_18,
+    "densenet-121": densenet_121,
+}
+DEFAULT_WIDTH = {"mlp": 256, "conv": 16, "wrn-28-2": 16, "preact-resnet-18": 64, "densenet-121": 64}
+
+
+def make_encoder(name: str, shape: tuple[int, ...], width: int | None = None, pool: str = "mean") -> Encoder:
+    """The encoder of that name for inputs of a shape ([C, H, W], or [F] with "mlp").
+
+    Raises ValueError for an unknown name, or one that does not fit the shape.
+    """
+    if name not in DEFAULT_WIDTH:
+        raise ValueError(f"model.encoder {name!r} is not one of {', '.join(DEFAULT_WIDTH)}")
+    width = width or DEFAULT_WIDTH[name]
+    if name == "mlp":
+        return MLP(int(torch.Size(shape).numel()), width)
+    if len(shape) != 3:
+        raise ValueError(f"model.encoder {name!r} is for images; for feature vectors use 'mlp'")
+    return CONVOLUTIONS[name](shape[0], min(shape[1:]), width, pool)

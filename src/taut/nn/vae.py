@@ -1,0 +1,137 @@
+"""LabelVAE: q(z|x), q(c|x) and p(x|z,c) in one module."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from taut import latent
+from taut.labels import LabelSpace
+from taut.nn.decoders import make_decoder, reduce_image, reduced_shape
+from taut.nn.encoders import make_encoder
+
+Likelihood = Literal["bernoulli", "gaussian"]
+
+
+@dataclass
+class Posterior:
+    """q(z|x) and q(c|x). mean, log_var: [N, D]; logits: [N, W], the only form in which q(c|x) travels."""
+
+    mean: Tensor
+    log_var: Tensor
+    logits: Tensor
+
+    def __getitem__(self, rows: slice | Tensor) -> Posterior:
+        return Posterior(self.mean[rows], self.log_var[rows], self.logits[rows])
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that is needed to build the networks again.
+
+    shape: of one prepared input, [C, H, W] or [F].  pool: "mean" or "meanmax".  reduce: the reconstruction is at
+    1/reduce of the resolution.  A width of None is the encoder's usual one.
+    """
+
+    shape: tuple[int, ...]
+    encoder: str = "conv"
+    width: int | None = None
+    pool: str = "mean"
+    z_dim: int = 16
+    decoder_width: int | None = None
+    reduce: int = 1
+    likelihood: Likelihood = "bernoulli"
+    dropout: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain values."""
+        return {**asdict(self), "shape": list(self.shape)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Architecture:
+        """The architecture that `to_json` wrote."""
+        return cls(**{**data, "shape": tuple(data["shape"])})
+
+
+class LabelVAE(nn.Module):
+    """A variational autoencoder with k discrete label variables beside a continuous latent (Feng 2019, eq. 7-9).
+
+    The prior over labels, the standardisation of the inputs and the temperatures of calibration are buffers, so
+    that they ship with the weights.
+    """
+
+    log_prior: Tensor
+    shift: Tensor
+    scale: Tensor
+    temperature: Tensor
+
+    def __init__(self, space: LabelSpace, architecture: Architecture) -> None:
+        super().__init__()
+        self.space, self.architecture = space, architecture
+        self.sizes = space.sizes
+        shape = architecture.shape
+        self.encoder = make_encoder(architecture.encoder, shape, architecture.width, architecture.pool)
+        self.dropout = nn.Dropout(architecture.dropout)
+        self.to_logits = nn.Linear(self.encoder.label_features, space.width)
+        self.to_z = nn.Linear(self.encoder.place_features, 2 * architecture.z_dim)
+        self.out_shape = reduced_shape(shape, architecture.reduce)
+        self.decoder = make_decoder(architecture.z_dim, space.width, self.out_shape, architecture.decoder_width)
+        self.log_noise = nn.Parameter(torch.zeros(()), requires_grad=architecture.likelihood == "gaussian")
+        per_input = (shape[0],) if len(shape) == 1 else (shape[0], 1, 1)
+        self.register_buffer("shift", torch.zeros(per_input))
+        self.register_buffer("scale", torch.ones(per_input))
+        self.register_buffer("log_prior", latent.log_softmax(torch.zeros(space.width), space.sizes))
+        self.register_buffer("temperature", torch.ones(len(space)))
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Raw inputs as the networks and the likelihood see them: images in [0, 1], features standardised.
+
+        x: [N, C, H, W] uint8, or floats already in [0, 1]; or [N, F].
+        """
+        if x.dtype == torch.uint8:
+            x = x.float() / 255
+        x = x.float()
+        return x if len(self.architecture.shape) > 1 else (x - self.shift) / self.scale
+
+    def encode(self, x: Tensor) -> Posterior:
+        """q(z|x) and q(c|x) of prepared inputs [N, ...]."""
+        if x.dim() == 4:
+            x = ((x - self.shift) / self.scale).contiguous(memory_format=torch.channels_last)
+        features = self.encoder(x)
+        logits = self.to_logits(self.dropout(features.label)).float()
+        mean, log_var = self.to_z(features.place).float().chunk(2, dim=1)
+        # Bounded, so that exp(log_var) cannot overflow before the first gradients arrive.
+        return Posterior(mean, 10 * torch.tanh(log_var / 10), logits)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """The logits of q(c|x) alone, [N, W], of prepared inputs."""
+        return self.encode(x).logits
+
+    def decode(self, z: Tensor, c: Tensor) -> Tensor:
+        """Likelihood parameters of p(x|z,c): logits (Bernoulli) or means (Gaussian), [N, *out_shape]."""
+        return self.decoder(z, c).float()  # type: ignore[no-any-return]
+
+    def log_likelihood(self, x: Tensor, parameters: Tensor) -> Tensor:
+        """log p(x|z,c) of prepared inputs at the decoder's resolution: [N] nats."""
+        target = reduce_image(x, self.out_shape)
+        if self.architecture.likelihood == "bernoulli":
+            return latent.bernoulli_log_likelihood(target, parameters)
+        return latent.gaussian_log_likelihood(target, parameters, self.log_noise)
+
+    def mean_image(self, parameters: Tensor) -> Tensor:
+        """E[x|z,c], [N, *out_shape], from likelihood parameters; features in their original units."""
+        if self.architecture.likelihood == "bernoulli":
+            return parameters.sigmoid()
+        return parameters * self.scale + self.shift if parameters.dim() == 2 else parameters.clamp(0, 1)
+
+    def log_probabilities(self, logits: Tensor, calibrated: bool = True) -> Tensor:
+        """log q(c_j|x), [N, W]: the one place where logits become probabilities.
+
+        calibrated: divide each label's logits by its temperature first (Guo 2017).
+        """
+        if calibrated:
+            logits = logits / latent.spread_labels(self.temperature, self.sizes)
+        return latent.log_softmax(logits, self.sizes)

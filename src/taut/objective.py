@@ -1,0 +1,210 @@
+"""The tighter ELBO (Feng 2019, eq. 11-16): one objective for unlabelled, annotated and partly annotated images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from taut import latent
+from taut.latent import Sizes
+
+
+@dataclass
+class Batch:
+    """Images and what is known of their labels.
+
+    x: [N, ...] prepared images in [0, 1] or standardised features, weakly augmented; annotated images first.
+    targets: [N, W] annotations p̃(c|x), anything (NaN) where not observed.
+    observed: [N, k] bool.
+    strong: [M, ...] a second, strongly augmented view of the last M rows of x, or None.
+    """
+
+    x: Tensor
+    targets: Tensor
+    observed: Tensor
+    strong: Tensor | None = None
+
+
+@dataclass
+class LossTerms:
+    """What a loss is made of: scalars, batch means in nats; `total` is what the optimiser minimises.
+
+    reconstruction: E log p(x|z,c).  kl_z: KL(q(z|x) ‖ p(z)).  kl_c: Σ_j KL(q(c_j|x) ‖ p(c_j)).
+    label_kl: Σ_j m_j·KL(p̃(c_j|x) ‖ q(c_j|x)).  bound: eq. 11 / B of eq. 12.  surrogate: L of eq. 13.
+    gap: Δ = L − B.  mutual_information: Σ_j I(x; c_j) over the batch.
+    consistency: Σ_j m_j·KL(p̂(c_j|x) ‖ q(c_j|x)) towards estimated label posteriors.
+    confidence: the mean weight m of estimated label posteriors.
+
+    A term that an objective does not have stays None.
+    """
+
+    total: Tensor
+    reconstruction: Tensor | None = None
+    kl_z: Tensor | None = None
+    kl_c: Tensor | None = None
+    label_kl: Tensor | None = None
+    bound: Tensor | None = None
+    surrogate: Tensor | None = None
+    gap: Tensor | None = None
+    mutual_information: Tensor | None = None
+    consistency: Tensor | None = None
+    confidence: Tensor | None = None
+
+    def present(self) -> dict[str, Tensor]:
+        """The terms that are there, by name; `total` last, so that a bad term is named before it."""
+        names = [f.name for f in fields(self) if f.name != "total"] + ["total"]
+        return {name: getattr(self, name).detach() for name in names if getattr(self, name) is not None}
+
+
+class Objective(nn.Module, ABC):
+    """What the training loop knows of a method: a loss for a model, a batch and a step."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch, step: int) -> LossTerms:
+        """The loss of one batch at a step (0, 1, …)."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The constants of eq. 16, all dimensionless but the budgets.
+
+    reconstruction: ρ.  beta_z, beta_c: β of the two KL terms.  alpha: α of KL(p̃‖q).
+    capacity_z: the budget C_z in nats.  capacity_c: the share (0 to 1) of the greatest label budget, log K for a
+    uniform prior.  per: whether |KL − C| is taken for each example or of the batch mean; the batch form depends
+    on gradient accumulation and on the number of processes.
+    mutual_information: the weight λ of −I(x; c_j), its marginal part counted `marginal` times.
+    """
+
+    reconstruction: float = 1.0
+    beta_z: float = 1.0
+    beta_c: float = 1.0
+    alpha: float = 1.0
+    capacity_z: float = 0.0
+    capacity_c: float = 0.0
+    per: Literal["example", "batch"] = "example"
+    mutual_information: float = 0.0
+    marginal: float = 1.0
+
+
+def unlabelled_bound(log_likelihood: Tensor, kl_z: Tensor, log_q: Tensor, log_prior: Tensor, sizes: Sizes) -> Tensor:
+    """U(x) of eq. 11, a bound on log p(x): [N] nats, from E log p(x|z,c) with c ~ q(c|x)."""
+    return log_likelihood - kl_z - latent.label_kl(log_q, log_prior, sizes).sum(-1)
+
+
+def exact_bound(
+    log_likelihood: Tensor,
+    kl_z: Tensor,
+    log_q: Tensor,
+    targets: Tensor,
+    confidence: Tensor,
+    log_prior: Tensor,
+    sizes: Sizes,
+) -> Tensor:
+    """B(x) of eq. 12 for any pattern of annotated labels, a bound on log p(x): [N] nats.
+
+    c_j ~ r_j = m·p̃ + (1 − m)·q: eq. 12 where m = 1, eq. 11 where m = 0. log_likelihood is E log p(x|z,c) under it.
+    targets [N, W] must be finite everywhere; confidence is m, [N, k].
+    """
+    m = latent.spread_labels(confidence, sizes)
+    r = m * targets + (1 - m) * log_q.exp()
+    annotated = latent.sum_labels(torch.special.xlogy(r, r) - r * log_prior, sizes)
+    plain = latent.label_kl(log_q, log_prior, sizes)
+    return log_likelihood - kl_z - torch.where(confidence > 0, annotated, plain).sum(-1)
+
+
+def surrogate(
+    log_likelihood: Tensor,
+    kl_z: Tensor,
+    log_q: Tensor,
+    targets: Tensor,
+    confidence: Tensor,
+    log_prior: Tensor,
+    sizes: Sizes,
+) -> Tensor:
+    """L(x) of eq. 13 for any pattern of annotated labels: [N] nats. A surrogate, not a bound: L = B + Δ."""
+    kl = torch.where(confidence > 0, confidence * latent.annotation_kl(targets, log_q, sizes), 0).sum(-1)
+    return unlabelled_bound(log_likelihood, kl_z, log_q, log_prior, sizes) - kl
+
+
+def surrogate_gap(log_q: Tensor, targets: Tensor, observed: Tensor, log_prior: Tensor, sizes: Sizes) -> Tensor:
+    """Δ = L − B = Σ_j m_j Σ_c (q − p̃)·log(p(c)/q): [N] nats, for observed [N, k] of zeros and ones."""
+    delta = latent.sum_labels((log_q.exp() - targets) * (log_prior - log_q), sizes)
+    return torch.where(observed > 0, delta, 0).sum(-1)
+
+
+def capacity_penalty(kl_z: Tensor, log_q: Tensor, log_prior: Tensor, sizes: Sizes, weights: Weights) -> Tensor:
+    """β_z·|KL_z − C_z| + β_c·Σ_j |KL_cj − C_cj| of eq. 16 as a batch mean, in nats.
+
+    |·| is taken per label, so that labels cannot trade off. The label budget is a share of
+    −Σ_c q(c|x)·log p(c) per example (the penalty at share 1 is then the entropy of q) and of H(p(c)) per batch:
+    a constant budget per example is wrong for a non-uniform prior.
+    """
+    kl_c = latent.label_kl(log_q, log_prior, sizes)
+    if weights.per == "example":
+        budget = weights.capacity_c * -latent.sum_labels(log_q.exp() * log_prior, sizes)
+        z = (kl_z - weights.capacity_z).abs().mean()
+        return weights.beta_z * z + weights.beta_c * (kl_c - budget).abs().sum(-1).mean()
+    budget = weights.capacity_c * latent.label_entropy(log_prior, sizes)
+    z = (kl_z.mean() - weights.capacity_z).abs()
+    return weights.beta_z * z + weights.beta_c * (kl_c.mean(0) - budget).abs().sum()
+
+
+def information_penalty(log_q: Tensor, log_prior: Tensor, sizes: Sizes, marginal: float) -> Tensor:
+    """marginal·KL(mean_i q ‖ p) + mean_i H(q), summed over labels, in nats (eq. 14 for c).
+
+    For a uniform prior and marginal = 1 it is Σ_j (log K − I(x; c_j)); for any other prior the marginal is
+    pulled towards the prior instead of towards balance.
+    """
+    spread = latent.label_kl(latent.log_marginal(log_q), log_prior, sizes).sum()
+    return marginal * spread + latent.label_entropy(log_q, sizes).sum(-1).mean()
+
+
+def tighter_elbo(
+    log_likelihood: Tensor,
+    mean: Tensor,
+    log_var: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    confidence: Tensor,
+    log_prior: Tensor,
+    sizes: Sizes,
+    weights: Weights = Weights(),
+) -> LossTerms:
+    """The loss of eq. 16 for any pattern of annotated labels in one batch.
+
+    log_likelihood: [N] nats, E log p(x|z,c) with c_j ~ m·p̃ + (1 − m)·q.  mean, log_var: [N, D].
+    logits, targets: [N, W]; targets may be anything where confidence (m, [N, k]) is 0.  log_prior: [W].
+    With ρ = β = α = 1 and C = 0 the total is minus the batch mean of eq. 11 (m = 0) and eq. 13 (m = 1).
+    """
+    m = confidence.to(logits.dtype)
+    # A where, not a product: 0·NaN is NaN, and what is hidden must not reach the loss.
+    targets = torch.where(latent.spread_labels(m, sizes) > 0, targets, log_prior.exp()).to(logits.dtype)
+    log_q = latent.log_softmax(logits, sizes)
+    kl_z = latent.gaussian_kl(mean, log_var)
+    label_kl = torch.where(m > 0, m * latent.annotation_kl(targets, log_q, sizes), 0).sum(-1).mean()
+    total = (
+        -weights.reconstruction * log_likelihood.mean()
+        + capacity_penalty(kl_z, log_q, log_prior, sizes, weights)
+        + weights.alpha * label_kl
+    )
+    if weights.mutual_information:
+        total = total + weights.mutual_information * information_penalty(log_q, log_prior, sizes, weights.marginal)
+    with torch.no_grad():
+        bound = exact_bound(log_likelihood, kl_z, log_q, targets, m, log_prior, sizes).mean()
+        value = surrogate(log_likelihood, kl_z, log_q, targets, m, log_prior, sizes).mean()
+        information = latent.mutual_information(log_q, sizes).sum()
+    return LossTerms(
+        total=total,
+        reconstruction=log_likelihood.mean(),
+        kl_z=kl_z.mean(),
+        kl_c=latent.label_kl(log_q, log_prior, sizes).sum(-1).mean(),
+        label_kl=label_kl,
+        bound=bound,
+        surrogate=value,
+        gap=value - bound,
+        mutual_information=information,
+    )

@@ -1,0 +1,329 @@
+"""From the facts of a dataset to every decision of a training run; nothing here ever sees test data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+
+from taut.data.augment import Augment
+from taut.data.dataset import DataError, Dataset
+from taut.labels import LabelSpace
+from taut.nn.vae import Architecture
+
+FEW_ANNOTATED = 1000
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The fingerprint of a training set."""
+
+    images: int
+    shape: tuple[int, ...]
+    labels: int
+    classes: tuple[int, ...]
+    annotated_images: int
+    fully_annotated_images: int
+    annotated_cells: tuple[int, ...]
+    positives: tuple[int, ...]
+    grey: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the inputs are images."""
+        return len(self.shape) == 3
+
+
+def fingerprint(dataset: Dataset) -> Facts:
+    """The facts of a training set: sizes, counts of annotations, and the statistics of its inputs."""
+    x, observed = dataset.x, dataset.annotation.observed
+    # A sample is enough for means, and large arrays may be memory maps.
+    step = max(1, len(x) // 5000)
+    sample = np.asarray(x[::step], dtype=np.float64) / (255 if x.dtype == np.uint8 else 1)
+    axes = (0, 2, 3) if dataset.is_image else (0,)
+    std = sample.std(axis=axes)
+    last = np.nan_to_num(dataset.annotation.targets)[:, [block.stop - 1 for block in dataset.space.blocks]]
+    return Facts(
+        images=len(x),
+        shape=tuple(x.shape[1:]),
+        labels=len(dataset.space),
+        classes=dataset.space.sizes,
+        annotated_images=int(observed.any(axis=1).sum()),
+        fully_annotated_images=int(observed.all(axis=1).sum()),
+        annotated_cells=tuple(int(n) for n in observed.sum(axis=0)),
+        positives=tuple(int(n) for n in np.round(np.where(observed, last, 0).sum(axis=0))),
+        grey=x.shape[1] == 1 if dataset.is_image else False,
+        mean=tuple(float(v) for v in sample.mean(axis=axes)),
+        std=tuple(float(v) if v > 1e-6 else 1.0 for v in std),
+    )
+
+
+@dataclass
+class ModelPlan:
+    """The networks."""
+
+    encoder: str = "conv"
+    """One of mlp, conv, wrn-28-2, preact-resnet-18, densenet-121."""
+    width: int | None = None
+    """Channels of the first layer (or units of an MLP); None is the encoder's usual width."""
+    pool: Literal["mean", "meanmax"] = "mean"
+    z_dim: int = 16
+    decoder_width: int | None = None
+    reduce: int = 1
+    """The reconstruction is at 1/reduce of the resolution, of area averages."""
+    likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
+    dropout: float = 0.0
+
+
+@dataclass
+class ObjectivePlan:
+    """The constants of the tighter ELBO (eq. 16) and of the source of label posteriors."""
+
+    reconstruction: float = 1e-3
+    """ρ."""
+    beta_z: float = 1e-3
+    beta_c: float = 0.0
+    alpha: float | None = None
+    """α; None weighs annotated images as if every image of a batch were annotated."""
+    capacity_z: float = 10.0
+    """C_z in nats."""
+    capacity_c: float = 1.0
+    """C_c as a share of the greatest label budget."""
+    ramp: float = 0.3
+    """Share of the steps in which the budgets rise from 0."""
+    per: Literal["example", "batch"] = "example"
+    prior: Literal["empirical", "uniform"] = "empirical"
+    mutual_information: float = 0.3
+    marginal: float = 2.0
+    sampling: Literal["relaxed", "straight-through", "enumerate"] = "relaxed"
+    temperature: float = 0.67
+    share: float = 0.25
+    """Share of the rows that is decoded in a step."""
+    source: Literal["none", "interpolation", "teacher"] = "teacher"
+    consistency: float = 1.0
+    z_consistency: float = 0.0
+    momentum: float = 0.0
+    """Of the averaged teacher; 0 lets the network teach itself."""
+    sharpen: float = 0.5
+    threshold: float = 0.0
+    alignment: float = 0.0
+    match: Literal["optimal", "random"] = "optimal"
+
+
+@dataclass
+class TrainPlan:
+    """The training loop."""
+
+    steps: int = 1500
+    batch_labelled: int = 64
+    batch_unlabelled: int = 256
+    learning_rate: float = 4e-3
+    weight_decay: float = 5e-4
+    warmup: float = 0.3
+    """Share of the steps in which the learning rate rises, before it falls along a cosine."""
+    ema: float = 0.999
+    """Decay of the averaged weights, which are the ones that are kept."""
+    accumulate: int = 1
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    valid_fraction: float = 0.0
+    """Share of the annotated images held out for calibration; whole groups."""
+    log_every: int = 20
+    checkpoint_every: int = 500
+
+
+@dataclass
+class Plan:
+    """Every decision of a run; `plan.yaml` is this, and every field is a flag such as --train.steps."""
+
+    model: ModelPlan = field(default_factory=ModelPlan)
+    objective: ObjectivePlan = field(default_factory=ObjectivePlan)
+    train: TrainPlan = field(default_factory=TrainPlan)
+    augment: Augment = field(default_factory=Augment)
+    seed: int = 0
+
+    def architecture(self, shape: tuple[int, ...]) -> Architecture:
+        """The networks for inputs of a shape."""
+        return Architecture(shape=tuple(shape), **dataclasses.asdict(self.model))
+
+    def save(self, path: Path) -> None:
+        """Write the plan as YAML."""
+        path.write_text(yaml.safe_dump(dataclasses.asdict(self), sort_keys=False))
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Read a plan; DataError naming the file and the field where it does not fit."""
+        return override(cls(), read_plan(path), str(path))
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """The nested dictionary in a plan file; DataError where there is none."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise DataError(f"the plan {path} cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(data, dict):
+        raise DataError(f"the plan {path} is not a mapping of sections")
+    return data
+
+
+def override(plan: Plan, changes: dict[str, Any], where: str) -> Plan:
+    """The plan with some fields changed, given as nested or dotted names; types are checked by jsonargparse.
+
+    Raises DataError naming the field that does not exist or whose value does not fit.
+    """
+    from jsonargparse import ArgumentParser  # slow to import, and not needed to predict
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Plan, "plan", instantiate=False)
+    flat = dict(_flatten(dataclasses.asdict(plan)))
+    for name, value in _flatten(changes):
+        if name not in flat:
+            section = [key for key in flat if key.split(".")[0] == name.split(".")[0]]
+            raise DataError(f"{where}: {name!r} is not a field of a plan; there are {', '.join(section or flat)}")
+        flat[name] = value
+    try:
+        parsed = parser.parse_object({"plan": _nest(flat)})
+        return _build(parsed["plan"])
+    except Exception as error:  # jsonargparse raises its own and argparse's errors
+        text = " ".join(str(error).split())
+        raise DataError(f"{where}: a value does not fit its field: {text[:300]}") from error
+
+
+def _build(parsed: Any) -> Plan:
+    values = parsed.as_dict()
+    return Plan(
+        ModelPlan(**values["model"]),
+        ObjectivePlan(**values["objective"]),
+        TrainPlan(**values["train"]),
+        Augment(**values["augment"]),
+        values["seed"],
+    )
+
+
+def _flatten(data: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    items: list[tuple[str, Any]] = []
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        items += _flatten(value, f"{name}.") if isinstance(value, dict) else [(name, value)]
+    return items
+
+
+def _nest(flat: dict[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *sections, last = name.split(".")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    return nested
+
+
+def make_plan(facts: Facts, seed: int = 0) -> Plan:
+    """Every decision from the facts of the training set."""
+    plan = Plan(seed=seed)
+    _plan_model(plan, facts)
+    _plan_batches(plan, facts)
+    _plan_augmentation(plan, facts)
+    _plan_objective(plan, facts)
+    plan.train.precision = "bf16" if fast_bf16() and facts.is_image else "no"
+    return plan
+
+
+def _plan_model(plan: Plan, facts: Facts) -> None:
+    if not facts.is_image:
+        plan.model.encoder, plan.model.likelihood = "mlp", "gaussian"
+        plan.model.z_dim = max(2, min(16, facts.shape[0] // 2))
+        plan.model.width = plan.model.decoder_width = 128
+        return
+    side = min(facts.shape[1:])
+    plan.model.encoder = "conv" if side <= 96 else "densenet-121"
+    # A mean alone dilutes a small object among several.
+    plan.model.pool = "mean" if facts.labels == 1 else "meanmax"
+    plan.model.reduce = max(1, round(side / 32))
+    if not facts.grey:
+        plan.model.likelihood = "gaussian"
+
+
+def _plan_batches(plan: Plan, facts: Facts) -> None:
+    train = plan.train
+    total = 320 if facts.is_image else 256
+    unfinished = facts.images - facts.fully_annotated_images
+    if unfinished == 0:
+        train.batch_labelled, train.batch_unlabelled = min(128, max(16, facts.images)), 0
+    elif facts.annotated_images == 0:
+        train.batch_labelled, train.batch_unlabelled = 0, min(256, facts.images)
+    elif facts.annotated_images == facts.images:
+        # Partly annotated tables: annotated and unannotated cells share their images.
+        train.batch_labelled = math.ceil(128 * facts.fully_annotated_images / facts.images)
+        train.batch_unlabelled = 128 - train.batch_labelled or 1
+    else:
+        train.batch_labelled = total // 5
+        train.batch_unlabelled = min(total - total // 5, max(32, unfinished))
+    if facts.annotated_images >= FEW_ANNOTATED:
+        train.valid_fraction = 0.1
+    if not facts.is_image:
+        train.learning_rate = 2e-3
+
+
+def _plan_augmentation(plan: Plan, facts: Facts) -> None:
+    augment = plan.augment
+    if not facts.is_image:
+        augment.noise = 0.1
+        return
+    augment.cutout = 0.35 if facts.labels == 1 else 0.0
+    if min(facts.shape[1:]) <= 12:
+        # Half a pixel matters at this size, and interpolation blurs.
+        augment.rotation, augment.scale, augment.shear, augment.shift = 10.0, 0.1, 0.1, 0.08
+        augment.cutout = 0.3 if facts.labels == 1 else 0.0
+    if not facts.grey:
+        augment.brightness, augment.contrast = 0.1, 0.2
+
+
+def _plan_objective(plan: Plan, facts: Facts) -> None:
+    objective = plan.objective
+    if facts.images == facts.fully_annotated_images:
+        objective.source, objective.mutual_information = "none", 0.0
+    if facts.labels > 1:
+        objective.mutual_information = 0.0
+    if facts.is_image:
+        pixels = float(np.prod(facts.shape)) / plan.model.reduce**2
+        objective.reconstruction = objective.beta_z = min(0.01, 0.8 / pixels)
+    else:
+        objective.reconstruction = objective.beta_z = 1.0 / facts.shape[0]
+
+
+def fast_bf16() -> bool:
+    """Whether bfloat16 is faster than float32 here: matrix units of the CPU (AMX) or a recent GPU."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(supported and supported())
+
+
+def describe(facts: Facts, space: LabelSpace, plan: Plan) -> str:
+    """The facts found and the decisions taken, for people."""
+    share = 100 * facts.annotated_images / facts.images
+    kind = "x".join(map(str, facts.shape)) + (" image" if facts.is_image else " features")
+    cells = sum(facts.annotated_cells)
+    lines = [
+        f"{facts.images} inputs of {kind}; {facts.labels} label(s) of {', '.join(map(str, facts.classes))} classes",
+        f"{facts.annotated_images} images ({share:.1f} %) carry an annotation, {facts.fully_annotated_images} of them "
+        f"a complete one; {cells} of {facts.images * facts.labels} cells are known",
+        *(
+            f"  {label.name}: {known} known"
+            + (f", {positive} of them {label.classes[-1]}" if len(label.classes) == 2 else "")
+            for label, known, positive in zip(space, facts.annotated_cells, facts.positives, strict=True)
+        ),
+        "",
+        yaml.safe_dump(dataclasses.asdict(plan), sort_keys=False).rstrip(),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,141 @@
+"""The run folder: the only thing that passes from one command to the next."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from taut.data.dataset import DataError
+from taut.labels import LabelSpace
+from taut.nn.vae import Architecture, LabelVAE
+from taut.plan import Facts, Plan
+
+FORMAT = 1
+
+
+class Run:
+    """A folder: plan.yaml, facts.json, annotation.npz, metrics.jsonl, checkpoint/, model.safetensors, model.json."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: Path | str) -> Run:
+        """A new run folder; DataError where one is there already, so that nothing is lost."""
+        run = cls(path)
+        if run.path.exists() and any(run.path.iterdir()):
+            raise DataError(f"--out {path}: the folder is there already; choose another, or --resume it")
+        run.path.mkdir(parents=True, exist_ok=True)
+        return run
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder from which training resumes."""
+        return self.path / "checkpoint"
+
+    # --- plan and facts -----------------------------------------------------------------------------------
+
+    def save_plan(self, plan: Plan, facts: Facts, source: dict[str, Any]) -> None:
+        """Write every decision, the facts behind it, and where the data came from."""
+        plan.save(self.path / "plan.yaml")
+        _write(self.path / "facts.json", json.dumps({"source": source, "facts": asdict(facts)}, indent=1))
+
+    def load_plan(self) -> Plan:
+        """The plan that was run."""
+        self._need("plan.yaml")
+        return Plan.load(self.path / "plan.yaml")
+
+    def source(self) -> dict[str, Any]:
+        """Where the data of the run came from: the arguments of load_dataset and of the draw."""
+        self._need("facts.json")
+        return dict(json.loads((self.path / "facts.json").read_text())["source"])
+
+    def save_draw(self, train: NDArray[Any], valid: NDArray[Any], observed: NDArray[np.bool_]) -> None:
+        """Write which rows were trained on and held out, and which cells counted as annotated."""
+        np.savez_compressed(self.path / "annotation.npz", train=train, valid=valid, observed=observed)
+
+    def load_draw(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+        """The rows trained on, the rows held out, and the mask of the training rows."""
+        self._need("annotation.npz")
+        with np.load(self.path / "annotation.npz") as data:
+            return data["train"], data["valid"], data["observed"]
+
+    # --- metrics ------------------------------------------------------------------------------------------
+
+    def log(self, row: dict[str, float]) -> None:
+        """Append one line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def metrics(self) -> list[dict[str, float]]:
+        """The lines of metrics.jsonl."""
+        path = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop the lines after a step, which a resumed run will write again."""
+        path = self.path / "metrics.jsonl"
+        rows = [row for row in self.metrics() if row["step"] <= step]
+        _write(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+    # --- model --------------------------------------------------------------------------------------------
+
+    def save_model(self, model: LabelVAE, about: dict[str, Any]) -> None:
+        """Write the weights (safetensors) and what is needed to build the networks again (JSON)."""
+        save_model(model, self.path, about)
+
+    def load_model(self) -> LabelVAE:
+        """The trained model in evaluation mode; DataError where it is missing or damaged."""
+        return load_model(self.path)
+
+    def _need(self, name: str) -> None:
+        if not (self.path / name).exists():
+            raise DataError(f"{self.path} is not a run folder: it has no {name}")
+
+
+def save_model(model: LabelVAE, folder: Path, about: dict[str, Any]) -> None:
+    """Write model.safetensors and model.json into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    temporary = folder / "model.safetensors.new"
+    save_file(tensors, temporary)
+    os.replace(temporary, folder / "model.safetensors")
+    data = {
+        "format": FORMAT,
+        "labels": model.space.to_json(),
+        "architecture": model.architecture.to_json(),
+        "about": about,
+    }
+    _write(folder / "model.json", json.dumps(data, indent=1))
+
+
+def load_model(folder: Path) -> LabelVAE:
+    """The model in a folder, in evaluation mode; DataError where it is missing, damaged or of a later format."""
+    for name in ("model.json", "model.safetensors"):
+        if not (folder / name).exists():
+            raise DataError(f"{folder} holds no trained model: it has no {name}")
+    try:
+        data = json.loads((folder / "model.json").read_text())
+        if data["format"] > FORMAT:
+            raise DataError(f"{folder / 'model.json'} is of format {data['format']}: a newer taut wrote it")
+        model = LabelVAE(LabelSpace.from_json(data["labels"]), Architecture.from_json(data["architecture"]))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
+        raise DataError(f"the model in {folder} is damaged: {str(error).splitlines()[0]}") from error
+    return model.to(memory_format=torch.channels_last).eval()
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file completely or not at all."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text)
+    os.replace(temporary, path)

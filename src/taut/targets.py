@@ -1,0 +1,175 @@
+"""Where p(c|x) of an image without annotation comes from: nowhere, interpolation, or a teacher.
+
+A source proposes further views of a batch and says, once the batch is encoded, which label posterior p̂(c|x) each
+view should have and how much that estimate counts (m, per label). The objective stays the same formula.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from taut import latent
+from taut.latent import Sizes
+
+
+class BatchLike(Protocol):
+    """The part of a batch that a source reads."""
+
+    x: Tensor
+    targets: Tensor
+    observed: Tensor
+    strong: Tensor | None
+
+
+@dataclass
+class Estimate:
+    """What a view should look like: targets [M, W] probabilities, confidence m [M, k], and q(z|x) where it is known."""
+
+    targets: Tensor
+    confidence: Tensor
+    z: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass
+class Proposal:
+    """Views to encode together with the batch. x: [M, ...]; estimate: from the batch's posterior (N rows)."""
+
+    x: Tensor
+    estimate: Callable[[Any], Estimate]
+
+
+class Source(nn.Module):
+    """A source of label posteriors; this one has none (eq. 11)."""
+
+    needs_strong = False
+
+    def propose(self, model: Any, batch: BatchLike) -> Proposal | None:
+        """Views of the batch and their estimated posteriors, or None."""
+        return None
+
+
+class Teacher(Source):
+    """The posterior of a weak view as the target of a strong view, sharpened, aligned and weighted per label.
+
+    momentum: of the averaged teacher (Mean Teacher, Tarvainen 2017), or 0 for the network itself, which needs no
+        second pass (FixMatch, Sohn 2020).
+    sharpen: the temperature T of p̂ ∝ q^(1/T); 1 leaves it, 0 takes the most probable class.
+    threshold: estimates whose greatest probability is below it do not count, label by label; 0 for soft targets.
+    alignment: the power of distribution alignment, p̂ ∝ q·(p(c)/mean q)^a (ReMixMatch, Berthelot 2020), per label.
+    """
+
+    marginal: Tensor
+    needs_strong = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sizes: Sizes,
+        momentum: float = 0.0,
+        sharpen: float = 0.5,
+        threshold: float = 0.0,
+        alignment: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.sizes, self.momentum = sizes, momentum
+        self.sharpen, self.threshold, self.alignment = sharpen, threshold, alignment
+        self.average = copy.deepcopy(model).requires_grad_(False) if momentum else None
+        self.register_buffer("marginal", latent.log_softmax(torch.zeros(sum(sizes)), sizes).exp())
+
+    @torch.no_grad()
+    def _follow(self, model: nn.Module) -> nn.Module:
+        """The averaged teacher after the step that has just been taken."""
+        assert self.average is not None
+        for mine, theirs in zip(self.average.state_dict().values(), model.state_dict().values(), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(theirs, 1 - self.momentum)
+            else:
+                mine.copy_(theirs)
+        # In the student's mode: averaged running statistics lag behind in the first hundreds of steps.
+        return self.average.train(model.training)
+
+    def propose(self, model: Any, batch: BatchLike) -> Proposal | None:
+        """The strong views, with the teacher's posterior of the weak ones."""
+        if batch.strong is None:
+            return None
+        rows = len(batch.strong)
+
+        @torch.no_grad()
+        def estimate(posterior: Any) -> Estimate:
+            logits = posterior.logits
+            if self.average is not None:
+                logits = self._follow(model).encode(batch.x).logits  # type: ignore[operator]
+            return self.targets(logits[len(logits) - rows :], model.log_prior)
+
+        return Proposal(batch.strong, estimate)
+
+    @torch.no_grad()
+    def targets(self, logits: Tensor, log_prior: Tensor) -> Estimate:
+        """p̂ and m from a teacher's logits [M, W]; also moves the running marginal."""
+        log_q = latent.log_softmax(logits.detach().float(), self.sizes)
+        if self.training:
+            self.marginal.lerp_(log_q.exp().mean(0), 0.01)
+        if self.alignment:
+            log_q = latent.log_softmax(
+                log_q + self.alignment * (log_prior - self.marginal.clamp_min(1e-8).log()), self.sizes
+            )
+        confidence = latent.max_labels(log_q, self.sizes).exp() >= self.threshold
+        log_p = latent.log_softmax(log_q / max(self.sharpen, 1e-3), self.sizes)
+        return Estimate(log_p.exp(), confidence.to(log_q.dtype))
+
+
+class Interpolation(Source):
+    """Mixed images with mixed posteriors (SHOT-VAE's optimal interpolation, Feng 2021).
+
+    match: "optimal" mixes each image with the one whose q(z|x) is nearest in KL divergence (never itself),
+        "random" with any. beta: λ ~ Beta(beta, beta), one draw a batch as in the paper.
+    """
+
+    def __init__(self, sizes: Sizes, match: Literal["optimal", "random"] = "optimal", beta: float = 2.0) -> None:
+        super().__init__()
+        self.sizes, self.match, self.beta = sizes, match, beta
+
+    def propose(self, model: Any, batch: BatchLike) -> Proposal | None:
+        """Mixtures of the rows that have an unannotated label."""
+        rows = torch.nonzero(~batch.observed.all(1)).flatten()
+        if len(rows) < 2:
+            return None
+        x = batch.x[rows]
+        with torch.no_grad():
+            posterior = model.encode(x)
+            if self.match == "optimal":
+                partner = optimal_match(posterior.mean, posterior.log_var)
+            else:
+                partner = torch.randperm(len(x), device=x.device)
+            share = torch.distributions.Beta(self.beta, self.beta).sample().to(x.device)
+            q = latent.log_softmax(posterior.logits, self.sizes).exp()
+            mixed_q = torch.lerp(q[partner], q, share)
+            mean = torch.lerp(posterior.mean[partner], posterior.mean, share)
+            std = torch.lerp((0.5 * posterior.log_var[partner]).exp(), (0.5 * posterior.log_var).exp(), share)
+            confidence = torch.ones(len(x), len(self.sizes), device=x.device)
+        estimate = Estimate(mixed_q, confidence, (mean, 2 * std.log()))
+        return Proposal(torch.lerp(x[partner], x, share), lambda _: estimate)
+
+
+def optimal_match(mean: Tensor, log_var: Tensor) -> Tensor:
+    """For each row i the other row j with the least KL(q(z|x_i) ‖ q(z|x_j)): [N, D] twice to [N] indices.
+
+    All N² divergences in three matrix products instead of a double loop.
+    """
+    precision = (-log_var).exp()
+    second_moment = log_var.exp() + mean.square()
+    kl = 0.5 * (
+        log_var.sum(1)[None, :]
+        - log_var.sum(1)[:, None]
+        + second_moment @ precision.T
+        - 2 * mean @ (mean * precision).T
+        + (mean.square() * precision).sum(1)[None, :]
+        - mean.shape[1]
+    )
+    return kl.fill_diagonal_(float("inf")).argmin(1)

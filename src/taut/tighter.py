@@ -1,0 +1,152 @@
+"""taut's own method: the tighter ELBO of eq. 16 with a source of label posteriors, as an Objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from taut import latent
+from taut.objective import Batch, LossTerms, Objective, Weights, tighter_elbo
+from taut.targets import Source
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How c ~ q(c|x) is drawn for the decoder.
+
+    how: "relaxed" (Concrete), "straight-through", or "enumerate" (exact, for few combinations).
+    temperature: of the relaxation (0.67 in the authors' code).
+    share: the share of the rows that is decoded; a random subset, so that the mean stays unbiased.
+    """
+
+    how: Literal["relaxed", "straight-through", "enumerate"] = "relaxed"
+    temperature: float = 0.67
+    share: float = 1.0
+
+
+class TighterELBO(Objective):
+    """Eq. 16 on a batch with any pattern of annotated labels, plus KL(p̂‖q) on the views of a source.
+
+    weights: the constants of eq. 16; the budgets C_z and C_c rise linearly from 0 over `ramp` steps.
+    consistency: the weight of the estimated posteriors' term; z_consistency: of the distance between q(z|x) of a
+    view and the source's, where it has one.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        source: Source | None = None,
+        sampling: Sampling | None = None,
+        consistency: float = 1.0,
+        z_consistency: float = 0.0,
+        ramp: int = 0,
+    ) -> None:
+        super().__init__()
+        self.weights, self.source, self.sampling = weights, source or Source(), sampling or Sampling()
+        self.consistency, self.z_consistency, self.ramp = consistency, z_consistency, ramp
+
+    @property
+    def generative(self) -> bool:
+        """Whether the decoder takes part."""
+        return self.weights.reconstruction > 0
+
+    def weights_at(self, step: int) -> Weights:
+        """The constants at a step, with the budgets where their ramps are."""
+        rise = min(1.0, step / self.ramp) if self.ramp else 1.0
+        return replace(
+            self.weights, capacity_z=self.weights.capacity_z * rise, capacity_c=self.weights.capacity_c * rise
+        )
+
+    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+        """The loss of one batch: one encoder pass over all views, one decoder pass over the batch."""
+        n = len(batch.x)
+        proposal = self.source.propose(model, batch)
+        x = batch.x if proposal is None else torch.cat([batch.x, proposal.x])
+        posterior = model.encode(x)
+        own = posterior[:n]
+        confidence = batch.observed.to(own.logits.dtype)
+        nothing = torch.zeros(n, device=x.device)
+        log_likelihood = self.log_likelihood(model, batch, own) if self.generative else nothing
+        terms = tighter_elbo(
+            log_likelihood,
+            own.mean,
+            own.log_var,
+            own.logits,
+            batch.targets,
+            confidence,
+            model.log_prior,
+            model.sizes,
+            self.weights_at(step),
+        )
+        if not self.generative:
+            terms.reconstruction = terms.bound = terms.surrogate = None
+        if proposal is not None:
+            self._add_views(terms, batch, proposal.estimate(own), posterior[n:], model.sizes)
+        return terms
+
+    def log_likelihood(self, model: Any, batch: Batch, posterior: Any) -> Tensor:
+        """E log p(x|z,c) with z ~ q(z|x), and c ~ p̃ where annotated or q(c|x) where not: [N] nats."""
+        n = len(batch.x)
+        rows: slice | Tensor = slice(None)
+        if self.sampling.share < 1 and self.training:
+            rows = torch.randperm(n, device=batch.x.device)[: max(1, round(n * self.sampling.share))]
+        x, posterior = batch.x[rows], posterior[rows]
+        targets, observed = batch.targets[rows], batch.observed[rows]
+        z = latent.gaussian_sample(posterior.mean, posterior.log_var)
+        mask = latent.spread_labels(observed, model.sizes)
+        log_annotation = torch.where(mask, targets, 1.0).clamp_min(1e-30).log()
+        value = (
+            self._enumerated(model, x, z, posterior.logits, log_annotation, mask)
+            if self.sampling.how == "enumerate"
+            else self._sampled(model, x, z, posterior.logits, log_annotation, mask)
+        )
+        if len(value) == n:
+            return value
+        # Every entry carries the subset's mean, so that batch means stay what they are.
+        return value.mean().expand(n)
+
+    def _sampled(
+        self, model: Any, x: Tensor, z: Tensor, logits: Tensor, log_annotation: Tensor, mask: Tensor
+    ) -> Tensor:
+        drawn = latent.relaxed_sample(
+            logits, model.sizes, self.sampling.temperature, straight_through=self.sampling.how == "straight-through"
+        )
+        c = torch.where(mask, latent.hard_sample(log_annotation, model.sizes), drawn)
+        return model.log_likelihood(x, model.decode(z, c))  # type: ignore[no-any-return]
+
+    def _enumerated(
+        self, model: Any, x: Tensor, z: Tensor, logits: Tensor, log_annotation: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Σ_c r(c)·log p(x|z,c) over every combination of labels: the exact reference, c^k decoder passes."""
+        log_r = torch.where(mask, log_annotation, latent.log_softmax(logits, model.sizes))
+        combinations = latent.enumerate_labels(model.sizes, logits)
+        log_weight = log_r @ combinations.T
+        values = torch.stack(
+            [model.log_likelihood(x, model.decode(z, row.expand(len(z), -1))) for row in combinations], dim=1
+        )
+        return (log_weight.exp() * values).sum(1)
+
+    def _add_views(self, terms: LossTerms, batch: Batch, estimate: Any, posterior: Any, sizes: latent.Sizes) -> None:
+        """Add the term of the estimated posteriors; what is annotated counts as annotated on a strong view too."""
+        targets, confidence = estimate.targets, estimate.confidence
+        if batch.strong is not None and len(batch.strong) == len(targets):
+            observed = batch.observed[len(batch.x) - len(targets) :]
+            targets = torch.where(
+                latent.spread_labels(observed, sizes), batch.targets[len(batch.x) - len(targets) :], targets
+            )
+            terms.confidence = torch.where(observed, 0, confidence).sum() / (~observed).sum().clamp_min(1)
+            confidence = torch.where(observed, 1, confidence)
+        else:
+            terms.confidence = confidence.mean()
+        log_q = latent.log_softmax(posterior.logits, sizes)
+        kl = torch.where(confidence > 0, confidence * latent.annotation_kl(targets, log_q, sizes), 0)
+        terms.consistency = kl.sum(-1).mean()
+        terms.total = terms.total + self.consistency * terms.consistency
+        if self.z_consistency and estimate.z is not None:
+            mean, log_var = estimate.z
+            std, wanted = (0.5 * posterior.log_var).exp(), (0.5 * log_var).exp()
+            distance = (posterior.mean - mean).square() + (std - wanted).square()
+            terms.total = terms.total + self.z_consistency * distance.sum(-1).mean()

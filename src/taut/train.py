@@ -1,0 +1,248 @@
+"""The training loop. It knows `Objective.loss(model, batch, step)` and nothing else of any method."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from taut.data.stream import Stream
+from taut.nn.vae import LabelVAE
+from taut.objective import Batch, LossTerms, Objective
+from taut.plan import Plan, TrainPlan
+from taut.run import Run
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot go on; the message names the step and the loss term."""
+
+
+class Task(nn.Module):
+    """A model, its objective and its averaged weights in one module.
+
+    One module, so that a distributed wrapper sees one forward call, and a checkpoint holds all of the state.
+    """
+
+    def __init__(self, model: LabelVAE, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+        self.average = copy.deepcopy(model).requires_grad_(False).eval()
+
+    def forward(self, batch: Batch, step: int) -> LossTerms:
+        """The loss terms of a batch."""
+        return self.objective.loss(self.model, batch, step)
+
+    def train(self, mode: bool = True) -> Task:
+        """Set the mode; the averaged weights are always in evaluation mode."""
+        super().train(mode)
+        self.average.eval()
+        return self
+
+    def tensors(self) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+        """The averaged and current floating tensors, and the averaged and current other ones, in the same order."""
+        pairs = list(zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True))
+        floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        other = [pair for pair in pairs if not pair[0].is_floating_point()]
+        return (*map(list, zip(*floating, strict=True)), *(map(list, zip(*other, strict=True)) if other else ([], [])))  # type: ignore[return-value]
+
+
+@dataclass
+class TrainResult:
+    """model: the averaged weights of the last step, in evaluation mode.  steps, seconds: of all sessions of the run.
+
+    step_seconds: median time of a step of this session.
+    """
+
+    model: LabelVAE
+    steps: int
+    seconds: float
+    step_seconds: float
+
+
+@dataclass
+class Progress:
+    """Where a run stands; what a checkpoint holds beside the tensors."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+def one_cycle(step: int, plan: TrainPlan) -> float:
+    """The factor of the learning rate at a step: up along a cosine for `warmup` of the steps, then down to 0."""
+    position, rise = (step + 1) / (plan.steps + 1), max(plan.warmup, 1e-6)
+    if position < rise:
+        return 0.5 - 0.5 * math.cos(math.pi * max(position / rise, 0.02))
+    return 0.5 + 0.5 * math.cos(math.pi * (position - rise) / (1 - rise))
+
+
+def make_accelerator(plan: TrainPlan) -> Accelerator:
+    """An Accelerator for the plan's precision; several trainings in one process may differ in it."""
+    AcceleratorState._reset_state()
+    return Accelerator(
+        mixed_precision=plan.precision,
+        gradient_accumulation_steps=plan.accumulate,
+        step_scheduler_with_optimizer=False,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+
+
+def make_optimizer(model: nn.Module, plan: TrainPlan) -> torch.optim.Optimizer:
+    """AdamW, without decay on biases, normalisation and other vectors."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": plan.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, fused=True)
+
+
+def train(
+    model: LabelVAE,
+    objective: Objective,
+    stream: Stream,
+    plan: Plan,
+    run: Run | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> TrainResult:
+    """Train a model by an objective on a stream of batches, for the plan's number of steps.
+
+    run: where metrics and checkpoints go.  resume: go on from the run's checkpoint; on the CPU, with the same number
+    of threads, the weights are then bit for bit those of an uninterrupted run.
+    Raises TrainingError where a loss term is NaN or infinite.
+    """
+    settings = plan.train
+    accelerator = make_accelerator(settings)
+    device = accelerator.device
+    # The caller's random state is left alone.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(plan.seed)
+        task = Task(model, objective)
+        optimizer = make_optimizer(task.model, settings)
+        task.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        wrapped, optimizer = accelerator.prepare(task, optimizer)
+        progress = Progress()
+        if resume and run is not None:
+            progress = load_checkpoint(accelerator, run)
+        result = _loop(accelerator, wrapped, task, optimizer, stream, settings, progress, run, quiet)
+    accelerator.free_memory()
+    return result
+
+
+def _loop(
+    accelerator: Accelerator,
+    wrapped: nn.Module,
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    stream: Stream,
+    settings: TrainPlan,
+    progress: Progress,
+    run: Run | None,
+    quiet: bool,
+) -> TrainResult:
+    wrapped.train()
+    averaged, current, averaged_other, current_other = task.tensors()
+    main = accelerator.is_main_process
+    bar = tqdm(
+        total=settings.steps,
+        initial=progress.step,
+        unit="step",
+        desc="train",
+        disable=True if quiet or not main else None,  # None: only where there is a terminal
+    )
+    times: list[float] = []
+    waiting: list[dict[str, Tensor]] = []
+    began = time.perf_counter() - progress.seconds
+    last = time.perf_counter()
+    for step in range(progress.step, settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * one_cycle(step, settings)
+        for part in range(settings.accumulate):
+            batch = stream.batch(step * settings.accumulate + part, task.model, accelerator.device)
+            with accelerator.accumulate(wrapped), accelerator.autocast():
+                terms = wrapped(batch, step)
+                accelerator.backward(terms.total)
+                optimizer.step()
+                optimizer.zero_grad()
+        logged = (step + 1) % settings.log_every == 0 or step + 1 == settings.steps
+        present = terms.present()
+        waiting.append(present)
+        # Reading a number waits for a GPU, so there only now and then.
+        if accelerator.device.type == "cpu" or logged:
+            check_finite(present, step)
+        with torch.no_grad():
+            torch._foreach_lerp_(averaged, current, 1 - min(settings.ema, (1 + step) / (10 + step)))
+            for mine, theirs in zip(averaged_other, current_other, strict=True):
+                mine.copy_(theirs)
+        now = time.perf_counter()
+        times.append(now - last)
+        last = now
+        progress = Progress(step + 1, now - began)
+        bar.update()
+        if logged and main:
+            means = {name: float(torch.stack([w[name] for w in waiting if name in w]).mean()) for name in present}
+            if run is not None:
+                run.log({"step": step + 1, "seconds": round(progress.seconds, 3), **means})
+            bar.set_postfix(loss=f"{means['total']:.3f}")
+            waiting.clear()
+        if run is not None and (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps:
+            save_checkpoint(accelerator, run, progress)
+            last = time.perf_counter()
+    bar.close()
+    if run is not None:
+        save_checkpoint(accelerator, run, progress)
+    middle = sorted(times)[len(times) // 2] if times else 0.0
+    return TrainResult(task.average, progress.step, progress.seconds, middle)
+
+
+def check_finite(terms: dict[str, Tensor], step: int) -> None:
+    """Raise TrainingError naming the first term that is NaN or infinite."""
+    if math.isfinite(float(terms["total"])):
+        return
+    name, value = next((n, float(v)) for n, v in terms.items() if not math.isfinite(float(v)))
+    raise TrainingError(
+        f"step {step + 1}: the loss term {name!r} is {value}; a lower --train.learning_rate may help, "
+        "and the last checkpoint is kept"
+    )
+
+
+def save_checkpoint(accelerator: Accelerator, run: Run, progress: Progress) -> None:
+    """Save everything that is needed to go on; the former checkpoint is there until the new one is complete."""
+    fresh = run.checkpoint.with_name("checkpoint.new")
+    if accelerator.is_main_process:
+        shutil.rmtree(fresh, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(fresh), safe_serialization=True)
+    if accelerator.is_main_process:
+        (fresh / "progress.json").write_text(json.dumps({"step": progress.step, "seconds": progress.seconds}))
+        former = run.checkpoint.with_name("checkpoint.old")
+        shutil.rmtree(former, ignore_errors=True)
+        if run.checkpoint.exists():
+            run.checkpoint.rename(former)
+        fresh.rename(run.checkpoint)
+        shutil.rmtree(former, ignore_errors=True)
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(accelerator: Accelerator, run: Run) -> Progress:
+    """Load the run's checkpoint into what the accelerator has prepared; TrainingError where there is none."""
+    place: Path = run.checkpoint
+    if not place.exists() and place.with_name("checkpoint.old").exists():
+        place = place.with_name("checkpoint.old")
+    if not (place / "progress.json").exists():
+        raise TrainingError(f"{run.path} has no checkpoint to resume from")
+    accelerator.load_state(str(place))
+    data = json.loads((place / "progress.json").read_text())
+    run.truncate_metrics(data["step"])
+    return Progress(data["step"], data["seconds"])

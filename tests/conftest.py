@@ -1,0 +1,178 @@
+"""Shared helpers: seeds, brute force over label combinations, and a model whose log p(x) is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from taut import latent
+from taut.latent import Sizes
+from taut.nn import Posterior
+
+Array = NDArray[Any]
+
+SIZES: list[Sizes] = [(3,), (2, 2), (2, 5, 2), (4, 2, 3, 2)]
+
+
+# A warning that torch gives once in a process would make the one test that meets it first fail, and no other.
+torch.set_warn_always(True)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+# --- brute force, in plain numpy ----------------------------------------------------------------------------
+
+
+def split_blocks(row: Array, sizes: Sequence[int]) -> list[Array]:
+    return np.split(row, np.cumsum(sizes)[:-1])
+
+
+def joint(row: Array, sizes: Sequence[int]) -> Array:
+    """∏_j p(c_j) of every combination of the labels, [Π c_j], from one row of W probabilities."""
+    return np.asarray(reduce(np.multiply.outer, split_blocks(row, sizes))).ravel()
+
+
+def softmax(row: Array, sizes: Sequence[int]) -> Array:
+    return np.concatenate([np.exp(b) / np.exp(b).sum() for b in split_blocks(row, sizes)])
+
+
+def kl(p: Array, q: Array) -> float:
+    some = p > 0
+    return float((p[some] * np.log(p[some] / q[some])).sum())
+
+
+# --- random labels ------------------------------------------------------------------------------------------
+
+
+def random_logits(n: int, sizes: Sizes, scale: float = 1.5, dtype: torch.dtype = torch.float64) -> Tensor:
+    return scale * torch.randn(n, sum(sizes), dtype=dtype)
+
+
+def random_targets(n: int, sizes: Sizes, one_hot: bool = False, dtype: torch.dtype = torch.float64) -> Tensor:
+    log_p = latent.log_softmax(random_logits(n, sizes, dtype=dtype), sizes)
+    return latent.hard_sample(log_p, sizes) if one_hot else log_p.exp()
+
+
+def random_prior(sizes: Sizes, dtype: torch.dtype = torch.float64) -> Tensor:
+    return latent.log_softmax(random_logits(1, sizes, 1.0, dtype)[0], sizes)
+
+
+def uniform_prior(sizes: Sizes, dtype: torch.dtype = torch.float64) -> Tensor:
+    return latent.log_softmax(torch.zeros(sum(sizes), dtype=dtype), sizes)
+
+
+def log_prob(distribution: torch.distributions.Distribution, x: Tensor) -> Tensor:
+    value: Tensor = distribution.log_prob(x)
+    return value
+
+
+# --- statistics ---------------------------------------------------------------------------------------------
+
+
+def standard_errors(sample: Tensor, expected: Tensor | float) -> float:
+    """How many standard errors the mean over rows is from what is expected, at worst."""
+    sample = sample.flatten(1) if sample.dim() > 1 else sample[:, None]
+    error = sample.std(0) / math.sqrt(len(sample))
+    distance = (sample.mean(0) - torch.as_tensor(expected, dtype=sample.dtype).flatten()).abs()
+    return float((distance / error.clamp_min(1e-12)).max())
+
+
+# --- a model with a known answer ----------------------------------------------------------------------------
+
+
+class LinearGaussian(nn.Module):
+    """x | z, c ~ N(Az + b_c, σ²I) with LabelVAE's interface, and a q(z,c|x) that is not the posterior.
+
+    b_c is the sum of the labels' offsets, so log p(x) is a logsumexp over c of Gaussians N(b_c, AAᵀ + σ²I).
+    """
+
+    log_prior: Tensor
+    start: Tensor
+    sigma = 0.8
+
+    def __init__(self, sizes: Sizes, z_dim: int = 2, features: int = 3, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+
+        def weight(*shape: int, scale: float = 1.0) -> nn.Parameter:
+            return nn.Parameter(scale * torch.randn(*shape, dtype=dtype))
+
+        self.sizes = sizes
+        self.loading, self.offset = weight(features, z_dim), weight(sum(sizes), features, scale=0.7)
+        # Near the posterior without labels, and off it in mean, variance and logits.
+        with torch.no_grad():
+            precision = self.loading.T @ self.loading / self.sigma**2 + torch.eye(z_dim, dtype=dtype)
+            gain = self.loading @ precision.inverse() / self.sigma**2
+            start = precision.inverse().diagonal().log() + 0.4
+        self.to_mean, self.to_log_var = nn.Parameter(0.9 * gain), weight(features, z_dim, scale=0.05)
+        self.to_logits = weight(features, sum(sizes), scale=0.3)
+        self.register_buffer("start", start)
+        self.register_buffer("log_prior", random_prior(sizes, dtype))
+        self.decoded: list[Tensor] = []
+
+    def encode(self, x: Tensor) -> Posterior:
+        return Posterior(x @ self.to_mean, x @ self.to_log_var + self.start, x @ self.to_logits)
+
+    def decode(self, z: Tensor, c: Tensor) -> Tensor:
+        self.decoded.append(c.detach())
+        return z @ self.loading.T + c @ self.offset
+
+    def log_likelihood(self, x: Tensor, parameters: Tensor) -> Tensor:
+        squared = ((x - parameters) / self.sigma).square().sum(-1)
+        return -0.5 * squared - x.shape[-1] * math.log(self.sigma * math.sqrt(2 * math.pi))
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Tensor:
+        c = latent.hard_sample(self.log_prior.expand(n, -1), self.sizes)
+        z = torch.randn(n, self.loading.shape[1], dtype=c.dtype)
+        mean = self.decode(z, c)
+        return mean + self.sigma * torch.randn_like(mean)
+
+    @torch.no_grad()
+    def log_evidence(self, x: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """log p(x), or log Σ p(x, c) over the combinations of the classes that are allowed, [N, W] bool."""
+        covariance = self.loading @ self.loading.T + self.sigma**2 * torch.eye(len(self.loading), dtype=x.dtype)
+        terms = []
+        for c in latent.enumerate_labels(self.sizes, x):
+            gaussian = torch.distributions.MultivariateNormal(c @ self.offset, covariance)
+            term = log_prob(gaussian, x) + c @ self.log_prior
+            if allowed is not None:
+                term = torch.where((allowed | (c == 0)).all(-1), term, -math.inf)
+            terms.append(term)
+        return torch.logsumexp(torch.stack(terms), dim=0)
+
+    @torch.no_grad()
+    def closed_bound(self, x: Tensor, targets: Tensor, observed: Tensor) -> Tensor:
+        """U or B by brute force over c, in closed form over z: [N] nats, in numpy but for the encoder."""
+        posterior = self.encode(x)
+        mean, variance = posterior.mean.numpy(), posterior.log_var.exp().numpy()
+        loading, offset, prior = self.loading.numpy(), self.offset.numpy(), self.log_prior.exp().numpy()
+        combinations = latent.enumerate_labels(self.sizes, x).numpy()
+        values = []
+        for i, row in enumerate(x.numpy()):
+            q = softmax(posterior.logits[i].numpy(), self.sizes)
+            pairs = zip(
+                split_blocks(targets[i].numpy(), self.sizes),
+                split_blocks(q, self.sizes),
+                observed[i],
+                strict=True,
+            )
+            r = np.concatenate([p if seen else own for p, own, seen in pairs])
+            spread = (row - loading @ mean[i] - combinations @ offset) / self.sigma
+            trace = (loading**2 @ variance[i]).sum() / self.sigma**2
+            likelihood = -0.5 * ((spread**2).sum(1) + trace)
+            likelihood -= len(row) * math.log(self.sigma * math.sqrt(2 * math.pi))
+            kl_z = 0.5 * (mean[i] ** 2 + variance[i] - np.log(variance[i]) - 1).sum()
+            kl_c = kl(joint(r, self.sizes), joint(prior, self.sizes))
+            values.append(joint(r, self.sizes) @ likelihood - kl_z - kl_c)
+        return torch.tensor(np.array(values))

@@ -1,0 +1,315 @@
+import os
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from taut.data.arrays import load_npz
+from taut.data.dataset import DataError
+from taut.labels import LabelError, LabelSpace
+
+PACKS = Path(os.environ.get("TAUT_DATA", ""))
+needs_packs = pytest.mark.skipif("TAUT_DATA" not in os.environ, reason="TAUT_DATA names no folder of data packs")
+
+
+def pixels(n, *shape):
+    return np.random.default_rng(0).integers(0, 256, (n, *shape), dtype=np.uint8)
+
+
+def save(tmp_path, **arrays):
+    path = tmp_path / "pack.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def jpegs(images, kind="JPEG"):
+    files = []
+    for image in images:
+        buffer = BytesIO()
+        Image.fromarray(image).save(buffer, kind)
+        files.append(buffer.getvalue())
+    offsets = np.cumsum([0, *map(len, files)])
+    return {"jpeg": np.frombuffer(b"".join(files), dtype=np.uint8), "offsets": offsets}
+
+
+def test_images_with_classes(tmp_path):
+    x = pixels(4, 5, 6)
+    data = load_npz(save(tmp_path, x=x, y=np.array([2, 0, -1, 2])))
+    assert data.x.shape == (4, 1, 5, 6)
+    assert data.x.dtype == np.uint8
+    np.testing.assert_array_equal(data.x[:, 0], x)
+    assert data.space.labels[0].classes == (0, 2)
+    assert data.annotation.observed[:, 0].tolist() == [True, True, False, True]
+    assert data.ids == ["0", "1", "2", "3"]
+    assert data.split is None
+    assert data.groups is None
+    assert data.name == "pack.npz"
+
+
+def test_a_column_of_classes_is_one_label(tmp_path):
+    data = load_npz(save(tmp_path, x=pixels(3, 2, 2), y=np.array([[0], [1], [2]])))
+    assert data.space.sizes == (3,)
+
+
+def test_another_value_for_unannotated(tmp_path):
+    path = save(tmp_path, x=pixels(3, 2, 2), y=np.array([0, 1, 99]))
+    assert load_npz(path, unlabeled=99).annotation.observed[:, 0].tolist() == [True, True, False]
+
+
+def test_class_names_are_the_classes(tmp_path):
+    path = save(tmp_path, x=pixels(3, 2, 2), y=np.array([1, -1, 0]), class_names=np.array(["cat", "dog", "cow"]))
+    data = load_npz(path)
+    assert data.space.labels[0].classes == ("cat", "dog", "cow")
+    assert data.space.decode(data.annotation, None).tolist() == ["dog", None, "cat"]
+
+
+def test_class_names_with_an_explicit_space(tmp_path):
+    path = save(tmp_path, x=pixels(2, 2, 2), y=np.array([1, 0]), class_names=np.array(["cat", "dog"]))
+    texts = load_npz(path, LabelSpace.multiclass(["dog", "cow", "cat"]))
+    assert texts.annotation.targets.argmax(axis=1).tolist() == [0, 2]
+    numbers = load_npz(path, LabelSpace.multiclass(3))
+    assert numbers.annotation.targets.argmax(axis=1).tolist() == [1, 0]
+
+
+def test_class_index_out_of_range(tmp_path):
+    path = save(tmp_path, x=pixels(2, 2, 2), y=np.array([1, 7]), class_names=np.array(["cat", "dog"]))
+    with pytest.raises(LabelError, match=r"pack\.npz: row 1: 'y' is 7, but there are 2 class_names"):
+        load_npz(path)
+
+
+def test_yes_no_labels_with_names_split_groups_and_ids(tmp_path):
+    path = save(
+        tmp_path,
+        x=pixels(3, 5, 6, 3),
+        y=np.array([[1, 0], [0, 0], [1, 1]], dtype=np.int8),
+        label_names=np.array(["A", "B"]),
+        split=np.array([b"train", b"valid", b"test"]),
+        patient_id=np.array([7, 7, 9]),
+        image_id=np.array(["a.png", "b.png", "c.png"]),
+    )
+    data = load_npz(path, group="patient_id")
+    assert data.x.shape == (3, 3, 5, 6)
+    assert data.space == LabelSpace.multilabel(["A", "B"])
+    assert data.annotation.targets[:, 1::2].tolist() == [[1, 0], [0, 0], [1, 1]]
+    assert data.split.tolist() == ["train", "valid", "test"]
+    assert data.groups.tolist() == [7, 7, 9]
+    assert data.ids == ["a.png", "b.png", "c.png"]
+
+
+def test_columns_follow_the_names_of_an_explicit_space(tmp_path):
+    y = np.array([[1, 0, 0], [0, 1, 0]], dtype=np.int8)
+    path = save(tmp_path, x=pixels(2, 2, 2), y=y, label_names=np.array(["A", "B", "C"]))
+    data = load_npz(path, LabelSpace.multilabel(["C", "A"]))
+    assert data.annotation.targets[:, 1::2].tolist() == [[0, 1], [0, 0]]
+    with pytest.raises(LabelError, match=r"pack\.npz: no label 'D' among its label_names"):
+        load_npz(path, LabelSpace.multilabel(["A", "D"]))
+
+
+def test_parts_are_joined_with_their_split(tmp_path):
+    path = save(
+        tmp_path,
+        x_train=np.zeros((3, 5), dtype=np.float32),
+        y_train=np.array([0, 1, 0]),
+        x_valid=np.ones((1, 5), dtype=np.float32),
+        x_test=np.full((2, 5), 2, dtype=np.float32),
+        y_test=np.array([2, 1]),
+        who_train=np.array(["a", "a", "b"]),
+        who_valid=np.array(["c"]),
+        who_test=np.array(["d", "e"]),
+    )
+    data = load_npz(path, group="who")
+    assert data.split.tolist() == ["train"] * 3 + ["valid"] + ["test"] * 2
+    assert data.x[:, 0].tolist() == [0, 0, 0, 1, 2, 2]
+    assert data.annotation.observed[:, 0].tolist() == [True, True, True, False, True, True]
+    assert data.space.labels[0].classes == (0, 1, 2)
+    assert data.groups.tolist() == ["a", "a", "b", "c", "d", "e"]
+
+
+def test_without_annotations_a_space_is_needed(tmp_path):
+    path = save(tmp_path, x=pixels(3, 2, 2))
+    with pytest.raises(DataError, match=r"pack\.npz has no annotations 'y'.*explicit label space"):
+        load_npz(path)
+    data = load_npz(path, LabelSpace.multilabel(["A", "B"]))
+    assert not data.annotation.observed.any()
+    assert np.isnan(data.annotation.targets).all()
+
+
+def test_grey_and_colour_jpegs(tmp_path):
+    grey = np.full((2, 8, 6), [[[40]], [[200]]], dtype=np.uint8)
+    data = load_npz(save(tmp_path, **jpegs(grey), y=np.array([0, 1])))
+    assert data.x.shape == (2, 1, 8, 6)
+    assert np.abs(data.x[:, 0].astype(int) - grey).max() <= 2
+    colour = np.full((2, 8, 6, 3), [250, 10, 10], dtype=np.uint8)
+    data = load_npz(save(tmp_path, **jpegs(colour), y=np.array([0, 1])))
+    assert data.x.shape == (2, 3, 8, 6)
+    assert (data.x[:, 0] > 200).all()
+    assert (data.x[:, 1:] < 60).all()
+
+
+def test_grey_and_colour_in_one_file_are_all_colour(tmp_path):
+    grey, colour = np.full((8, 6), 90, dtype=np.uint8), np.full((8, 6, 3), 90, dtype=np.uint8)
+    data = load_npz(save(tmp_path, **jpegs([grey, colour]), y=np.array([0, 1])))
+    assert data.x.shape == (2, 3, 8, 6)
+
+
+def test_jpeg_faults(tmp_path):
+    good = jpegs(pixels(3, 16, 16))
+    y = np.array([0, 1, 0])
+    with pytest.raises(DataError, match=r"pack\.npz has 'jpeg' but no 'offsets'.*found jpeg, y"):
+        load_npz(save(tmp_path, jpeg=good["jpeg"], y=y))
+    with pytest.raises(DataError, match=r"'jpeg' is int64 .*expected bytes"):
+        load_npz(save(tmp_path, jpeg=good["jpeg"].astype(np.int64), offsets=good["offsets"], y=y))
+    with pytest.raises(DataError, match=r"'offsets' is float64 \[4\]: expected integers"):
+        load_npz(save(tmp_path, jpeg=good["jpeg"], offsets=good["offsets"].astype(float), y=y))
+    with pytest.raises(DataError, match=r"'offsets' do not rise from 0"):
+        load_npz(save(tmp_path, jpeg=good["jpeg"], offsets=good["offsets"][[0, 2, 1, 3]], y=y))
+    with pytest.raises(DataError, match=r"the image of row 1 is 4x8 pixels, that of row 0 16x16"):
+        load_npz(save(tmp_path, **jpegs([pixels(1, 16, 16)[0], pixels(1, 8, 4)[0]]), y=y[:2]))
+
+
+def test_a_damaged_jpeg_is_named_by_its_row(tmp_path):
+    good = jpegs(pixels(3, 64, 64))
+    broken = good["jpeg"].copy()
+    broken[good["offsets"][1] : good["offsets"][1] + 4] = 0
+    with pytest.raises(DataError, match=r"pack\.npz: the JPEG image of row 1 cannot be decoded"):
+        load_npz(save(tmp_path, jpeg=broken, offsets=good["offsets"], y=np.array([0, 1, 0])))
+    ends = good["offsets"][1:]
+    half = int(good["offsets"][2] + (ends[2] - ends[1]) // 2)
+    with pytest.raises(DataError, match=r"row 2 cannot be decoded"):
+        load_npz(save(tmp_path, jpeg=good["jpeg"][:half], offsets=[*good["offsets"][:3], half], y=[0, 1, 0]))
+
+
+def test_files_that_are_no_npz(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.npz: there is no such file"):
+        load_npz(tmp_path / "gone.npz")
+    text = tmp_path / "text.npz"
+    text.write_text("image,label\n")
+    with pytest.raises(DataError, match=r"text\.npz is not a numpy \.npz file, or it is damaged"):
+        load_npz(text)
+    single = tmp_path / "single.npz"
+    with single.open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(DataError, match=r"single\.npz holds a single array"):
+        load_npz(single)
+    path = save(tmp_path, x=pixels(20, 8, 8), y=np.arange(20) % 2)
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(DataError, match=r"pack\.npz is not a numpy \.npz file, or it is damaged"):
+        load_npz(path)
+
+
+def test_a_damaged_array_is_named(tmp_path):
+    path = save(tmp_path, x=pixels(20, 8, 8), y=np.arange(20) % 2)
+    content = bytearray(path.read_bytes())
+    content[600] ^= 255
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match=r"pack\.npz: array 'x' is damaged"):
+        load_npz(path)
+
+
+def test_pickled_objects_are_refused(tmp_path):
+    path = save(tmp_path, x=pixels(2, 2, 2), y=np.array(["a", None], dtype=object))
+    with pytest.raises(DataError, match=r"pack\.npz: array 'y' holds pickled Python objects"):
+        load_npz(path)
+
+
+def test_a_member_that_is_no_array(tmp_path):
+    import zipfile
+
+    path = save(tmp_path, x=pixels(2, 2, 2))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("y", "not an array")
+    with pytest.raises(DataError, match=r"pack\.npz: 'y' is not a numpy array"):
+        load_npz(path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": pixels(2, 2, 2)}, r"pack\.npz has no images: expected 'x'.*found images"),
+        ({"x": pixels(2, 2, 2), "x_train": pixels(2, 2, 2)}, r"several layouts, x and x_train \.\.\."),
+        ({"x": pixels(3, 2, 2), "y": [0, 1]}, r"pack\.npz: 'y' has 2 entries for 3 images"),
+        ({"x": pixels(3, 2, 2), "y": 1}, r"'y' has 1 entries for 3 images"),
+        ({"x": pixels(2, 2, 2), "y": [0, 1], "split": ["train"]}, r"'split' has 1 entries for 2 images"),
+        ({"x": pixels(2, 2, 2), "y": [0, 1], "ids": ["a"]}, r"'ids' has 1 entries for 2 images"),
+        (
+            {"x": pixels(2, 2, 2), "y": [0, 1], "ids": [["a"], ["b"]]},
+            r"'ids' has shape \[2, 1\]: expected a value",
+        ),
+        (
+            {"x": pixels(2, 2, 2), "y": [0, 1], "split": ["train", "dev"]},
+            r"'split' of row 1 is 'dev', not one of train",
+        ),
+        ({"x": np.zeros(4), "y": [0, 1, 0, 1]}, r"pack\.npz: 'x' has shape \[4\]"),
+        ({"x": np.array(["a", "b"]).reshape(2, 1), "y": [0, 1]}, r"pack\.npz: inputs of dtype"),
+        ({"x": np.full((2, 2), np.nan), "y": [0, 1]}, r"pack\.npz: row 0 .* NaN"),
+        ({"x": np.full((2, 4, 4), -1.0), "y": [0, 1]}, r"pack\.npz: pixel values from -1"),
+        (
+            {"x_train": pixels(2, 4, 4), "x_test": pixels(2, 4, 5)},
+            r"'x_test' is uint8 \[2, 4, 5\].*fit 'x_train'",
+        ),
+        ({"x_train": pixels(2, 4, 4), "y": [0, 1]}, r"annotations \['y'\] without images of the same ending"),
+        (
+            {"x_train": pixels(1, 4), "y_train": [0], "x_test": pixels(1, 4), "y_test": [[0, 1]]},
+            r"different shapes",
+        ),
+    ],
+)
+def test_arrays_that_do_not_fit(tmp_path, arrays, message):
+    with pytest.raises((DataError, LabelError), match=message):
+        load_npz(save(tmp_path, **arrays))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"y": [[1, 0], [0, 1]], "label_names": ["A"]}, r"pack\.npz: 1 label names for 2 columns"),
+        ({"y": [[1, 0], [0, 2]]}, r"pack\.npz: label 'label_1', row 1: 2 is ambiguous"),
+        ({"y": np.eye(3)[[0, 1]]}, r"pack\.npz: every row .* exactly one 1"),
+        ({"y": [-1, -1]}, r"pack\.npz: no image is annotated"),
+    ],
+)
+def test_annotations_that_do_not_fit(tmp_path, arrays, message):
+    with pytest.raises(LabelError, match=message):
+        load_npz(save(tmp_path, x=pixels(2, 2, 2), **arrays))
+
+
+def test_group_that_is_absent(tmp_path):
+    path = save(tmp_path, x=pixels(2, 2, 2), y=[0, 1], patient_id=[1, 2], age=[30, 40])
+    with pytest.raises(DataError, match=r"no array 'patient' that --group names; other arrays there: patient_id, age"):
+        load_npz(path, group="patient")
+
+
+@needs_packs
+def test_pack_of_chest_images():
+    data = load_npz(PACKS / "nih_cxr14_all_64.npz", group="patient_id")
+    assert data.x.shape == (2424, 1, 64, 64)
+    assert len(data.space) == 14
+    assert data.space.binary
+    assert data.annotation.observed.all()
+    assert {part: int((data.split == part).sum()) for part in ("train", "valid", "test")} == {
+        "train": 1670,
+        "valid": 213,
+        "test": 541,
+    }
+    assert not set(data.part("train").groups) & set(data.part("test").groups)
+    assert data.ids[0] == "00000001_000.png"
+
+
+@needs_packs
+def test_pack_of_feature_vectors():
+    data = load_npz(PACKS / "mulan_yeast.npz")
+    assert data.x.shape == (2417, 103)
+    assert not data.is_image
+    assert len(data.space) == 14
+    assert len(data.part("test")) == 917
+
+
+@needs_packs
+def test_pack_of_jpegs():
+    data = load_npz(PACKS / "cifar10_test_jpeg.npz")
+    assert data.x.shape == (10000, 3, 32, 32)
+    assert data.space.labels[0].classes[0] == "airplane"
+    assert np.bincount(data.annotation.targets.argmax(axis=1)).tolist() == [1000] * 10
+    assert 100 < data.x.mean() < 140

@@ -1,0 +1,171 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image_files import BINARY, images, paint
+from taut.data import DataError, cache
+from taut.data.folder import load_folder, read_images
+
+
+def test_default_sizes(tmp_path):
+    def shape(*sizes):
+        folder = tmp_path / str(sizes)
+        for i, size in enumerate(sizes):
+            paint(folder / f"{i}.png", size=size)
+        data = load_folder(folder, space=BINARY)
+        return data.x.shape[2:], data.notes[1:]
+
+    assert shape((64, 40), (64, 40)) == ((64, 40), [])
+    note = "Images of 20x30 to 28x24 pixels (height x width) are resized to 30x30."
+    assert shape((28, 24), (20, 30)) == ((30, 30), [note])
+    note = "Images of 65x40 pixels (height x width) are resized to 64x64."
+    assert shape((65, 40)) == ((64, 64), [note])
+
+
+def test_image_size_resizes_with_antialiasing(tmp_path):
+    folder = tmp_path / "images"
+    pixels = np.zeros((64, 64), dtype=np.uint8)
+    pixels[:, ::2] = 200
+    folder.mkdir()
+    Image.fromarray(pixels).save(folder / "stripes.png")
+    data = load_folder(folder, space=BINARY, image_size=16)
+    assert data.x.shape == (1, 1, 16, 16)
+    assert np.abs(data.x.astype(int) - 100).max() < 20
+
+
+def test_one_colour_image_makes_all_of_them_colour(tmp_path):
+    folder = tmp_path / "images"
+    paint(folder / "a.png", 100)
+    paint(folder / "b.png", 60, mode="RGB")
+    data = load_folder(folder, space=BINARY)
+    assert data.x.shape == (2, 3, 8, 6)
+    assert data.x[0].tolist() == np.full((3, 8, 6), 100).tolist()
+    assert "1 of 2 images are grey, the others in colour: all are read as RGB." in data.notes
+    assert load_folder(folder, space=BINARY, channels=1).x[:, 0, 0, 0].tolist() == [100, 60]
+
+
+def test_modes(tmp_path):
+    grey = np.full((4, 5), 128, dtype=np.uint8)
+    paths = {name: tmp_path / f"{name}.png" for name in ("alpha", "deep", "palette", "bits", "rgba")}
+    Image.fromarray(np.stack([grey, grey // 2], axis=2), mode=None).save(paths["alpha"])
+    Image.fromarray(np.full((4, 5), 128 * 257, dtype=np.uint16)).save(paths["deep"])
+    palette = Image.fromarray(np.stack([grey] * 3, axis=2)).quantize(4)
+    palette.save(paths["palette"], transparency=bytes([0, 10, 255, 255]))
+    Image.fromarray(grey > 100).save(paths["bits"])
+    Image.fromarray(np.stack([grey, grey, grey, grey * 0], axis=2)).save(paths["rgba"])
+    for channels in (1, 3):
+        x, failures = read_images(list(paths.values()), (channels, 4, 5))
+        assert failures == []
+        values = [sorted(set(image.ravel().tolist())) for image in x]
+        assert values == [[128], [128], [128], [255], [128]]
+
+
+def test_deep_pixels_keep_their_range_when_resized(tmp_path):
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)
+    Image.fromarray(np.tile(ramp, (8, 1))).save(tmp_path / "ramp.png")
+    x, _ = read_images([tmp_path / "ramp.png"], (1, 8, 64))
+    assert x[0, 0, 0, 0] <= 3
+    assert x[0, 0, 0, -1] >= 252
+    assert (np.diff(x[0, 0, 0].astype(int)) >= 3).all()
+
+
+def test_float_pixels_are_not_guessed(tmp_path):
+    path = tmp_path / "float.tif"
+    Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(path)
+    assert read_images([path], (1, 4, 4))[1] == [
+        (path, "32-bit pixels have no agreed range: save it with 8 or 16 bits")
+    ]
+
+
+def test_exif_orientation(tmp_path):
+    pixels = np.zeros((20, 40), dtype=np.uint8)
+    pixels[:, :20] = 250
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise: what was left comes to the top
+    (tmp_path / "images").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "images" / "turned.jpg", exif=exif, quality=95)
+    data = load_folder(tmp_path / "images", space=BINARY)
+    assert data.x.shape == (1, 1, 40, 20)
+    assert data.x[0, 0, :16].min() > 230
+    assert data.x[0, 0, 24:].max() < 20
+
+
+def test_read_images_names_those_that_fail(tmp_path):
+    good = [paint(tmp_path / f"{i}.png", i) for i in range(2)]
+    bad = tmp_path / "bad.png"
+    bad.write_text("text")
+    gone = tmp_path / "gone.png"
+    x, failures = read_images([good[0], bad, gone, good[1]], (1, 8, 6))
+    assert x[:, 0, 0, 0].tolist() == [0, 1]
+    assert failures == [(bad, "it is not an image that Pillow knows"), (gone, "No such file or directory")]
+
+
+# --- the cache ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_limit(tmp_path, monkeypatch):
+    """Every data set is too large for memory, and the cache lies in a temporary folder."""
+    monkeypatch.setattr(cache, "MAP_BYTES", 0)
+    monkeypatch.setenv("TAUT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_large_sets_are_decoded_once(tmp_path, small_limit, monkeypatch):
+    folder = images(tmp_path, "cat/1.png", "cat/2.png", "dog/3.png")
+    cut = paint(folder / "cat" / "0.jpg", size=(60, 60))
+    cut.write_bytes(cut.read_bytes()[:1500])
+    first = load_folder(folder, image_size=8)
+    assert isinstance(first.x, np.memmap)
+    assert first.ids == ["cat/1.png", "cat/2.png", "dog/3.png"]
+    assert sorted(path.suffix for path in small_limit.iterdir()) == [".json", ".npy"]
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "decode_image", lambda *_: pytest.fail("decoded again"))
+        again = load_folder(folder, image_size=8)
+    np.testing.assert_array_equal(first.x, again.x)
+    assert again.notes == first.notes
+    assert "1 image cannot be read" in again.notes[0]
+    monkeypatch.setattr(cache, "MAP_BYTES", 2**30)
+    np.testing.assert_array_equal(load_folder(folder, image_size=8).x, first.x)
+
+
+def test_a_changed_file_is_decoded_again(tmp_path, small_limit):
+    folder = images(tmp_path, "cat/1.png", "dog/2.png")
+    before = load_folder(folder).x[0].copy()
+    paint(folder / "cat/1.png", 7)
+    after = load_folder(folder).x[0]
+    assert not (before == 7).all()
+    assert (after == 7).all()
+
+
+def test_an_interrupted_run_leaves_nothing_that_looks_complete(tmp_path, small_limit, monkeypatch):
+    folder = images(tmp_path, "cat/1.png", "dog/2.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_fill", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            load_folder(folder)
+    assert list(small_limit.iterdir()) == []
+    assert len(load_folder(folder)) == 2
+
+
+def test_a_full_disk(tmp_path, small_limit, monkeypatch):
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
+    with pytest.raises(DataError, match=r"decoded images take .* GiB, more than is free .*TAUT_CACHE.*--image-size"):
+        load_folder(images(tmp_path, "cat/1.png", "dog/2.png"))
+
+
+def test_copies_are_found_beyond_the_same_ending(tmp_path):
+    ending = b"z" * cache.TAIL_BYTES
+    paths = [tmp_path / str(i) for i in range(4)]
+    for path, head in zip(paths, (b"one", b"two", b"one", b"four"), strict=True):
+        path.write_bytes(head + ending)
+    assert cache.find_copies(paths).tolist() == [0, 1, 0, 3]
+
+
+def test_the_cache_is_in_the_home_folder_by_default(monkeypatch, tmp_path):
+    monkeypatch.delenv("TAUT_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert cache.cache_root() == tmp_path / ".cache" / "taut"

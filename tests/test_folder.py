@@ -1,0 +1,322 @@
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image_files import BINARY, classes, images, paint, rows_of, table, yes
+from taut.data import DataError, load_dataset
+from taut.data.folder import load_folder
+from taut.labels import LabelError, LabelSpace
+
+PACKS = Path(os.environ.get("TAUT_DATA", ""))
+needs_packs = pytest.mark.skipif("TAUT_DATA" not in os.environ, reason="TAUT_DATA names no folder of data packs")
+
+
+# --- without a table ----------------------------------------------------------------------------------------
+
+
+def test_subfolders_are_classes(tmp_path):
+    folder = images(
+        tmp_path,
+        "cat/1.png",
+        "dog/1.PNG",
+        "dog/old/2.png",
+        "unlabelled/3.png",
+        ".hidden/x.png",
+        "cat/._1.png",
+    )
+    (folder / "cat" / "notes.txt").write_text("not an image")
+    data = load_folder(folder)
+    assert data.ids == ["cat/1.png", "dog/1.PNG", "dog/old/2.png", "unlabelled/3.png"]
+    assert classes(data) == ["cat", "dog", "dog", None]
+    assert data.space.labels[0].classes == ("cat", "dog")
+    assert data.x.shape == (4, 1, 8, 6)
+    assert data.name == "images"
+    assert data.split is None
+    assert data.notes == ["1 image is in no subfolder of a class: unannotated."]
+    with Image.open(folder / "cat/1.png") as image:
+        np.testing.assert_array_equal(data.x[0, 0], np.asarray(image))
+
+
+def test_folders_of_a_split_above_the_classes(tmp_path):
+    folder = images(tmp_path, "train/cat/1.png", "train/dog/2.png", "val/cat/3.png", "test/dog/4.png", "5.png")
+    data = load_folder(folder)
+    found = dict(zip(data.ids, zip(data.split, classes(data), strict=True), strict=True))
+    assert found == {
+        "5.png": ("train", None),
+        "test/dog/4.png": ("test", "dog"),
+        "train/cat/1.png": ("train", "cat"),
+        "train/dog/2.png": ("train", "dog"),
+        "val/cat/3.png": ("valid", "cat"),
+    }
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    folder = images(tmp_path, "cat/1.png", "dog/2.png")
+    paint(tmp_path / "elsewhere" / "3.png")
+    (folder / "cow").symlink_to(tmp_path / "elsewhere")
+    (folder / "dog" / "loop").symlink_to(folder)
+    assert load_folder(folder).ids == ["cat/1.png", "cow/3.png", "dog/2.png"]
+
+
+def test_without_classes_a_space_is_needed(tmp_path):
+    folder = images(tmp_path, "1.png", "2.png")
+    table(folder, "file,A\n1.png,1\n", "here.csv")
+    with pytest.raises(DataError, match=r"no image is annotated.*--labels \(such as here\.csv\), or an explicit label"):
+        load_folder(folder)
+    data = load_folder(folder, space=BINARY)
+    assert not data.annotation.observed.any()
+    assert data.annotation.observed.shape == (2, 2)
+
+
+def test_subfolders_that_do_not_fit_the_space(tmp_path):
+    folder = images(tmp_path, "cat/1.png", "dog/2.png")
+    assert classes(load_folder(folder, space=LabelSpace.multiclass(["dog", "cow", "cat"]))) == ["cat", "dog"]
+    with pytest.raises(LabelError, match=r"images: subfolders dog are not among the classes of 'label': cat, cow"):
+        load_folder(folder, space=LabelSpace.multiclass(["cat", "cow"]))
+    with pytest.raises(DataError, match=r"subfolders cat, dog are classes of one label, but 2 are asked for"):
+        load_folder(folder, space=BINARY)
+
+
+def test_number_named_subfolders_fit_number_classes(tmp_path):
+    folder = images(tmp_path, "0/1.png", "2/2.png")
+    assert classes(load_folder(folder, space=LabelSpace.multiclass(3))) == [0, 2]
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    with pytest.raises(DataError, match=r"gone: there is no such folder"):
+        load_folder(tmp_path / "gone")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty has no images \(\.png, \.jpg"):
+        load_folder(tmp_path / "empty")
+    with pytest.raises(DataError, match=r"one subfolder for a class, 'cat': at least two"):
+        load_folder(images(tmp_path, "cat/1.png"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"group": "who"}, r"--group is for columns of a table: pass the table with --labels"),
+        (
+            {"path_column": "a", "joined_column": "b"},
+            r"--path-column, --joined-column is for columns of a table",
+        ),
+        ({"label_columns": ["A"], "split_column": "b"}, r"--label-columns, --split-column is for columns"),
+        ({"image_size": 0}, r"--image-size 0 is not a number of pixels"),
+        ({"channels": 2}, r"--channels 2 is neither 1"),
+    ],
+)
+def test_options_that_say_nothing_here(tmp_path, options, message):
+    with pytest.raises(DataError, match=message):
+        load_folder(images(tmp_path, "cat/1.png", "dog/2.png"), **options)
+
+
+# --- which image a row means --------------------------------------------------------------------------------
+
+
+def test_where_images_are_looked_for(tmp_path):
+    folder = images(tmp_path, "deep/a.png", "deep/b.png", "c.png", "x/y/d.png", "one/same.png", "two/same.png", "e.png")
+    text = "file,A\n./deep/a.png,1\nimages/deep/b.png,0\nroot/of/x/y/d.png,1\nc,0\nsame.png,1\nother\\e.png,0\n"
+    data = load_folder(folder, table(tmp_path, text), path_column="file")
+    assert data.ids[:5] == ["deep/a.png", "deep/b.png", "x/y/d.png", "c.png", "e.png"]
+    np.testing.assert_equal(yes(data)[:6], [[1], [0], [1], [0], [0], [np.nan]])
+    assert data.ids[5:] == ["one/same.png", "two/same.png"]
+    assert data.notes[0] == "Left out: 1 row names an image that is not there."
+
+
+def test_a_bare_name_does_not_take_an_image_that_a_row_names_in_full(tmp_path):
+    folder = images(tmp_path, "cat/1.png", "cow/2.png")
+    text = "file,kind\ncat/1.png,cat\ndog/1.png,dog\npig/2.png,pig\nhen/2.png,hen\n"
+    data = load_folder(folder, table(tmp_path, text))
+    assert data.ids == ["cat/1.png", "cow/2.png"]
+    assert classes(data) == ["cat", None]
+    assert "3 rows name images that are not there" in data.notes[0]
+
+
+def test_a_table_of_other_images(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png")
+    labels = table(tmp_path, "file,A\nscan_1.png,1\nscan_2.png,0\n")
+    message = r"labels\.csv: no row names an image in .*'file' says scan_1\.png, scan_2\.png, but .* a\.png, b\.png"
+    with pytest.raises(DataError, match=message):
+        load_folder(folder, labels)
+
+
+def test_images_without_a_row_are_unannotated(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    text = "file,who,part,A\nb.png,7,test,1\na.png,,train,0\n"
+    data = load_folder(folder, table(tmp_path, text), group="who", split_column="part")
+    assert data.ids == ["b.png", "a.png", "c.png"]
+    np.testing.assert_equal(yes(data), [[1], [0], [np.nan]])
+    assert data.split.tolist() == ["test", "train", "train"]
+    assert data.groups.tolist() == ["7", "file:a.png", "file:c.png"]
+    assert "1 image file is named by no row: unannotated." in data.notes
+    assert "2 images have no 'who': each is a group of its own." in data.notes
+
+
+# --- what is left out ---------------------------------------------------------------------------------------
+
+
+def test_everything_left_out_is_listed(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png", "bad.png", "cut.jpg", "lonely.png")
+    (folder / "bad.png").write_text("not an image")
+    whole = paint(folder / "cut.jpg", size=(60, 60)).read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    shutil.copy(folder / "a.png", folder / "copy.png")
+    (folder / "lonely.png").write_bytes(b"")
+    text = (
+        "file,A\na.png,1\ngone.png,1\n,0\nbad.png,1\ncut.jpg,0\n"  # rows 2 to 6
+        "b.png,1\nb.png,1.0\nc.png,0\n\nc.png,1\n./a.png,1\n"  # rows 7 to 12, row 10 blank
+    )
+    report = tmp_path / "reports" / "skipped.csv"
+    data = load_folder(folder, table(tmp_path, text), skipped=report)
+    assert data.ids == ["a.png", "b.png"]
+    assert data.notes[0] == (
+        "Left out (listed in skipped.csv): 1 row names an image that is not there, 1 row names no image, "
+        "3 images cannot be read, 3 rows or files repeat an image, 2 rows or files contradict each other."
+    )
+    found = {(entry["row"], entry["file"]): entry["reason"] for entry in rows_of(report)}
+    assert found.pop(("6", "cut.jpg")).startswith("image file is truncated")
+    assert found == {
+        ("3", "gone.png"): "no such image",
+        ("4", ""): "no file name",
+        ("5", "bad.png"): "it is not an image that Pillow knows",
+        ("8", "b.png"): "the same image as row 7",
+        ("9", "c.png"): "contradicts: row 9, row 11",
+        ("11", "c.png"): "contradicts: row 9, row 11",
+        ("12", "./a.png"): "the same image as row 2",
+        ("", "copy.png"): "the same image as row 2",
+        ("", "lonely.png"): "it is not an image that Pillow knows",
+    }
+
+
+def test_rows_of_one_image_with_another_group_contradict(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png")
+    labels = table(tmp_path, "file,who,A\na.png,1,1\na.png,2,1\nb.png,1,0\nb.png,1,\n")
+    data = load_folder(folder, labels, group="who")
+    assert data.ids == ["b.png"]
+    assert "1 row or file repeats an image, 2 rows or files contradict each other" in data.notes[0]
+
+
+def test_copies_of_a_file_in_class_folders(tmp_path):
+    folder = images(tmp_path, "cat/1.png", "cat/2.png", "dog/3.png", "unlabeled/4.png")
+    shutil.copy(folder / "cat/1.png", folder / "dog/1.png")
+    shutil.copy(folder / "dog/3.png", folder / "unlabeled/3.png")
+    shutil.copy(folder / "unlabeled/4.png", folder / "unlabeled/5.png")
+    report = tmp_path / "skipped.csv"
+    data = load_folder(folder, skipped=report)
+    assert data.ids == ["cat/2.png", "dog/3.png", "unlabeled/4.png"]
+    assert [(entry["file"], entry["reason"]) for entry in rows_of(report)] == [
+        ("cat/1.png", "contradicts: cat/1.png, dog/1.png"),
+        ("dog/1.png", "contradicts: cat/1.png, dog/1.png"),
+        ("unlabeled/3.png", "the same image as dog/3.png"),
+        ("unlabeled/5.png", "the same image as unlabeled/4.png"),
+    ]
+
+
+def test_a_report_of_nothing(tmp_path):
+    report = tmp_path / "skipped.csv"
+    report.write_text("from an earlier run")
+    data = load_folder(images(tmp_path, "cat/1.png", "dog/2.png"), skipped=report)
+    assert rows_of(report) == []
+    assert data.notes == []
+
+
+def test_nothing_remains(tmp_path):
+    folder = images(tmp_path, "a.png")
+    labels = table(tmp_path, "file,A\na.png,1\na.png,0\n")
+    report = tmp_path / "skipped.csv"
+    with pytest.raises(DataError, match=r"images: no image remains. Left out .*2 rows or files contradict each other"):
+        load_folder(folder, labels, skipped=report)
+    assert len(rows_of(report)) == 2
+    (folder / "a.png").write_text("not an image")
+    with pytest.raises(DataError, match=r"images: no image remains. Left out: 2 images cannot be read"):
+        load_folder(folder, labels)
+    cut = paint(tmp_path / "cut" / "a.jpg", size=(60, 60))
+    cut.write_bytes(cut.read_bytes()[:1500])
+    with pytest.raises(DataError, match=r"cut: no image remains. Left out: 1 image cannot be read"):
+        load_folder(cut.parent, space=BINARY)
+
+
+# --- load_dataset -------------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_source(tmp_path):
+    assert load_dataset("digits").x.shape == (1797, 1, 8, 8)
+    assert load_dataset("digit-grid").space.names[0] == "has_0"
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    labels = table(tmp_path, "p,who,part,A,B\na.png,1,train,1,0\nb.png,2,test,0,\ngone.png,3,test,1,1\n")
+    report = tmp_path / "skipped.csv"
+    data = load_dataset(
+        str(folder),
+        labels=labels,
+        group="who",
+        image_size=4,
+        label_columns=["B"],
+        split_column="part",
+        skipped=report,
+    )
+    assert data.x.shape == (3, 1, 4, 4)
+    assert data.space.names == ("B",)
+    assert data.groups.tolist() == ["1", "2", "file:c.png"]
+    assert [entry["file"] for entry in rows_of(report)] == ["gone.png"]
+    pack = tmp_path / "pack.npz"
+    np.savez(pack, x=np.zeros((3, 4, 4), dtype=np.uint8), y=[0, 1, 5], who=["a", "a", "b"])
+    data = load_dataset(str(pack), group="who", unlabeled=5)
+    assert data.annotation.observed[:, 0].tolist() == [True, True, False]
+    assert data.groups.tolist() == ["a", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        (
+            "nonsense",
+            {},
+            r"'nonsense' is neither one of digits, digit-grid, mnist, svhn, cifar10, nor a \.npz file, nor a",
+        ),
+        ("gone.npz", {}, r"gone\.npz: there is no such file"),
+        ("digits", {"labels": Path("labels.csv"), "group": "who"}, r"digits does not take --labels, --group"),
+        ("mnist", {"space": BINARY}, r"mnist does not take a label space"),
+        (
+            "gone.npz",
+            {"image_size": 32, "joined_column": "f"},
+            r"gone\.npz does not take --image-size, --joined-column",
+        ),
+    ],
+)
+def test_sources_and_options_that_do_not_fit(source, options, message):
+    with pytest.raises(DataError, match=message):
+        load_dataset(source, **options)
+
+
+# --- real data ----------------------------------------------------------------------------------------------
+
+
+@needs_packs
+def test_originals_of_chest_images(tmp_path):
+    folder = PACKS / "nih_originals"
+    labels = folder / "Data_Entry_2017_v2020_subset.csv"
+    report = tmp_path / "skipped.csv"
+    data = load_dataset(str(folder), labels=labels, joined_column="Finding Labels", group="Patient ID", skipped=report)
+    assert data.x.shape == (13, 1, 64, 64)
+    assert "2,411 rows name images that are not there" in data.notes[0]
+    assert len(rows_of(report)) == 2411
+    assert len(data.space) == 14
+    assert data.annotation.observed.all()
+    first = data.ids.index("00000001_000.png")
+    positive = [name for name, cell in zip(data.space.names, yes(data)[first], strict=True) if cell]
+    assert positive == ["Cardiomegaly"]
+    assert data.groups[first] == "1"
+    with np.load(PACKS / "nih_cxr14_all_64.npz") as pack:
+        same = pack["x"][pack["image_id"].tolist().index("00000001_000.png")]
+    assert np.abs(data.x[first, 0].astype(int) - same).mean() < 12
+
+
+@needs_packs
+def test_originals_without_a_flag_are_not_guessed():
+    folder = PACKS / "nih_originals"
+    with pytest.raises(DataError, match=r"not clear which columns hold labels.*--joined-column.*Finding Labels"):
+        load_dataset(str(folder), labels=folder / "Data_Entry_2017_v2020_subset.csv")

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import Array
+from taut.data.dataset import DataError, Dataset
+from taut.data.embedded import digits
+from taut.data.split import check_groups, draw_fraction, draw_per_class, hide, split_off
+from taut.labels import Annotation, LabelSpace
+
+NAN = float("nan")
+
+
+def make(y: Any, space: LabelSpace, groups: Any = None) -> Dataset:
+    n = len(y)
+    return Dataset(
+        "made",
+        np.zeros((n, 2), dtype=np.float32),
+        space,
+        space.encode(y),
+        [str(i) for i in range(n)],
+        None if groups is None else np.asarray(groups),
+    )
+
+
+def classes(n: int = 120, groups: Any = None) -> Dataset:
+    """Three classes in the proportions 3 : 2 : 1."""
+    return make(np.resize([0, 0, 0, 1, 1, 2], n), LabelSpace.multiclass(3), groups)
+
+
+def findings(n: int = 60, groups: Any = None) -> Dataset:
+    """Two yes/no labels with some cells missing from the start."""
+    rng = np.random.default_rng(3)
+    y = (rng.random((n, 2)) < 0.3).astype(float)
+    y[::7, 1] = NAN
+    return make(y, LabelSpace.multilabel(2), groups)
+
+
+def only_hides(annotation: Annotation, dataset: Dataset) -> None:
+    """What is kept is as it was, and what is hidden is NaN."""
+    before = dataset.annotation
+    assert not (annotation.observed & ~before.observed).any()
+    seen = np.repeat(annotation.observed, dataset.space.sizes, axis=1)
+    np.testing.assert_array_equal(annotation.targets, np.where(seen, before.targets, NAN))
+
+
+# --- per class ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 4, 20])
+def test_the_same_number_of_every_class(count: int) -> None:
+    dataset = classes()
+    annotation = draw_per_class(dataset, count, seed=0)
+    only_hides(annotation, dataset)
+    assert np.nansum(annotation.targets, axis=0).tolist() == [count] * 3
+
+
+def test_unannotated_images_are_not_drawn() -> None:
+    dataset = make([0, -1, 1, -1, 0, 1], LabelSpace.multiclass(2))
+    annotation = draw_per_class(dataset, 2, seed=0)
+    assert annotation.observed[:, 0].tolist() == [True, False, True, False, True, True]
+
+
+def test_draws_follow_the_seed_and_differ_between_seeds() -> None:
+    dataset, many = classes(), findings()
+    draws: list[Any] = [
+        lambda seed: draw_per_class(dataset, 5, seed).observed,
+        lambda seed: draw_fraction(dataset, 0.2, seed).observed,
+        lambda seed: draw_fraction(many, 0.3, seed, cells=True).observed,
+        lambda seed: draw_fraction(classes(groups=np.arange(120) // 4), 0.2, seed).observed,
+        lambda seed: split_off(dataset, 0.2, seed),
+    ]
+    for draw in draws:
+        np.testing.assert_array_equal(draw(1), draw(1))
+        assert any((draw(1) != draw(seed)).any() for seed in (2, 3))
+
+
+def test_per_class_errors() -> None:
+    with pytest.raises(DataError, match="--labels-per-class 21: class 2 has 20 annotated images"):
+        draw_per_class(classes(), 21, seed=0)
+    with pytest.raises(DataError, match="use --labelled-fraction"):
+        draw_per_class(findings(), 1, seed=0)
+
+
+# --- a fraction ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+def test_a_fraction_of_one_label_is_stratified(fraction: float) -> None:
+    dataset = classes()
+    annotation = draw_fraction(dataset, fraction, seed=0)
+    only_hides(annotation, dataset)
+    assert np.nansum(annotation.targets, axis=0).tolist() == [60 * fraction, 40 * fraction, 20 * fraction]
+
+
+def test_a_fraction_of_images_keeps_or_hides_whole_rows() -> None:
+    dataset = findings()
+    annotation = draw_fraction(dataset, 0.4, seed=0)
+    only_hides(annotation, dataset)
+    kept = annotation.observed.any(axis=1)
+    assert kept.sum() == 24
+    np.testing.assert_array_equal(annotation.observed[kept], dataset.annotation.observed[kept])
+
+
+def test_all_and_nothing() -> None:
+    for dataset in (classes(), findings(), classes(groups=np.arange(120) // 4)):
+        everything = draw_fraction(dataset, 1.0, seed=0)
+        np.testing.assert_array_equal(everything.observed, dataset.annotation.observed)
+        assert not draw_fraction(dataset, 0.0, seed=0).observed.any()
+        assert not draw_fraction(dataset, 0.0, seed=0, cells=True).observed.any()
+
+
+def test_a_fraction_of_cells() -> None:
+    dataset = findings(4000)
+    annotation = draw_fraction(dataset, 0.3, seed=0, cells=True)
+    only_hides(annotation, dataset)
+    share = annotation.observed.sum(axis=0) / dataset.annotation.observed.sum(axis=0)
+    np.testing.assert_allclose(share, 0.3, atol=0.03)
+    both = annotation.observed.all(axis=1).sum() / dataset.annotation.observed.all(axis=1).sum()
+    assert both == pytest.approx(0.09, abs=0.02)
+
+
+@pytest.mark.parametrize("cells", [True, False])
+def test_every_label_keeps_an_observed_cell(cells: bool) -> None:
+    y = np.full((50, 3), NAN)
+    y[:, 0] = np.arange(50) % 2
+    y[7, 1] = 1
+    dataset = make(y, LabelSpace.multilabel(3))
+    for seed in range(5):
+        annotation = draw_fraction(dataset, 0.04, seed, cells=cells)
+        only_hides(annotation, dataset)
+        assert annotation.observed.any(axis=0).tolist() == [True, True, False]
+
+
+def test_rare_classes_do_not_stop_a_draw() -> None:
+    y = np.zeros(40, dtype=int)
+    y[5] = 1
+    annotation = draw_fraction(make(y, LabelSpace.multiclass(2)), 0.25, seed=0)
+    assert annotation.observed.sum() == 10
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.5, NAN])
+def test_a_fraction_is_between_zero_and_one(fraction: float) -> None:
+    with pytest.raises(DataError, match=r"--labelled-fraction .* is not between 0 and 1"):
+        draw_fraction(classes(), fraction, seed=0)
+
+
+def test_hiding_leaves_the_original_alone() -> None:
+    dataset = findings()
+    before = dataset.annotation.targets.copy()
+    hidden = hide(dataset.annotation, np.zeros((60, 1), dtype=bool), dataset.space.sizes)
+    assert np.isnan(hidden.targets).all()
+    np.testing.assert_array_equal(dataset.annotation.targets, before)
+
+
+# --- groups -------------------------------------------------------------------------------------------------
+
+
+def sides(groups: Array, mask: Array) -> tuple[set[Any], set[Any]]:
+    return set(groups[mask].tolist()), set(groups[~mask].tolist())
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.5, 0.9])
+def test_groups_are_never_on_both_sides(fraction: float) -> None:
+    groups = np.array([f"patient {i}" for i in np.random.default_rng(0).integers(0, 25, 120)])
+    for dataset in (classes(groups=groups), findings(120, groups)):
+        for seed in range(5):
+            inside, outside = sides(groups, split_off(dataset, fraction, seed))
+            assert inside
+            assert outside
+            assert not inside & outside
+            annotated: Array = np.asarray(draw_fraction(dataset, fraction, seed).observed.any(axis=1))
+            inside = set(groups[annotated].tolist())
+            # A cell given back to a label that lost all of its own would be an exception; none is here.
+            unannotated: Array = ~np.asarray(dataset.annotation.observed.any(axis=1))
+            assert not inside & set(groups[~annotated & ~unannotated].tolist())
+
+
+def test_split_off_is_stratified() -> None:
+    dataset = classes()
+    away = split_off(dataset, 0.2, seed=0)
+    counts = np.nansum(dataset.annotation.targets[away], axis=0)
+    assert counts.tolist() == [12, 8, 4]
+    assert (split_off(digits().part("train"), 0.1, 0).mean()) == pytest.approx(0.1, abs=0.005)
+
+
+def test_shared_groups_are_named() -> None:
+    train, test = classes(6, groups=[1, 1, 2, 2, 3, 3]), classes(6, groups=[3, 4, 4, 5, 5, 2])
+    with pytest.raises(DataError, match=r"2 groups are in both .* such as 2, 3"):
+        check_groups(train, test)
+    check_groups(train, classes(6, groups=[7] * 6))
+    check_groups(train, classes(6))

@@ -1,0 +1,217 @@
+import numpy as np
+import pytest
+
+from image_files import BINARY, classes, images, table, yes
+from taut.data import DataError
+from taut.data.folder import load_folder
+from taut.labels import LabelError, LabelSpace
+
+
+def test_yes_no_columns_with_holes(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    labels = table(tmp_path, "name,age,A,B\nb.png,60,1,\na.png,50,0.0,1.0\nc.png,2, ,NaN\n")
+    data = load_folder(folder, labels)
+    assert data.ids == ["b.png", "a.png", "c.png"]
+    assert data.space == BINARY
+    np.testing.assert_equal(yes(data), [[1, np.nan], [0, 1], [np.nan, np.nan]])
+    assert data.notes == ["Columns not used: age.", "No image is annotated with B = 0."]
+
+
+def test_uncertain_cells_are_unannotated_and_counted(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png")
+    labels = table(tmp_path, "Path,Sex,A,B\na.png,F,-1.0,1.0\nb.png,M,1.0,0.0\ngone.png,M,-1.0,-1.0\n")
+    data = load_folder(folder, labels)
+    np.testing.assert_equal(yes(data), [[np.nan, 1], [1, 0]])
+    assert "1 cell is −1 (uncertain): taken as unannotated." in data.notes
+
+
+def test_one_column_of_classes(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    data = load_folder(folder, table(tmp_path, "file,kind\na.png,dog\nb.png,cat\nc.png,\n"))
+    assert data.space == LabelSpace.multiclass(["cat", "dog"], "kind")
+    assert classes(data) == ["dog", "cat", None]
+
+
+def test_classes_that_are_numbers(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png", "d.png", "e.png")
+    labels = table(tmp_path, "file,digit\na.png,10.0\nb.png,9.0\nc.png,\nd.png,-1.0\ne.png,2\n")
+    data = load_folder(folder, labels)
+    assert data.space.labels[0].classes == ("2", "9", "10")
+    assert classes(data) == ["10", "9", None, None, "2"]
+    assert classes(load_folder(folder, labels, space=LabelSpace.multiclass(11, "digit"))) == [
+        10,
+        9,
+        None,
+        None,
+        2,
+    ]
+    assert load_folder(folder, labels, unlabeled=None).space.labels[0].classes == ("-1", "2", "9", "10")
+    assert load_folder(folder, labels, unlabeled=9).annotation.observed[:, 0].tolist() == [
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_label_columns_of_several_kinds(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png")
+    labels = table(tmp_path, "file,view,A,B\na.png,front,1,0\nb.png,side,,1\n")
+    data = load_folder(folder, labels, label_columns=["view", "A"])
+    assert [label.classes for label in data.space] == [("front", "side"), (0, 1)]
+    assert classes(data) == [["front", 1], ["side", None]]
+    assert "Columns not used: B." in data.notes
+
+
+def test_an_index_column_without_a_name_is_no_label(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png")
+    data = load_folder(folder, table(tmp_path, ",file,kind\n0,a.png,dog\n1,b.png,cat\n"))
+    assert data.space.names == ("kind",)
+
+
+def test_a_space_names_the_columns(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png")
+    labels = table(tmp_path, "file,A,C,B\na.png,1,1,0\nb.png,0,1,\n")
+    data = load_folder(folder, labels, space=LabelSpace.multilabel(["B", "A"]))
+    np.testing.assert_equal(yes(data), [[0, 1], [np.nan, 0]])
+    with pytest.raises(DataError, match=r"labels\.csv: the labels A, D are asked for, but the columns are A, C, B"):
+        load_folder(folder, labels, space=LabelSpace.multilabel(["A", "D"]))
+
+
+def test_a_table_of_names_only_needs_a_space(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png")
+    labels = table(tmp_path, "file\na.png\n")
+    with pytest.raises(DataError, match=r"labels\.csv: no column of the table holds labels.*--label-columns.*: file"):
+        load_folder(folder, labels)
+    data = load_folder(folder, labels, space=BINARY)
+    assert not data.annotation.observed.any()
+    assert "The table has no labels." in data.notes
+
+
+def test_joined_names(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    labels = table(tmp_path, "file,who,found\na.png,1,A|B\nb.png,2,No Finding\nc.png,3,\nd.png,4, C | A|\n")
+    data = load_folder(folder, labels, joined_column="found")
+    assert data.space.names == ("A", "B", "C")
+    np.testing.assert_equal(yes(data), [[1, 1, 0], [0, 0, 0], [np.nan] * 3, [1, 0, 1]])
+    part = load_folder(folder, labels, joined_column="found", space=LabelSpace.multilabel(["C", "B"]))
+    np.testing.assert_equal(yes(part), [[0, 1], [0, 0], [np.nan] * 2, [1, 0]])
+    assert "Names in 'found' that are not labels here: A." in part.notes
+    other = table(tmp_path, "file,found\na.png,A;B\nb.png,B\n", "other.csv")
+    assert load_folder(folder, other, joined_column="found", separator=";").space.names == ("A", "B")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (
+            "file,f\na.png,A|No Finding\n",
+            {"joined_column": "f"},
+            r"labels\.csv: row 2: 'A\|No Finding' in 'f' says both",
+        ),
+        (
+            "file,f\na.png,No Finding\n",
+            {"joined_column": "f"},
+            r"--joined-column 'f' has no names of labels joined by '\|'",
+        ),
+        (
+            "file,f\na.png,C\n",
+            {"joined_column": "f", "space": BINARY},
+            r"'f' has no names A, B joined by '\|'; it has C",
+        ),
+        (
+            "file,f\na.png,A\n",
+            {"joined_column": "g"},
+            r"--joined-column 'g' is not a column of the table; its columns: file, f",
+        ),
+        (
+            "file,f\na.png,A\n",
+            {"joined_column": "f", "space": LabelSpace.multiclass(["A", "B"], "A")},
+            r"--joined-column 'f' gives yes/no labels, but other labels are asked for",
+        ),
+        (
+            "file,f\na.png,A|B\nb.png,A\n",
+            {},
+            r"column 'f' has names joined by '\|': name it with --joined-column",
+        ),
+        ("file,f\na.png,A|B\nb.png,A\n", {"label_columns": ["f"]}, r"not with --label-columns"),
+        (
+            "file,f\na.png,A\n",
+            {"joined_column": "f", "label_columns": ["f"]},
+            r"--joined-column and --label-columns are two",
+        ),
+        (
+            "file,A\na.png,1\n",
+            {"label_columns": ["A", "E"]},
+            r"--label-columns 'E' is not a column of the table.*: file, A",
+        ),
+        (
+            "file,A\na.png,1\n",
+            {"path_column": "p"},
+            r"--path-column 'p' is not a column of the table.*: file, A",
+        ),
+        ("file,A\na.png,1\n", {"group": "p"}, r"labels\.csv: --group 'p' is not a column"),
+        ("file,A\na.png,1\n", {"split_column": "p"}, r"--split-column 'p' is not a column"),
+        (
+            "file,x,y\na.png,u,v\nb.png,w,v\n",
+            {},
+            r"not clear which columns.*--label-columns, or with --joined-column.*: x, y",
+        ),
+        ("file,A\na.png,x\nb.png,x\n", {}, r"labels\.csv: label 'A' has 1 class \['x'\]: at least two"),
+        ("file,A\na.png,0\nb.png,x\n", {}, r"label 'A', row 3: 'x' in a column of 0 and 1 is ambiguous"),
+        ("file,A\na.png,0.25\nb.png,3\n", {}, r"column 'A' holds continuous values such as 0\.25"),
+        (
+            "file,A,B\na.png,0,1\nb.png,2,1\n",
+            {"space": BINARY},
+            r"label 'A', row 3: '2' is not 0, 1, -1 or blank",
+        ),
+        (
+            "file,A\na.png,u\nb.png,w\n",
+            {"space": LabelSpace.multiclass(["u", "v"], "A")},
+            r"label 'A', row 3: 'w' is not one of its classes \['u', 'v'\]",
+        ),
+        (
+            "n,A\na,1\nb,0\n",
+            {},
+            r"no column of the table looks like image files.*--path-column; columns: n, A",
+        ),
+        (
+            "file,s,A\na.png,train,1\nb.png,dev,0\n",
+            {"split_column": "s"},
+            r"'s', row 3: 'dev' is not one of train, valid, test",
+        ),
+        (
+            "file,s,A\na.png,,1\nb.png,test,0\n",
+            {"split_column": "s"},
+            r"'s', row 2: blank is not one of train",
+        ),
+        ("", {}, r"labels\.csv is not a CSV table: No columns"),
+        ("file,A\n", {}, r"labels\.csv has no rows below its header"),
+        ("file,A\na.png,1\nb.png,1,3,4\n", {}, r"labels\.csv is not a CSV table: Error tokenizing"),
+        ("file,A\na.png,1,5\nb.png,1,6\n", {}, r"labels\.csv is not a CSV table: Length of header"),
+    ],
+)
+def test_tables_that_are_not_clear(tmp_path, text, options, message):
+    folder = images(tmp_path, "a.png", "b.png")
+    with pytest.raises((DataError, LabelError), match=message):
+        load_folder(folder, table(tmp_path, text), **options)
+
+
+def test_files_that_are_no_table(tmp_path):
+    folder = images(tmp_path, "a.png")
+    with pytest.raises(DataError, match=r"gone\.csv: there is no such table"):
+        load_folder(folder, tmp_path / "gone.csv")
+    latin = tmp_path / "latin.csv"
+    latin.write_bytes("file,Größe\na.png,1\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin\.csv is not text in UTF-8"):
+        load_folder(folder, latin)
+
+
+def test_a_column_that_hardly_repeats_is_not_taken_for_classes(tmp_path):
+    names = [f"{i}.png" for i in range(25)]
+    folder = images(tmp_path, *names, size=(2, 2))
+    labels = table(tmp_path, "file,text\n" + "".join(f"{name},remark {name}\n" for name in names))
+    with pytest.raises(DataError, match=r"'text' hardly repeat \(25 different ones in 25 rows\).*--label-columns"):
+        load_folder(folder, labels)
+    assert len(load_folder(folder, labels, label_columns=["text"]).space.labels[0].classes) == 25

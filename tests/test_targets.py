@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+from conftest import LinearGaussian, random_logits, random_prior, uniform_prior
+from taut import latent
+from taut.labels import LabelSpace
+from taut.nn import Architecture, LabelVAE, Posterior
+from taut.objective import Batch
+from taut.targets import Estimate, Interpolation, Proposal, Source, Teacher, optimal_match
+
+SIZES = (2, 3)
+
+
+def make_batch(model: LinearGaussian, n: int = 8, strong: int = 5, annotated: int = 3) -> Batch:
+    """Annotated rows first, then rows without annotation; NaN where hidden."""
+    x = model.sample(n)
+    observed = torch.zeros(n, len(model.sizes), dtype=torch.bool)
+    observed[:annotated] = True
+    targets = torch.full((n, sum(model.sizes)), math.nan, dtype=torch.float64)
+    targets[:annotated] = latent.hard_sample(model.log_prior.expand(annotated, -1), model.sizes)
+    return Batch(x, targets, observed, x[n - strong :] + 0.1 if strong else None)
+
+
+def teacher(**options: Any) -> Teacher:
+    return Teacher(nn.Identity(), SIZES, **options).eval()
+
+
+def estimate(source: Source, model: LinearGaussian, batch: Batch, posterior: Posterior | None = None) -> Estimate:
+    proposal = source.propose(model, batch)
+    assert proposal is not None
+    return proposal.estimate(model.encode(batch.x) if posterior is None else posterior)
+
+
+def test_no_source_proposes_nothing() -> None:
+    model = LinearGaussian(SIZES)
+    assert Source().propose(model, make_batch(model)) is None
+    assert not Source().needs_strong
+
+
+# --- teacher ------------------------------------------------------------------------------------------------
+
+
+def test_plain_teacher_gives_the_posterior() -> None:
+    logits = random_logits(6, SIZES, dtype=torch.float32)
+    got = teacher(sharpen=1.0).targets(logits, uniform_prior(SIZES))
+    torch.testing.assert_close(got.targets, latent.log_softmax(logits, SIZES).exp())
+    assert torch.equal(got.confidence, torch.ones(6, 2))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 0.25])
+def test_sharpening_is_a_power_of_each_label(temperature: float) -> None:
+    logits = random_logits(6, SIZES, dtype=torch.float32)
+    q = latent.log_softmax(logits, SIZES).exp()
+    power = q ** (1 / temperature)
+    want = power / latent.spread_labels(latent.sum_labels(power, SIZES), SIZES)
+    torch.testing.assert_close(teacher(sharpen=temperature).targets(logits, uniform_prior(SIZES)).targets, want)
+
+
+def test_sharpening_to_zero_is_one_hot() -> None:
+    logits = torch.tensor([[0.0, 1.0, 3.0, 2.0, 1.0], [2.0, -2.0, 0.0, 0.5, 0.2]])
+    got = teacher(sharpen=0.0).targets(logits, uniform_prior(SIZES))
+    torch.testing.assert_close(got.targets, torch.tensor([[0.0, 1, 1, 0, 0], [1, 0, 0, 1, 0]]))
+
+
+def test_the_threshold_masks_each_label_by_itself() -> None:
+    q = torch.tensor([[0.96, 0.04, 0.4, 0.3, 0.3], [0.6, 0.4, 0.01, 0.01, 0.98], [0.97, 0.03, 0.02, 0.96, 0.02]])
+    got = teacher(threshold=0.95, sharpen=0.5).targets(q.log(), uniform_prior(SIZES))
+    assert got.confidence.tolist() == [[1, 0], [0, 1], [1, 1]]
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_alignment_is_its_formula(power: float) -> None:
+    source, prior = teacher(alignment=power, sharpen=1.0), random_prior(SIZES, torch.float32)
+    marginal = torch.tensor([0.9, 0.1, 0.2, 0.2, 0.6])
+    source.marginal.copy_(marginal)
+    logits = random_logits(6, SIZES, dtype=torch.float32)
+    weight = latent.log_softmax(logits, SIZES).exp() * (prior.exp() / marginal) ** power
+    want = weight / latent.spread_labels(latent.sum_labels(weight, SIZES), SIZES)
+    torch.testing.assert_close(source.targets(logits, prior).targets, want)
+    assert torch.equal(source.marginal, marginal)
+
+
+def test_alignment_pulls_a_skewed_marginal_towards_the_prior() -> None:
+    source, prior = teacher(alignment=1.0, sharpen=1.0).train(), random_prior(SIZES, torch.float32)
+    logits = random_logits(400, SIZES, dtype=torch.float32) + torch.tensor([3.0, 0, 0, 0, 2.5])
+    for _ in range(600):
+        aligned = source.targets(logits, prior).targets
+    plain = latent.log_softmax(logits, SIZES).exp()
+    torch.testing.assert_close(source.marginal, plain.mean(0), atol=0.01, rtol=0)
+    before = latent.label_kl(plain.mean(0).log(), prior, SIZES)
+    after = latent.label_kl(aligned.mean(0).log(), prior, SIZES)
+    assert bool((after < 0.5 * before).all())
+
+
+def test_labels_are_estimated_independently() -> None:
+    logits, prior = random_logits(50, SIZES, dtype=torch.float32), random_prior(SIZES, torch.float32)
+    other = logits.clone()
+    other[:, 2:] = random_logits(50, SIZES, 4.0, torch.float32)[:, 2:]
+    results = []
+    for rows in (logits, other):
+        source = teacher(alignment=1.0, threshold=0.7, sharpen=0.5).train()
+        results.append([source.targets(rows, prior) for _ in range(3)][-1])
+    a, b = results
+    assert torch.equal(a.targets[:, :2], b.targets[:, :2])
+    assert torch.equal(a.confidence[:, 0], b.confidence[:, 0])
+    assert not torch.equal(a.confidence[:, 1], b.confidence[:, 1])
+
+
+def test_the_network_teaches_its_strong_views_from_their_weak_ones() -> None:
+    model = LinearGaussian(SIZES)
+    batch = make_batch(model)
+    source = Teacher(model, SIZES, sharpen=1.0)
+    proposal = source.propose(model, batch)
+    assert isinstance(proposal, Proposal)
+    assert batch.strong is not None
+    assert torch.equal(proposal.x, batch.strong)
+    posterior = model.encode(batch.x)
+    got = proposal.estimate(posterior)
+    want = latent.log_softmax(posterior.logits[3:], SIZES).exp().float()
+    torch.testing.assert_close(got.targets, want)
+    assert posterior.logits.requires_grad
+    assert not got.targets.requires_grad
+    assert source.average is None
+    assert source.propose(model, make_batch(model, strong=0)) is None
+
+
+def test_the_averaged_teacher_follows_its_formula() -> None:
+    model = LinearGaussian(SIZES)
+    batch, source = make_batch(model), Teacher(model, SIZES, momentum=0.9, sharpen=1.0)
+    assert source.average is not None
+    assert not any(p.requires_grad for p in source.average.parameters())
+    want = {name: value.clone() for name, value in model.state_dict().items()}
+    for _ in range(4):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        got = estimate(source, model, batch)
+        for name, value in model.state_dict().items():
+            want[name] = 0.9 * want[name] + 0.1 * value
+    for name, value in source.average.state_dict().items():
+        torch.testing.assert_close(value, want[name])
+    # The estimate is the average's, not the student's, and carries no gradient.
+    logits = batch.x[3:] @ want["to_logits"]
+    torch.testing.assert_close(got.targets, latent.log_softmax(logits, SIZES).exp().float())
+    student = latent.log_softmax(model.encode(batch.x[3:]).logits, SIZES).exp().float()
+    assert not torch.allclose(got.targets, student)
+    assert not got.targets.requires_grad
+
+
+def test_counters_of_the_averaged_teacher_are_copied() -> None:
+    model = LabelVAE(LabelSpace.multiclass(3), Architecture((1, 8, 8), width=4, z_dim=2))
+    x = torch.rand(4, 1, 8, 8)
+    source = Teacher(model, (3,), momentum=0.99)
+    for _ in range(3):
+        model.encode(x)
+    hidden = torch.zeros(4, 1, dtype=torch.bool)
+    batch = Batch(x, torch.full((4, 3), math.nan), hidden, strong=x)
+    proposal = source.propose(model, batch)
+    assert proposal is not None
+    proposal.estimate(model.encode(x))
+    assert source.average is not None
+    counters = [int(v) for name, v in source.average.state_dict().items() if name.endswith("num_batches_tracked")]
+    assert counters == [5] * 3  # three, one for the batch, one for the teacher's own view
+
+
+# --- interpolation ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dimensions", [1, 4])
+def test_optimal_match_equals_a_double_loop(dimensions: int) -> None:
+    mean, log_var = torch.randn(12, dimensions).double(), torch.randn(12, dimensions).double()
+    want = []
+    for i in range(12):
+        divergences = []
+        for j in range(12):
+            p, q = (Normal(mean[r], (0.5 * log_var[r]).exp()) for r in (i, j))
+            divergences.append(math.inf if i == j else float(kl_divergence(p, q).sum()))
+        want.append(divergences.index(min(divergences)))
+    assert optimal_match(mean, log_var).tolist() == want
+
+
+def test_a_row_never_matches_itself() -> None:
+    same = optimal_match(torch.zeros(5, 3), torch.zeros(5, 3))
+    assert bool((same != torch.arange(5)).all())
+
+
+def test_interpolation_mixes_images_and_posteriors_alike() -> None:
+    model = LinearGaussian(SIZES)
+    batch = make_batch(model, n=9, annotated=3)
+    batch.observed[1, 1] = False
+    rows = torch.tensor([1, 3, 4, 5, 6, 7, 8])
+    proposal = Interpolation(SIZES).propose(model, batch)
+    assert proposal is not None
+    with torch.no_grad():
+        posterior = model.encode(batch.x[rows])
+    partner = optimal_match(posterior.mean, posterior.log_var)
+    x, other = batch.x[rows], batch.x[rows][partner]
+    share = ((proposal.x - other) / (x - other)).mean()
+    assert 0 < float(share) < 1
+
+    def mixed(value: Tensor) -> Tensor:
+        return share * value + (1 - share) * value[partner]
+
+    got = proposal.estimate(None)
+    torch.testing.assert_close(proposal.x, mixed(x))
+    torch.testing.assert_close(got.targets, mixed(latent.log_softmax(posterior.logits, SIZES).exp()))
+    torch.testing.assert_close(latent.sum_labels(got.targets, SIZES), torch.ones(7, 2).double())
+    assert got.z is not None
+    torch.testing.assert_close(got.z[0], mixed(posterior.mean))
+    torch.testing.assert_close((0.5 * got.z[1]).exp(), mixed((0.5 * posterior.log_var).exp()))
+    assert torch.equal(got.confidence, torch.ones(7, 2))
+    for value in (got.targets, *got.z, proposal.x):
+        assert not value.requires_grad
+
+
+def test_random_interpolation_draws_another_share_each_time() -> None:
+    model = LinearGaussian(SIZES)
+    batch = make_batch(model, annotated=0)
+    got = [Interpolation(SIZES, "random").propose(model, batch) for _ in range(3)]
+    views = [proposal.x for proposal in got if proposal is not None]
+    assert len(views) == 3
+    assert not torch.equal(views[0], views[1])
+    low, high = batch.x.min(0).values, batch.x.max(0).values
+    assert all(bool(((v >= low) & (v <= high)).all()) for v in views)
+
+
+def test_interpolation_needs_two_images_without_annotation() -> None:
+    model = LinearGaussian(SIZES)
+    assert Interpolation(SIZES).propose(model, make_batch(model, annotated=7)) is None
+    assert Interpolation(SIZES).propose(model, make_batch(model, annotated=6)) is not None
+
+
+def test_hidden_annotations_do_not_reach_an_estimate() -> None:
+    model = LinearGaussian(SIZES)
+    batch = make_batch(model)
+    other = copy.copy(batch)
+    other.targets = torch.where(latent.spread_labels(batch.observed, SIZES), batch.targets, 1.0)
+    for source in (Interpolation(SIZES), Teacher(model, SIZES)):
+        results = []
+        for shown in (batch, other):
+            torch.manual_seed(5)
+            results.append(estimate(source.eval(), model, shown))
+        assert torch.equal(results[0].targets, results[1].targets)
