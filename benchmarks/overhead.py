@@ -32,8 +32,9 @@ def mnist_like() -> Dataset:
 
 def bare(data: Dataset, plan: Plan) -> float:
     """Median seconds of a forward, backward and optimiser step on one batch that is there already."""
-    model = build_model(data, plan, fingerprint(data)).to(memory_format=torch.channels_last)
-    objective = build_objective(model, plan)
+    facts = fingerprint(data)
+    model = build_model(data, plan, facts).to(memory_format=torch.channels_last)
+    objective = build_objective(model, plan, facts)
     accelerator = make_accelerator(plan.train)
     model = model.to(accelerator.device)
     objective.to(accelerator.device)
@@ -54,13 +55,14 @@ def bare(data: Dataset, plan: Plan) -> float:
 def one(seed: int) -> dict[str, Any]:
     """Both times, measured in turn so that a noisy machine hits them alike."""
     data = mnist_like()
-    plan = make_plan(fingerprint(data), seed)
+    facts = fingerprint(data)
+    plan = make_plan(facts, seed)
     plan.train.steps = STEPS
     ratios, loops, bares = [], [], []
     for _ in range(3):
         bares.append(bare(data, plan))
-        model = build_model(data, plan, fingerprint(data))
-        objective = build_objective(model, plan)
+        model = build_model(data, plan, facts)
+        objective = build_objective(model, plan, facts)
         loops.append(train(model, objective, build_stream(data, plan, objective), plan, quiet=True).step_seconds)
         ratios.append(loops[-1] / bares[-1])
     return {

@@ -25,12 +25,12 @@ HOWS: list[How] = ["relaxed", "straight-through", "enumerate"]
 class Fixed(Source):
     """A source with views and estimates that the test chose."""
 
-    def __init__(self, x: Tensor, estimate: Estimate) -> None:
+    def __init__(self, x: Tensor, estimate: Estimate, rows: slice | None = None) -> None:
         super().__init__()
-        self.x, self.given = x, estimate
+        self.x, self.given, self.rows = x, estimate, rows
 
     def propose(self, model: Any, batch: Any) -> Proposal:
-        return Proposal(self.x, lambda posterior: self.given)
+        return Proposal(self.x, lambda posterior: self.given, self.rows)
 
 
 def make_batch(model: LinearGaussian, n: int = 6, strong: int = 0) -> Batch:
@@ -193,7 +193,7 @@ def test_views_of_annotated_cells_use_the_annotation() -> None:
         random_targets(5, SIZES),
         torch.tensor([[0.0, 1], [1, 0], [0, 0], [1, 1], [0.5, 0.25]]),
     )
-    source = Fixed(batch.strong, Estimate(guess, confidence.double()))
+    source = Fixed(batch.strong, Estimate(guess, confidence.double()), slice(3, 8))
     torch.manual_seed(1)
     terms = TighterELBO(Weights(), source, consistency=0.7).loss(model, batch, 0)
     torch.manual_seed(1)

@@ -89,11 +89,13 @@ def train(
         "split_column": split_column,
         "classes": classes,
     }
-    if labels_per_class is not None and (labelled_fraction is not None or labelled_cells is not None):
-        raise DataError("--labels-per-class and --labelled-fraction exclude each other")
     run = Run(out) if resume else Run.create(out)
     if not resume:
-        source |= {"labels_per_class": labels_per_class, "labelled_fraction": labelled_fraction}
+        source |= {
+            "labels_per_class": labels_per_class,
+            "labelled_fraction": labelled_fraction,
+            "labelled_cells": labelled_cells,
+        }
     dataset = _load(source, space, run.path / "skipped.csv" if Path(data).is_dir() else None)
     training, testing = _parts(dataset, test, source, space)
     if resume:
@@ -230,9 +232,13 @@ LOADED = ("data", "labels", "group", "image_size", "path_column", "label_columns
 
 
 def _given(data: str | None, labels: Path | None) -> dict[str, Any]:
+    """What replaces the source of a run; other data has no groups to keep apart, and columns only with a table."""
     if data is None:
         return {} if labels is None else {"labels": labels}
-    return {"data": data, "labels": labels}
+    changed: dict[str, Any] = {"data": data, "labels": labels, "group": None}
+    if labels is None:
+        changed |= dict.fromkeys(("path_column", "label_columns", "joined_column", "split_column"))
+    return changed if Path(data).is_dir() else {**changed, "image_size": None}
 
 
 def _load(source: dict[str, Any], space: LabelSpace | None, skipped: Path | None) -> Dataset:
@@ -260,8 +266,12 @@ def _parts(
 
 def _draw(training: Dataset, per_class: int | None, fraction: float | None, cells: float | None, seed: int) -> Dataset:
     """Hide annotations of the training rows; those of a "valid" part stay, since they are for calibration."""
-    if per_class is None and fraction is None and cells is None:
+    draws = {"--labels-per-class": per_class, "--labelled-fraction": fraction, "--labelled-cells": cells}
+    given = [flag for flag, value in draws.items() if value is not None]
+    if not given:
         return training
+    if len(given) > 1:
+        raise DataError(f"{' and '.join(given)} exclude each other")
     if training.split is not None and (training.split == "valid").any():
         valid = training.split == "valid"
         hidden = _draw(dataclasses.replace(training.rows(~valid), split=None), per_class, fraction, cells, seed)
@@ -305,7 +315,7 @@ def _inputs(path: Path, model: LabelVAE) -> tuple[list[str], Any, list[tuple[Pat
     """Names, inputs and what could not be read, from an image, a folder or an .npz pack."""
     if not path.exists():
         raise DataError(f"{path} does not exist")
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         dataset = load_dataset(str(path), space=model.space)
         _check_shape(model, dataset)
         return list(dataset.ids), dataset.x, []
@@ -356,7 +366,10 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
                 raise DataError(f"--{name} needs a value")
             value = arguments[i + 1]
             i += 1
-        changes[name] = yaml.safe_load(value)
+        try:
+            changes[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise DataError(f"--{name}: {value!r} is no value") from error
         i += 1
     return rest, changes
 

@@ -3,54 +3,58 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from numbers import Integral
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from taut import latent
-from taut.data.dataset import Dataset, as_images
+from taut.data.dataset import DataError, Dataset, as_images
 from taut.evaluate.predict import batches, predict_posterior, predict_probabilities
 from taut.fit import fit
-from taut.labels import LabelSpace, Scalar
+from taut.labels import LabelError, LabelSpace, Scalar, is_missing
 from taut.nn.vae import LabelVAE
-from taut.plan import Plan, override
+from taut.plan import Plan, override, read_plan
 from taut.run import load_model, save_model
 
 
-class TautClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier for few or partly annotated images or feature vectors, by the tighter ELBO (Feng 2019).
 
     Parameters
     ----------
     minutes: a budget for `fit`; None trains for the planned number of steps.
-    plan: changes to the planned decisions, such as {"train.steps": 500, "model.z_dim": 8}.
+    plan: changes to the planned decisions, such as {"train.steps": 500, "model.z_dim": 8}, or a plan.yaml.
     unlabeled: the value of y that means "not annotated" where y is [N]; None where every value is a class.
         NaN in y always means not annotated.
     space: the label variables, where y does not speak for itself (soft labels, clusters without annotation).
-    random_state: the seed.
-    verbose: whether to show a progress bar.
+    random_state: the seed; a RandomState, or numpy's global one for None, is asked for one.
+    verbose: whether to show a progress bar and notes.
 
     Attributes
     ----------
     classes_: the classes [c] of one label, or a list of them for several.
-    space_: LabelSpace.  model_: LabelVAE.  plan_: Plan.  n_features_in_: numbers in one input.
+    space_: LabelSpace.  model_: LabelVAE.  plan_: Plan.  notes_: sentences about the training.
+    n_features_in_: numbers in one input.  shape_: of one input, [F] or [C, H, W].
+    pixel_max_: what counts as white in images other than uint8; None where it is guessed from each X.
     """
 
     def __init__(
         self,
         *,
         minutes: float | None = None,
-        plan: dict[str, Any] | None = None,
+        plan: dict[str, Any] | str | PathLike[str] | None = None,
         unlabeled: Scalar | None = -1,
         space: LabelSpace | None = None,
-        random_state: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
     ) -> None:
         self.minutes = minutes
@@ -69,68 +73,101 @@ class TautClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         groups: [N], such as patients, kept on one side of any split.
         Raises LabelError where y is ambiguous, and ValueError where X does not fit.
         """
-        X = self._inputs(X, reset=True)
-        y = self._annotations(y, len(X))
-        self.space_ = self.space if self.space is not None else LabelSpace.infer(y, self.unlabeled)
-        seed = _seed(self.random_state)
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"minutes is {self.minutes!r}: expected a positive number, or None")
+        if not isinstance(self.space, LabelSpace | None):
+            raise TypeError(f"space is {self.space!r}: expected a LabelSpace, or None")
+        if not isinstance(self.plan, dict | str | PathLike | None):
+            raise TypeError(f"plan is {self.plan!r}: expected a dictionary, the name of a file, or None")
+        x = self._inputs(X, reset=True)
+        known = self._annotations(y)
+        check_consistent_length(x, known, groups)
+        space = self.space or LabelSpace.infer(known, self.unlabeled, _names(y))
         dataset = Dataset(
             name="X",
-            x=X,
-            space=self.space_,
-            annotation=self.space_.encode(y, self.unlabeled),
-            ids=[str(i) for i in range(len(X))],
+            x=x,
+            space=space,
+            annotation=space.encode(known, self.unlabeled),
+            ids=[str(i) for i in range(len(x))],
             groups=None if groups is None else np.asarray(groups),
         )
-        fitted = fit(dataset, self._change, self.minutes, seed, quiet=not self.verbose)
-        self.model_: LabelVAE = fitted.model
-        self.plan_: Plan = fitted.plan
-        self._name_classes()
+        fitted = fit(dataset, self._change, self.minutes, _seed(self.random_state), quiet=not self.verbose)
+        if self.verbose:
+            print(*fitted.notes, sep="\n")
+        self.notes_ = fitted.notes
+        self._keep(fitted.model, fitted.plan)
         return self
 
     def _change(self, plan: Plan) -> Plan:
-        return override(plan, self.plan, "plan") if self.plan else plan
+        if not self.plan:
+            return plan
+        changes = self.plan if isinstance(self.plan, dict) else read_plan(Path(self.plan))
+        return override(plan, changes, "plan")
 
-    def _name_classes(self) -> None:
+    def _keep(self, model: LabelVAE, plan: Plan) -> None:
+        self.model_, self.plan_, self.space_ = model, plan, model.space
+        self.shape_ = model.architecture.shape
+        self.n_features_in_ = int(np.prod(self.shape_))
         classes = [np.asarray(label.classes) for label in self.space_]
         self.classes_ = classes[0] if len(classes) == 1 else classes
 
-    def _inputs(self, X: ArrayLike, reset: bool) -> NDArray[Any]:
-        raw = np.asarray(X) if not hasattr(X, "iloc") and not hasattr(X, "toarray") else X
-        if getattr(raw, "ndim", 2) in (3, 4):
-            images = as_images(raw, "X")  # type: ignore[arg-type]
-            if reset:
-                self.n_features_in_ = int(np.prod(images.shape[1:]))
-                self.shape_ = images.shape[1:]
-            elif images.shape[1:] != self.shape_:
-                raise ValueError(f"X has inputs of shape {images.shape[1:]}, but fit saw {self.shape_}")
-            return images
-        features: NDArray[Any] = validate_data(self, X, reset=reset, dtype=np.float32)
+    @property
+    def _n_features_out(self) -> int:
+        return int(self.model_.architecture.z_dim)
+
+    # --- what goes in -------------------------------------------------------------------------------------
+
+    def _inputs(self, X: ArrayLike, reset: bool = False) -> NDArray[Any]:
+        """[N, F] float32, or [N, C, H, W] uint8 or float32 in [0, 1]; refused where fit saw another shape."""
+        raw: Any = X if hasattr(X, "columns") or hasattr(X, "toarray") else np.asarray(X)
+        image = getattr(raw, "ndim", 2) in (3, 4)
+        x = self._images(raw, reset) if image else validate_data(self, raw, reset=reset, dtype=np.float32)
+        if not reset and x.shape[1:] != self.shape_:
+            raise ValueError(f"X has inputs of shape {x.shape[1:]}, but fit saw {self.shape_}")
+        return x
+
+    def _images(self, raw: NDArray[Any], reset: bool) -> NDArray[Any]:
+        """Images on the scale that fit saw, so that no image's prediction depends on the others of its array."""
+        x = check_array(raw, ensure_2d=False, allow_nd=True, estimator=self, input_name="X")
         if reset:
-            self.shape_ = features.shape[1:]
-        elif features.shape[1:] != self.shape_:
-            raise ValueError(f"X has inputs of shape {features.shape[1:]}, but fit saw {self.shape_}")
-        return features
+            if hasattr(self, "feature_names_in_"):
+                del self.feature_names_in_
+            self.pixel_max_: float | None = _pixel_max(x)
+        if x.dtype in (np.uint8, np.bool_) or self.pixel_max_ is None:
+            return as_images(x, "X")
+        low, high = float(x.min()), float(x.max())
+        dark = 128 * high < self.pixel_max_ and np.any(x % 1)  # [0, 1] after a fit on [0, 255]
+        if low < 0 or high > 2 * self.pixel_max_ or dark:
+            raise DataError(f"X has pixel values from {low:g} to {high:g}: expected 0 to {self.pixel_max_:g}")
+        scaled = np.divide(x, self.pixel_max_, dtype=np.float32, casting="unsafe")
+        return as_images(np.minimum(scaled, 1, out=scaled), "X")
 
-    def _annotations(self, y: ArrayLike, n: int) -> NDArray[Any]:
+    def _annotations(self, y: Any) -> NDArray[Any]:
+        """Annotations as an array [N] or [N, k] without the holes of pandas' own types."""
         if y is None:
-            raise ValueError("requires y to be passed, but the target y is None")
+            raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
+        if hasattr(y, "notna"):
+            y = y.astype(object).where(y.notna(), None) if not np.all(y.notna()) else y
+        elif isinstance(y, list | tuple) and len({isinstance(value, str) for value in y}) > 1:
+            y = np.array([*y, None], dtype=object)[:-1]  # numpy would make text of a −1 or NaN among names
         array = np.asarray(y)
+        if array.dtype.kind == "U" and not isinstance(self.unlabeled, str) and str(self.unlabeled) in array:
+            raise LabelError(f"y is text with {str(self.unlabeled)!r} in it: make it a list or of dtype object")
+        if array.ndim == 2 and array.dtype == object and not any(isinstance(value, str) for value in array.flat):
+            array = array.astype(np.float64)
         if array.ndim == 2 and array.shape[1] == 1 and self.space is None:
-            from sklearn.utils.validation import column_or_1d
-
             array = column_or_1d(array, warn=True)
-        if len(array) != n:
-            raise ValueError(f"Found input variables with inconsistent numbers of samples: {[n, len(array)]}")
-        if self.space is None and array.ndim == 1 and array.dtype.kind == "f" and np.isfinite(array).all():
-            check_classification_targets(array)
         return array
 
     # --- predicting ---------------------------------------------------------------------------------------
 
+    def _probabilities(self, X: ArrayLike) -> NDArray[np.float64]:
+        check_is_fitted(self, "model_")
+        return predict_probabilities(self.model_, self._inputs(X))
+
     def predict_proba(self, X: ArrayLike) -> Any:
         """Calibrated probabilities: [N, c]; [N, k] of "yes" for k yes/no labels; a list of [N, c_j] for a mix."""
-        check_is_fitted(self, "model_")
-        q = predict_probabilities(self.model_, self._inputs(X, reset=False))
+        q = self._probabilities(X)
         if len(self.space_) == 1:
             return q
         if self.space_.binary:
@@ -139,36 +176,44 @@ class TautClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """The most probable classes: [N] of one label, [N, k] of several."""
-        check_is_fitted(self, "model_")
-        return self.space_.predict(predict_probabilities(self.model_, self._inputs(X, reset=False)))
+        q = self._probabilities(X)
+        return self.space_.predict(q)
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """Accuracy over the annotated cells of y, a fraction."""
-        known = self.space_.encode(np.asarray(y), self.unlabeled) if hasattr(self, "space_") else None
-        predicted = self.space_.encode(self.predict(X), None)
-        assert known is not None
-        right = np.zeros_like(known.observed, dtype=float)
-        for j, block in enumerate(self.space_.blocks):
-            right[:, j] = np.nan_to_num(known.targets[:, block]).argmax(1) == predicted.targets[:, block].argmax(1)
-        weight = np.ones(len(right)) if sample_weight is None else np.asarray(sample_weight, dtype=float)
-        return float(np.average(right[known.observed], weights=(known.observed * weight[:, None])[known.observed]))
+        """Accuracy over the annotated cells of y, a fraction; a class that fit never saw counts as wrong."""
+        predicted = self.predict(X)
+        known = self._annotations(y)
+        check_consistent_length(predicted, known, sample_weight)
+        if known.ndim == 1 and len(self.space_) == 1:
+            observed = ~is_missing(known, self.unlabeled)[:, None]
+            right = np.asarray(predicted == known, dtype=bool)[:, None]
+        else:
+            truth, guess = self.space_.encode(known, self.unlabeled), self.space_.encode(predicted, None)
+            observed, best = truth.observed, np.nan_to_num(truth.targets)
+            right = np.stack(
+                [best[:, b].argmax(1) == guess.targets[:, b].argmax(1) for b in self.space_.blocks], axis=1
+            )
+        if not observed.any():
+            raise ValueError("y has no annotated cell: there is nothing to score")
+        weight = np.ones(len(right)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+        return float(np.average(right[observed], weights=np.broadcast_to(weight[:, None], observed.shape)[observed]))
 
     # --- the generative side ------------------------------------------------------------------------------
 
     def transform(self, X: ArrayLike) -> NDArray[np.float32]:
         """The means of q(z|x): [N, z_dim]."""
         check_is_fitted(self, "model_")
-        return np.asarray(predict_posterior(self.model_, self._inputs(X, reset=False)).mean.numpy())
+        return np.asarray(predict_posterior(self.model_, self._inputs(X)).mean.numpy())
 
     @torch.no_grad()
-    def sample(self, labels: ArrayLike, random_state: int | None = None) -> NDArray[np.float32]:
+    def sample(self, labels: ArrayLike, random_state: int | np.random.RandomState | None = None) -> NDArray[np.float32]:
         """Draws E[x|z,c] with z ~ N(0, I) and the given labels (as y in `fit`; unannotated ones from the prior).
 
-        Returns [N, C, H, W] images in [0, 1], or [N, F] features in their own units.
+        Returns [N, C, H, W] images in [0, 1], at the decoder's resolution, or [N, F] features in their own units.
         """
         check_is_fitted(self, "model_")
         model = self.model_
-        annotation = self.space_.encode(np.asarray(labels), self.unlabeled)
+        annotation = self.space_.encode(self._annotations(labels), self.unlabeled)
         generator = torch.Generator().manual_seed(_seed(random_state))
         prior = model.log_prior.cpu().expand(len(annotation), -1)
         noise = -torch.empty(prior.shape).exponential_(generator=generator).log()
@@ -182,10 +227,10 @@ class TautClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     @torch.no_grad()
     def reconstruct(self, X: ArrayLike) -> NDArray[np.float32]:
-        """E[x|z,c] at the mean of q(z|x) and at the probabilities of q(c|x): [N, C, H, W] or [N, F]."""
+        """E[x|z,c] at the mean of q(z|x) and at the probabilities of q(c|x): [N, C, H, W] or [N, F] as `sample`."""
         check_is_fitted(self, "model_")
         parts = []
-        for x in batches(self.model_, self._inputs(X, reset=False)):
+        for x in batches(self.model_, self._inputs(X)):
             posterior = self.model_.encode(x)
             c = self.model_.log_probabilities(posterior.logits, calibrated=False).exp()
             parts.append(self.model_.mean_image(self.model_.decode(posterior.mean, c)).cpu().numpy())
@@ -196,18 +241,30 @@ class TautClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def save(self, folder: Path | str) -> None:
         """Write the model as safetensors and JSON; `load` and the command line read it."""
         check_is_fitted(self, "model_")
-        about = {"unlabeled": self.unlabeled, "plan": dataclasses.asdict(self.plan_)}
+        about: dict[str, Any] = {
+            "unlabeled": self.unlabeled.item() if isinstance(self.unlabeled, np.generic) else self.unlabeled,
+            "pixel_max": getattr(self, "pixel_max_", None),
+            "feature_names": [str(name) for name in getattr(self, "feature_names_in_", [])],
+            "plan": dataclasses.asdict(self.plan_),
+        }
         save_model(self.model_, Path(folder), about)
 
     @classmethod
     def load(cls, folder: Path | str) -> TautClassifier:
-        """A fitted classifier from a folder that `save` or `taut train` wrote; DataError where there is none."""
+        """A fitted classifier from a folder that `save` or `taut train` wrote; DataError where there is none.
+
+        Its parameters are the decisions of that training, so that `fit` on the same data repeats it.
+        """
         model = load_model(Path(folder))
-        estimator = cls(space=model.space)
-        estimator.model_, estimator.space_ = model, model.space
-        estimator.shape_ = model.architecture.shape
-        estimator.n_features_in_ = int(np.prod(model.architecture.shape))
-        estimator._name_classes()
+        about = json.loads((Path(folder) / "model.json").read_text()).get("about", {})
+        plan = override(Plan(), about.get("plan") or read_plan(Path(folder) / "plan.yaml"), str(folder))
+        changes = dataclasses.asdict(plan)
+        seed = changes.pop("seed")
+        estimator = cls(plan=changes, unlabeled=about.get("unlabeled", -1), space=model.space, random_state=seed)
+        estimator.notes_, estimator.pixel_max_ = [], about.get("pixel_max")
+        if about.get("feature_names"):
+            estimator.feature_names_in_ = np.asarray(about["feature_names"], dtype=object)
+        estimator._keep(model, plan)
         return estimator
 
     def __sklearn_tags__(self) -> Any:
@@ -216,10 +273,24 @@ class TautClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.three_d_array = True
         tags.classifier_tags.multi_label = True
         tags.target_tags.multi_output = True
-        tags.non_deterministic = False
+        tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
 
+def _names(y: Any) -> list[str] | None:
+    """The label names in the columns of a data frame, or none."""
+    return [str(name) for name in y.columns] if hasattr(y, "columns") else None
+
+
+def _pixel_max(x: NDArray[Any]) -> float:
+    """White on the scale of some images: the usual one where it fits, else the brightest pixel (digits of 0 to 16)."""
+    if x.dtype == np.uint8:
+        return 255.0
+    high = float(x.max())
+    return 1.0 if high <= 1 else next((top for top in (255.0, 65535.0) if top / 2 < high <= top), high)
+
+
 def _seed(random_state: Any) -> int:
-    """A seed from an integer, a RandomState, or the system's entropy where it is None."""
-    return random_state if isinstance(random_state, int) else int(check_random_state(random_state).randint(2**31 - 1))
+    """A seed from an integer, or from a RandomState (numpy's global one for None)."""
+    state = check_random_state(random_state)
+    return int(random_state) if isinstance(random_state, Integral) else int(state.randint(2**31 - 1))

@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from taut.data.dataset import Dataset
+from taut.data.dataset import DataError, Dataset
 from taut.data.split import hide, split_off
 from taut.data.stream import Stream
 from taut.evaluate.calibration import fit_temperatures
 from taut.evaluate.predict import predict_logits
 from taut.nn.vae import LabelVAE
 from taut.objective import Objective, Weights
-from taut.plan import Facts, Plan, fingerprint, make_plan
+from taut.plan import Facts, Plan, TrainPlan, fingerprint, make_plan
 from taut.run import Run
 from taut.targets import Interpolation, Source, Teacher
 from taut.tighter import Sampling, TighterELBO
 from taut.train import TrainResult, train
 
-MEASURED_STEPS = 14
+MEASURED_STEPS, LEAST_STEPS = 14, 20
 RESERVE = 0.9  # share of a time budget that is planned for steps; the rest is start-up, calibration and a noisy machine
 
 
@@ -40,7 +40,7 @@ def build_model(dataset: Dataset, plan: Plan, facts: Facts) -> LabelVAE:
     return model
 
 
-def build_objective(model: LabelVAE, plan: Plan) -> Objective:
+def build_objective(model: LabelVAE, plan: Plan, facts: Facts) -> Objective:
     """The tighter-ELBO objective of a plan."""
     o, t = plan.objective, plan.train
     source: Source
@@ -50,13 +50,11 @@ def build_objective(model: LabelVAE, plan: Plan) -> Objective:
         source = Interpolation(model.sizes, o.match)
     else:
         source = Source()
-    rows = t.batch_labelled + t.batch_unlabelled
     weights = Weights(
         reconstruction=o.reconstruction,
         beta_z=o.beta_z,
         beta_c=o.beta_c,
-        # Annotated images are over-represented in a batch; None undoes the dilution of their term by the others.
-        alpha=o.alpha if o.alpha is not None else rows / max(1, t.batch_labelled or rows),
+        alpha=o.alpha if o.alpha is not None else dilution(t, facts),
         capacity_z=o.capacity_z,
         capacity_c=o.capacity_c,
         per=o.per,
@@ -65,6 +63,19 @@ def build_objective(model: LabelVAE, plan: Plan) -> Objective:
     )
     sampling = Sampling(o.sampling, o.temperature, o.share)
     return TighterELBO(weights, source, sampling, o.consistency, o.z_consistency, round(o.ramp * t.steps))
+
+
+def dilution(settings: TrainPlan, facts: Facts) -> float:
+    """Rows of a batch over those that carry an annotation: the factor that undoes the others' dilution of their term.
+
+    Partly annotated images are among the unlabelled rows too.
+    """
+    unfinished = facts.images - facts.fully_annotated_images
+    partly = facts.annotated_images - facts.fully_annotated_images
+    labelled = settings.batch_labelled if facts.annotated_images else 0
+    unlabelled = settings.batch_unlabelled if unfinished else 0
+    carrying = labelled + unlabelled * partly / max(1, unfinished)
+    return (labelled + unlabelled) / carrying if carrying else 1.0
 
 
 def build_stream(dataset: Dataset, plan: Plan, objective: Objective) -> Stream:
@@ -90,18 +101,25 @@ def step_seconds(dataset: Dataset, plan: Plan, facts: Facts) -> float:
     short = copy.deepcopy(plan)
     short.train.steps = MEASURED_STEPS
     model = build_model(dataset, short, facts)
-    objective = build_objective(model, short)
+    objective = build_objective(model, short, facts)
     return train(model, objective, build_stream(dataset, short, objective), short, quiet=True).step_seconds
 
 
 def fit_to_budget(dataset: Dataset, plan: Plan, facts: Facts, minutes: float) -> str:
-    """Set the plan's number of steps to what fits into a time budget; returns the sentence that says so."""
+    """Set the plan's number of steps to what fits into a time budget; returns the sentence that says so.
+
+    Raises ValueError for a budget that is not positive.
+    """
+    if not minutes > 0:
+        raise ValueError(f"--minutes {minutes:g} is not a positive number")
     seconds = step_seconds(dataset, plan, facts)
-    plan.train.steps = max(20, int(RESERVE * 60 * minutes / seconds))
-    return (
-        f"a step takes {1000 * seconds:.1f} ms here, so that {plan.train.steps} steps fit into "
-        f"{RESERVE:.0%} of {minutes:g} minutes; the schedules are fitted to them"
-    )
+    fitting = int(RESERVE * 60 * minutes / seconds)
+    plan.train.steps = max(LEAST_STEPS, fitting)
+    measured = f"a step takes {1000 * seconds:.1f} ms here, so that"
+    budget = f"{RESERVE:.0%} of {minutes:g} minutes"
+    if fitting < LEAST_STEPS:
+        return f"{measured} only {fitting} steps fit into {budget}; {LEAST_STEPS} are taken all the same, the least"
+    return f"{measured} {fitting} steps fit into {budget}; the schedules are fitted to them"
 
 
 @dataclass
@@ -116,10 +134,18 @@ class Fitted:
 
 
 def hold_out(dataset: Dataset, plan: Plan) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows to train on and to calibrate on: the dataset's own "valid" part, or the plan's share of annotated rows."""
+    """Rows to train on and to calibrate on: the dataset's own "valid" part, or the plan's share of annotated rows.
+
+    Raises DataError where a group is in the dataset's own "valid" part and outside it.
+    """
     rows = np.arange(len(dataset))
     if dataset.split is not None and (dataset.split == "valid").any():
         valid = dataset.split == "valid"
+        if dataset.groups is not None:
+            both = np.intersect1d(dataset.groups[valid], dataset.groups[~valid])
+            if len(both):
+                shown = ", ".join(str(group) for group in both[:5])
+                raise DataError(f"{len(both)} groups are in both the training and the valid part, such as {shown}")
     elif plan.train.valid_fraction > 0:
         annotated = np.flatnonzero(dataset.annotation.observed.any(axis=1))
         chosen = annotated[split_off(dataset.rows(annotated), plan.train.valid_fraction, plan.seed)]
@@ -161,12 +187,21 @@ def fit(
 
 
 def resume(dataset: Dataset, run: Run, quiet: bool = False) -> Fitted:
-    """Go on with an interrupted run: its plan with the fitted number of steps, its draw, its checkpoint."""
+    """Go on with an interrupted run: its plan with the fitted number of steps, its draw, its checkpoint.
+
+    Raises DataError where the dataset is not the one that the run began with.
+    """
     plan = run.load_plan()
     kept, held, observed = run.load_draw()
+    other = DataError(f"{run.path} was begun with other data than {dataset.name}, or with other flags for reading it")
+    if max(kept.max(), held.max(initial=0)) >= len(dataset) or observed.shape != (len(kept), len(dataset.space)):
+        raise other
     training = dataset.rows(kept)
     training = dataclasses.replace(training, annotation=hide(training.annotation, observed, dataset.space.sizes))
-    return _train(dataset, training, held, plan, fingerprint(training), run, True, [], quiet)
+    facts = fingerprint(training)
+    if not run.has_facts(facts):
+        raise other
+    return _train(dataset, training, held, plan, facts, run, True, list(dataset.notes), quiet)
 
 
 def _train(
@@ -181,13 +216,18 @@ def _train(
     quiet: bool,
 ) -> Fitted:
     model = build_model(training, plan, facts)
-    objective = build_objective(model, plan)
+    objective = build_objective(model, plan, facts)
     result = train(model, objective, build_stream(training, plan, objective), plan, run, again, quiet)
     model = result.model
     if len(held):
         valid = dataset.rows(held)
         model.temperature.copy_(fit_temperatures(predict_logits(model, valid.x), valid.annotation, model.sizes))
-        notes.append(f"calibrated on {len(held)} images that were held out")
+        fitted = int((model.temperature != 1).sum())
+        notes.append(
+            f"calibrated {fitted} of {len(model.sizes)} label(s) on {len(held)} images that were held out"
+            if fitted
+            else f"not calibrated: too few annotations among the {len(held)} images that were held out"
+        )
     elif not quiet:
         notes.append("not calibrated: too few annotated images to hold some out")
     if run is not None:

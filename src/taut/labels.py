@@ -108,7 +108,13 @@ class LabelSpace:
                     "classes; Unknown label type: continuous. For soft labels pass an explicit LabelSpace"
                 )
             classes = [_plain(v) for v in np.unique(values)]
-            return cls((Label(names[0] if names else "label", tuple(classes)),))
+            name = names[0] if names else "label"
+            if len(classes) == 1 and len(values) < len(array):
+                raise LabelError(
+                    f"label {name!r} has 1 class ({classes}): a classifier needs at least two classes; "
+                    f"if {unlabeled!r} is one of them, say unlabeled=None"
+                )
+            return cls((Label(name, tuple(classes)),))
         if array.ndim != 2:
             raise LabelError(f"annotations have shape {list(array.shape)}: expected [N] or [N, k]")
         return cls._infer_table(array, names)
@@ -201,7 +207,7 @@ class LabelSpace:
         if self.binary and array.dtype.kind in "biuf":
             yes = np.array(array, dtype=np.float64)
             if k == 1:
-                yes[_missing(array[:, 0], unlabeled)] = np.nan
+                yes[is_missing(array[:, 0], unlabeled)] = np.nan
             return self._encode_yes(yes)
         return self._encode_values(array, unlabeled if k == 1 else None)
 
@@ -238,7 +244,7 @@ class LabelSpace:
         observed = np.zeros((n, len(self)), dtype=bool)
         for j, (label, block) in enumerate(zip(self.labels, self.blocks, strict=True)):
             column = values[:, j]
-            missing = _missing(column, unlabeled)
+            missing = is_missing(column, unlabeled)
             index = np.full(n, -1)
             for c, value in enumerate(label.classes):
                 index[np.asarray(column == value, dtype=bool) & ~missing] = c
@@ -344,7 +350,8 @@ def _plain(value: Any) -> Scalar:
     return value.item() if isinstance(value, np.generic) else value  # type: ignore[no-any-return]
 
 
-def _missing(column: NDArray[Any], unlabeled: Scalar | None) -> NDArray[np.bool_]:
+def is_missing(column: NDArray[Any], unlabeled: Scalar | None) -> NDArray[np.bool_]:
+    """Which values of an array [N] are no annotation: NaN, None or `unlabeled`."""
     missing = np.zeros(len(column), dtype=bool)
     if column.dtype.kind == "f":
         missing |= np.isnan(column)
@@ -356,7 +363,7 @@ def _missing(column: NDArray[Any], unlabeled: Scalar | None) -> NDArray[np.bool_
 
 
 def _observed_values(array: NDArray[Any], unlabeled: Scalar | None) -> NDArray[Any]:
-    values = array[~_missing(array, unlabeled)]
+    values = array[~is_missing(array, unlabeled)]
     if array.dtype.kind == "O" and len({isinstance(v, str) for v in values}) > 1:
         raise LabelError("annotations mix text and numbers: make them one type")
     return values

@@ -18,6 +18,14 @@ from taut.labels import LabelSpace
 from taut.nn.vae import Architecture
 
 FEW_ANNOTATED = 1000
+SMALL = 5000
+OPTIONAL = ("model.width", "model.decoder_width", "objective.alpha")
+RANGES = {
+    **dict.fromkeys(("model.width", "model.z_dim", "model.decoder_width", "model.reduce"), (1, math.inf)),
+    **dict.fromkeys(("train.steps", "train.accumulate", "train.log_every", "train.checkpoint_every"), (1, math.inf)),
+    **dict.fromkeys(("train.batch_labelled", "train.batch_unlabelled", "train.learning_rate"), (0, math.inf)),
+    **dict.fromkeys(("train.valid_fraction", "train.warmup", "train.ema", "objective.momentum"), (0, 1)),
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,8 @@ class ModelPlan:
     """One of mlp, conv, wrn-28-2, preact-resnet-18, densenet-121."""
     width: int | None = None
     """Channels of the first layer (or units of an MLP); None is the encoder's usual width."""
-    pool: Literal["mean", "meanmax"] = "mean"
+    pool: Literal["mean", "meanmax", "grid"] = "mean"
+    """How the label head reads the last map; see `MapEncoder`."""
     z_dim: int = 16
     decoder_width: int | None = None
     reduce: int = 1
@@ -132,7 +141,7 @@ class TrainPlan:
     ema: float = 0.999
     """Decay of the averaged weights, which are the ones that are kept."""
     accumulate: int = 1
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     valid_fraction: float = 0.0
     """Share of the annotated images held out for calibration; whole groups."""
     log_every: int = 20
@@ -187,14 +196,26 @@ def override(plan: Plan, changes: dict[str, Any], where: str) -> Plan:
     for name, value in _flatten(changes):
         if name not in flat:
             section = [key for key in flat if key.split(".")[0] == name.split(".")[0]]
-            raise DataError(f"{where}: {name!r} is not a field of a plan; there are {', '.join(section or flat)}")
+            there = section or dict.fromkeys(key.split(".")[0] for key in flat)
+            raise DataError(f"{where}: {name!r} is not a field of a plan; there are {', '.join(there)}")
         flat[name] = value
     try:
         parsed = parser.parse_object({"plan": _nest(flat)})
-        return _build(parsed["plan"])
+        changed = _build(parsed["plan"])
     except Exception as error:  # jsonargparse raises its own and argparse's errors
         text = " ".join(str(error).split())
         raise DataError(f"{where}: a value does not fit its field: {text[:300]}") from error
+    _check_ranges(changed, where)
+    return changed
+
+
+def _check_ranges(plan: Plan, where: str) -> None:
+    for name, value in _flatten(dataclasses.asdict(plan)):
+        if value is None and name not in OPTIONAL:
+            raise DataError(f"{where}: {name} needs a value")
+        low, high = RANGES.get(name, (-math.inf, math.inf))
+        if isinstance(value, int | float) and not low <= value <= high:
+            raise DataError(f"{where}: {name} {value:g} is not between {low:g} and {high:g}")
 
 
 def _build(parsed: Any) -> Plan:
@@ -234,7 +255,7 @@ def make_plan(facts: Facts, seed: int = 0) -> Plan:
     _plan_batches(plan, facts)
     _plan_augmentation(plan, facts)
     _plan_objective(plan, facts)
-    plan.train.precision = "bf16" if fast_bf16() and facts.is_image else "no"
+    plan.train.precision = "bf16" if fast_bf16() and facts.is_image else "fp32"
     return plan
 
 
@@ -246,8 +267,9 @@ def _plan_model(plan: Plan, facts: Facts) -> None:
         return
     side = min(facts.shape[1:])
     plan.model.encoder = "conv" if side <= 96 else "densenet-121"
-    # A mean alone dilutes a small object among several.
-    plan.model.pool = "mean" if facts.labels == 1 else "meanmax"
+    if plan.model.encoder == "conv":
+        # Small nets must know where the parts of one object are; several objects are found wherever they are.
+        plan.model.pool = "grid" if facts.labels == 1 else "meanmax"
     plan.model.reduce = max(1, round(side / 32))
     if not facts.grey:
         plan.model.likelihood = "gaussian"
@@ -268,6 +290,8 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
     else:
         train.batch_labelled = total // 5
         train.batch_unlabelled = min(total - total // 5, max(32, unfinished))
+    if facts.images < SMALL:
+        train.steps = 500
     if facts.annotated_images >= FEW_ANNOTATED:
         train.valid_fraction = 0.1
     if not facts.is_image:
@@ -279,11 +303,10 @@ def _plan_augmentation(plan: Plan, facts: Facts) -> None:
     if not facts.is_image:
         augment.noise = 0.1
         return
-    augment.cutout = 0.35 if facts.labels == 1 else 0.0
+    augment.erase = 2 if facts.labels == 1 else 0
     if min(facts.shape[1:]) <= 12:
         # Half a pixel matters at this size, and interpolation blurs.
         augment.rotation, augment.scale, augment.shear, augment.shift = 10.0, 0.1, 0.1, 0.08
-        augment.cutout = 0.3 if facts.labels == 1 else 0.0
     if not facts.grey:
         augment.brightness, augment.contrast = 0.1, 0.2
 
@@ -293,7 +316,8 @@ def _plan_objective(plan: Plan, facts: Facts) -> None:
     if facts.images == facts.fully_annotated_images:
         objective.source, objective.mutual_information = "none", 0.0
     if facts.labels > 1:
-        objective.mutual_information = 0.0
+        # Soft estimates of many rare labels teach a network its own doubts; only confident ones count then.
+        objective.threshold, objective.marginal = 0.95, 1.0
     if facts.is_image:
         pixels = float(np.prod(facts.shape)) / plan.model.reduce**2
         objective.reconstruction = objective.beta_z = min(0.01, 0.8 / pixels)

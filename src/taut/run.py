@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,8 @@ class Run:
     def create(cls, path: Path | str) -> Run:
         """A new run folder; DataError where one is there already, so that nothing is lost."""
         run = cls(path)
-        if run.path.exists() and any(run.path.iterdir()):
+        # The list of skipped images is written while data is read, and is there after a start that failed.
+        if run.path.exists() and any(path.name != "skipped.csv" for path in run.path.iterdir()):
             raise DataError(f"--out {path}: the folder is there already; choose another, or --resume it")
         run.path.mkdir(parents=True, exist_ok=True)
         return run
@@ -56,8 +59,19 @@ class Run:
 
     def source(self) -> dict[str, Any]:
         """Where the data of the run came from: the arguments of load_dataset and of the draw."""
+        return dict(self._facts("source"))
+
+    def has_facts(self, facts: Facts) -> bool:
+        """Whether the rows that were trained on have these facts."""
+        return bool(self._facts("facts") == json.loads(json.dumps(asdict(facts))))
+
+    def _facts(self, part: str) -> dict[str, Any]:
         self._need("facts.json")
-        return dict(json.loads((self.path / "facts.json").read_text())["source"])
+        path = self.path / "facts.json"
+        try:
+            return dict(json.loads(path.read_text())[part])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is damaged: {_first_line(error)}") from error
 
     def save_draw(self, train: NDArray[Any], valid: NDArray[Any], observed: NDArray[np.bool_]) -> None:
         """Write which rows were trained on and held out, and which cells counted as annotated."""
@@ -66,8 +80,12 @@ class Run:
     def load_draw(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
         """The rows trained on, the rows held out, and the mask of the training rows."""
         self._need("annotation.npz")
-        with np.load(self.path / "annotation.npz") as data:
-            return data["train"], data["valid"], data["observed"]
+        path = self.path / "annotation.npz"
+        try:
+            with path.open("rb") as file, np.load(file) as data:
+                return data["train"], data["valid"], data["observed"]
+        except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"{path} is damaged: {_first_line(error)}") from error
 
     # --- metrics ------------------------------------------------------------------------------------------
 
@@ -77,9 +95,10 @@ class Run:
             file.write(json.dumps(row) + "\n")
 
     def metrics(self) -> list[dict[str, float]]:
-        """The lines of metrics.jsonl."""
+        """The lines of metrics.jsonl, but for a last one that an interruption cut off."""
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def truncate_metrics(self, step: int) -> None:
         """Drop the lines after a step, which a resumed run will write again."""
@@ -123,15 +142,23 @@ def load_model(folder: Path) -> LabelVAE:
     for name in ("model.json", "model.safetensors"):
         if not (folder / name).exists():
             raise DataError(f"{folder} holds no trained model: it has no {name}")
+    path = folder / "model.json"
     try:
-        data = json.loads((folder / "model.json").read_text())
-        if data["format"] > FORMAT:
-            raise DataError(f"{folder / 'model.json'} is of format {data['format']}: a newer taut wrote it")
-        model = LabelVAE(LabelSpace.from_json(data["labels"]), Architecture.from_json(data["architecture"]))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError, RuntimeError) as error:
-        raise DataError(f"the model in {folder} is damaged: {str(error).splitlines()[0]}") from error
+        data = json.loads(path.read_text())
+        newer = data["format"] > FORMAT
+        if not newer:
+            model = LabelVAE(LabelSpace.from_json(data["labels"]), Architecture.from_json(data["architecture"]))
+            path = folder / "model.safetensors"
+            model.load_state_dict(load_file(path))
+    except (KeyError, TypeError, ValueError, SafetensorError, RuntimeError) as error:
+        raise DataError(f"{path} is damaged: {_first_line(error)}") from error
+    if newer:
+        raise DataError(f"{path} is of format {data['format']}: a newer taut wrote it")
     return model.to(memory_format=torch.channels_last).eval()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _write(path: Path, text: str) -> None:

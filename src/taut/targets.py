@@ -38,10 +38,15 @@ class Estimate:
 
 @dataclass
 class Proposal:
-    """Views to encode together with the batch. x: [M, ...]; estimate: from the batch's posterior (N rows)."""
+    """Views to encode together with the batch.
+
+    x: [M, ...].  estimate: from the batch's posterior (N rows).  rows: the rows of the batch that the views show, whose
+    annotations hold for them too; None where a view is of no single row.
+    """
 
     x: Tensor
     estimate: Callable[[Any], Estimate]
+    rows: slice | None = None
 
 
 class Source(nn.Module):
@@ -98,16 +103,16 @@ class Teacher(Source):
         """The strong views, with the teacher's posterior of the weak ones."""
         if batch.strong is None:
             return None
-        rows = len(batch.strong)
+        rows = slice(len(batch.x) - len(batch.strong), len(batch.x))
 
         @torch.no_grad()
         def estimate(posterior: Any) -> Estimate:
             logits = posterior.logits
             if self.average is not None:
                 logits = self._follow(model).encode(batch.x).logits  # type: ignore[operator]
-            return self.targets(logits[len(logits) - rows :], model.log_prior)
+            return self.targets(logits[rows], model.log_prior)
 
-        return Proposal(batch.strong, estimate)
+        return Proposal(batch.strong, estimate, rows)
 
     @torch.no_grad()
     def targets(self, logits: Tensor, log_prior: Tensor) -> Estimate:
@@ -120,8 +125,11 @@ class Teacher(Source):
                 log_q + self.alignment * (log_prior - self.marginal.clamp_min(1e-8).log()), self.sizes
             )
         confidence = latent.max_labels(log_q, self.sizes).exp() >= self.threshold
-        log_p = latent.log_softmax(log_q / max(self.sharpen, 1e-3), self.sizes)
-        return Estimate(log_p.exp(), confidence.to(log_q.dtype))
+        if self.sharpen == 0:
+            p = latent.hard_sample(log_q, self.sizes, torch.zeros_like(log_q))
+        else:
+            p = latent.log_softmax(log_q / self.sharpen, self.sizes).exp()
+        return Estimate(p, confidence.to(log_q.dtype))
 
 
 class Interpolation(Source):
@@ -148,7 +156,9 @@ class Interpolation(Source):
             else:
                 partner = torch.randperm(len(x), device=x.device)
             share = torch.distributions.Beta(self.beta, self.beta).sample().to(x.device)
-            q = latent.log_softmax(posterior.logits, self.sizes).exp()
+            known = latent.spread_labels(batch.observed[rows], self.sizes)
+            # What is annotated is mixed as it is annotated.
+            q = torch.where(known, batch.targets[rows], latent.log_softmax(posterior.logits, self.sizes).exp())
             mixed_q = torch.lerp(q[partner], q, share)
             mean = torch.lerp(posterior.mean[partner], posterior.mean, share)
             std = torch.lerp((0.5 * posterior.log_var[partner]).exp(), (0.5 * posterior.log_var).exp(), share)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import math
+import random
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -86,11 +90,23 @@ def one_cycle(step: int, plan: TrainPlan) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (position - rise) / (1 - rise))
 
 
+@contextmanager
+def separate_randomness(device: torch.device) -> Iterator[None]:
+    """Leave the caller's random states alone: torch's, and numpy's and Python's, which a checkpoint restores too."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is what is to be kept
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+
+
 def make_accelerator(plan: TrainPlan) -> Accelerator:
     """An Accelerator for the plan's precision; several trainings in one process may differ in it."""
     AcceleratorState._reset_state()
     return Accelerator(
-        mixed_precision=plan.precision,
+        mixed_precision="no" if plan.precision == "fp32" else plan.precision,
         gradient_accumulation_steps=plan.accumulate,
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
@@ -125,8 +141,7 @@ def train(
     settings = plan.train
     accelerator = make_accelerator(settings)
     device = accelerator.device
-    # The caller's random state is left alone.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with separate_randomness(device):
         torch.manual_seed(plan.seed)
         task = Task(model, objective)
         optimizer = make_optimizer(task.model, settings)
@@ -175,12 +190,13 @@ def _loop(
                 accelerator.backward(terms.total)
                 optimizer.step()
                 optimizer.zero_grad()
+            waiting.append(terms.present())
         logged = (step + 1) % settings.log_every == 0 or step + 1 == settings.steps
-        present = terms.present()
-        waiting.append(present)
-        # Reading a number waits for a GPU, so there only now and then.
-        if accelerator.device.type == "cpu" or logged:
-            check_finite(present, step)
+        saved = run is not None and ((step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps)
+        # Reading a number waits for a GPU, so there only now and then, and before a checkpoint replaces the last one.
+        if accelerator.device.type == "cpu" or logged or saved:
+            for terms_of_part in waiting[-settings.accumulate :]:
+                check_finite(terms_of_part, step)
         with torch.no_grad():
             torch._foreach_lerp_(averaged, current, 1 - min(settings.ema, (1 + step) / (10 + step)))
             for mine, theirs in zip(averaged_other, current_other, strict=True):
@@ -191,19 +207,24 @@ def _loop(
         progress = Progress(step + 1, now - began)
         bar.update()
         if logged and main:
-            means = {name: float(torch.stack([w[name] for w in waiting if name in w]).mean()) for name in present}
+            means = mean_terms(waiting)
             if run is not None:
                 run.log({"step": step + 1, "seconds": round(progress.seconds, 3), **means})
             bar.set_postfix(loss=f"{means['total']:.3f}")
+        if logged:
             waiting.clear()
-        if run is not None and (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps:
+        if saved and run is not None:
             save_checkpoint(accelerator, run, progress)
             last = time.perf_counter()
     bar.close()
-    if run is not None:
-        save_checkpoint(accelerator, run, progress)
     middle = sorted(times)[len(times) // 2] if times else 0.0
     return TrainResult(task.average, progress.step, progress.seconds, middle)
+
+
+def mean_terms(waiting: list[dict[str, Tensor]]) -> dict[str, float]:
+    """The mean of each term over the batches that have it."""
+    names = dict.fromkeys(name for terms in waiting for name in terms)
+    return {name: float(torch.stack([terms[name] for terms in waiting if name in terms]).mean()) for name in names}
 
 
 def check_finite(terms: dict[str, Tensor], step: int) -> None:

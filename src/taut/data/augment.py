@@ -30,8 +30,12 @@ class Augment:
     """Mirror left and right with probability one half."""
     brightness: float = 0.0
     contrast: float = 0.0
-    cutout: float = 0.0
-    """Side of the square that a strong view loses, as a share of the image's side."""
+    erase: int = 0
+    """Rectangles of a strong view that become black or white (random erasing, Zhong 2020)."""
+    erase_area: float = 0.06
+    """Mean share of the image that a rectangle covers; it varies by half of it."""
+    erase_aspect: float = 6.0
+    """Greatest ratio of a rectangle's sides."""
     strong: float = 1.5
     """Factor of all ranges for strong views."""
     noise: float = 0.1
@@ -53,7 +57,7 @@ class Augment:
                 x = x * (torch.rand(x.shape, generator=generator) >= self.drop).to(x.device)
             return x
         x = self._colour(self._affine(x, self.strong, generator), self.strong, generator)
-        return self._cut(x, generator) if self.cutout else x
+        return self._erase(x, generator) if self.erase else x
 
     def _affine(self, x: Tensor, factor: float, generator: Generator) -> Tensor:
         n, _, height, width = x.shape
@@ -88,10 +92,17 @@ class Augment:
         x = (x - mean) * (u[:, 0] * self.contrast).exp() + mean + u[:, 1] * self.brightness
         return x.clamp(0, 1)
 
-    def _cut(self, x: Tensor, generator: Generator) -> Tensor:
+    def _erase(self, x: Tensor, generator: Generator) -> Tensor:
         n, _, height, width = x.shape
-        centre = torch.rand(n, 2, generator=generator).to(x.device)
-        rows = (torch.arange(height, device=x.device) + 0.5) / height - centre[:, :1]
-        columns = (torch.arange(width, device=x.device) + 0.5) / width - centre[:, 1:]
-        inside = (rows.abs() < self.cutout / 2)[:, :, None] & (columns.abs() < self.cutout / 2)[:, None, :]
-        return x.masked_fill(inside[:, None], 0.0)
+        u = torch.rand(n, self.erase, 5, generator=generator).to(x.device)
+        aspect = ((2 * u[..., 0] - 1) * math.log(self.erase_aspect)).exp()
+        area = self.erase_area * (0.5 + u[..., 1])
+        rows = torch.arange(height, device=x.device) / height
+        columns = torch.arange(width, device=x.device) / width
+        tall = (rows - u[..., 2, None]).abs() < (area * aspect).sqrt()[..., None] / 2
+        wide = (columns - u[..., 3, None]).abs() < (area / aspect).sqrt()[..., None] / 2
+        white = u[..., 4] < 0.5
+        for i in range(self.erase):
+            inside = tall[:, i, None, :, None] & wide[:, i, None, None, :]
+            x = torch.where(inside, white[:, i, None, None, None].to(x.dtype), x)
+        return x

@@ -20,6 +20,8 @@ def draw_per_class(dataset: Dataset, count: int, seed: int) -> Annotation:
     """
     if len(dataset.space) != 1:
         raise DataError("--labels-per-class is for one label; with several labels use --labelled-fraction")
+    if count < 1:
+        raise DataError(f"--labels-per-class {count} is not a positive number")
     rng = np.random.default_rng(seed)
     kept = np.zeros(len(dataset), dtype=bool)
     known = dataset.annotation.observed[:, 0]
@@ -83,7 +85,13 @@ def _choose(dataset: Dataset, fraction: float, rng: np.random.Generator) -> NDAr
 
 
 def _first(splitter: Any, dataset: Dataset, classes: NDArray[Any] | None) -> NDArray[np.intp]:
-    chosen, _ = next(splitter.split(np.arange(len(dataset)), classes, dataset.groups))
+    try:
+        chosen, _ = next(splitter.split(np.arange(len(dataset)), classes, dataset.groups))
+    except ValueError as error:
+        many = f"{len(np.unique(dataset.groups))} groups" if dataset.groups is not None else f"{len(dataset)} images"
+        raise DataError(
+            f"{dataset.name}: a fraction of {splitter.train_size:g} of {many} leaves one side empty"
+        ) from error
     return np.asarray(chosen)
 
 

@@ -19,9 +19,9 @@ from taut.nn.vae import LabelVAE
 def evaluate(model: LabelVAE, dataset: Dataset, calibrated: bool = True) -> dict[str, Any]:
     """Figures of a model on annotated data.
 
-    error: percent (one label).  nll: nats, mean over observed cells.  ece: a fraction.  auroc_macro, ap_macro:
-    means over the yes/no labels that have both classes (several labels).  elbo: eq. 11, mean nats an image.
-    per_label: the same for each label; None where a figure is undefined.
+    error: percent.  nll: nats.  ece: a fraction.  Each is the mean over the labels of their means over the annotated
+    images.  auroc_macro, ap_macro: means over the two-way labels that have both classes.  elbo: eq. 11, mean nats an
+    image.  per_label: the same for each label; None where a figure is undefined.
     Raises DataError where nothing is annotated, or the labels differ from the model's.
     """
     if dataset.space != model.space:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Z_GRID = 4
+GRID = 4
 Z_CHANNELS = 16
+POOLS = {"mean": 1, "meanmax": 2, "grid": GRID * GRID}  # label features for each channel
 
 
 @dataclass
@@ -52,46 +54,52 @@ class MLP(Encoder):
 
 
 class MapEncoder(Encoder):
-    """A convolution body with pooling: mean (one object fills the image) or mean and max (several objects).
+    """A convolution body and what the heads read of its map.
 
-    q(z|x) reads a 4x4 grid of a few channels, since pooling forgets where things are and a decoder needs it.
+    pool: how the label head reads it. "mean" is the usual one; "grid" keeps a 4x4 grid of places, since the parts
+    of a shape (a 3, a crossed 7) say little without their places; "meanmax" finds small objects among several.
+    q(z|x) always reads a 4x4 grid of a few channels: a decoder needs places.
     """
 
     def __init__(self, body: nn.Module, channels: int, pool: str) -> None:
         super().__init__()
-        if pool not in ("mean", "meanmax"):
-            raise ValueError(f"pool {pool!r} is neither 'mean' nor 'meanmax'")
+        if pool not in POOLS:
+            raise ValueError(f"model.pool {pool!r} is not one of {', '.join(POOLS)}")
         self.body = body
         self.pool = pool
         self.reduce = nn.Conv2d(channels, Z_CHANNELS, 1)
-        self.label_features = channels * (2 if pool == "meanmax" else 1)
-        self.place_features = Z_CHANNELS * Z_GRID * Z_GRID
+        self.label_features = channels * POOLS[pool]
+        self.place_features = Z_CHANNELS * GRID * GRID
 
     def forward(self, x: Tensor) -> Features:
         """[N, C, H, W] to Features."""
         h = self.body(x)
-        label = h.mean((2, 3))
+        label = F.adaptive_avg_pool2d(h, GRID).flatten(1) if self.pool == "grid" else h.mean((2, 3))
         if self.pool == "meanmax":
             label = torch.cat([label, h.amax((2, 3))], dim=1)
-        return Features(label, F.adaptive_avg_pool2d(self.reduce(h), Z_GRID).flatten(1))
+        return Features(label, F.adaptive_avg_pool2d(self.reduce(h), GRID).flatten(1))
 
 
-def strides(size: int, layers: int) -> list[int]:
-    """Strides of `layers` convolutions that bring `size` pixels to between 4 and 8, early ones first."""
-    halvings = 0
-    while size >> halvings > 8 and halvings < layers:
-        halvings += 1
+def strides(size: int) -> list[int]:
+    """Strides of four convolutions that bring `size` pixels to between 4 and 8, early ones first."""
     if size <= 8:
         # The first layer at full resolution: an 8-pixel image has nothing to spare.
-        return [1, 2] + [1] * (layers - 2)
-    return [2] * halvings + [1] * (layers - halvings)
+        return [1, 2, 1, 1]
+    halvings = next((n for n in range(4) if size >> n <= 8), 4)
+    return [2] * halvings + [1] * (4 - halvings)
 
 
 def small_conv(channels: int, size: int, width: int = 16, pool: str = "mean") -> MapEncoder:
-    """Four convolutions (width, 2, 4, 4 times width), strided early: fast on a CPU for 8 to 64 pixels."""
+    """Four convolutions (width, 2, 4, 4 times width), strided early: fast on a CPU for 8 to 64 pixels.
+
+    With the pool "grid" a fifth one brings the map to the grid.
+    """
     layers: list[nn.Module] = []
-    widths = [width, 2 * width, 4 * width, 4 * width]
-    for i, (out, stride) in enumerate(zip(widths, strides(size, 4), strict=True)):
+    widths, steps = [width, 2 * width, 4 * width, 4 * width], strides(size)
+    if pool == "grid":
+        steps.append(2 if size / math.prod(steps) > GRID else 1)
+        widths.append(4 * width)
+    for i, (out, stride) in enumerate(zip(widths, steps, strict=True)):
         kernel = 5 if i == 0 and stride == 2 else 3
         # No normalisation on the first layer: at full resolution it costs more than the convolution.
         layers.append(nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=i == 0))

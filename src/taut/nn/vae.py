@@ -32,7 +32,7 @@ class Posterior:
 class Architecture:
     """Everything that is needed to build the networks again.
 
-    shape: of one prepared input, [C, H, W] or [F].  pool: "mean" or "meanmax".  reduce: the reconstruction is at
+    shape: of one prepared input, [C, H, W] or [F].  pool: see `MapEncoder`.  reduce: the reconstruction is at
     1/reduce of the resolution.  A width of None is the encoder's usual one.
     """
 

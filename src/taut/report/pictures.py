@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from taut import latent
 from taut.data.dataset import Dataset
 from taut.evaluate.calibration import expected_calibration_error, reliability
-from taut.evaluate.predict import predict_probabilities
+from taut.evaluate.predict import batches, predict_probabilities
 from taut.nn.decoders import reduce_image
 from taut.nn.vae import LabelVAE
 
@@ -44,7 +44,7 @@ def _grid(rows: list[Tensor], titles: list[str], columns: list[str], path: Path)
 @torch.no_grad()
 def reconstructions(model: LabelVAE, dataset: Dataset, path: Path, count: int = 12) -> None:
     """Images above their reconstructions at the mean of q(z|x) and the most probable labels."""
-    x = model.prepare(torch.from_numpy(np.ascontiguousarray(dataset.x[:count])))
+    x = next(batches(model, dataset.x[:count]))
     posterior = model.encode(x)
     c = _most_probable(model, posterior.logits)
     rows = [reduce_image(x, model.out_shape), model.mean_image(model.decode(posterior.mean, c))]
@@ -58,7 +58,7 @@ def every_label(model: LabelVAE, dataset: Dataset, path: Path, count: int = 6) -
     One c-way label: c_j takes each of its classes. Several labels: each in turn is set to its last class ("yes"),
     all others to their first.
     """
-    x = model.prepare(torch.from_numpy(np.ascontiguousarray(dataset.x[:count])))
+    x = next(batches(model, dataset.x[:count]))
     z = model.encode(x).mean
     single = len(model.sizes) == 1
     choices = []
@@ -67,7 +67,7 @@ def every_label(model: LabelVAE, dataset: Dataset, path: Path, count: int = 6) -
             index = [0] * len(model.sizes)
             index[j] = value
             one_hot = [F.one_hot(torch.tensor(i), s).float() for i, s in zip(index, model.sizes, strict=True)]
-            choices.append(torch.cat(one_hot))
+            choices.append(torch.cat(one_hot).to(x.device))
     decoded = torch.stack([model.mean_image(model.decode(z, c.expand(len(z), -1))) for c in choices], dim=1)
     small = reduce_image(x, model.out_shape)
     names = [str(v) for v in model.space.labels[0].classes] if single else list(model.space.names)

@@ -1,0 +1,461 @@
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from conftest import Array
+from image_files import paint
+from taut import cli
+from taut.data.stream import Stream
+from taut.fit import fit
+from taut.objective import Batch
+from taut.run import Run
+from tiny import FLAGS, NAN, TINY
+
+Capture = pytest.CaptureFixture[str]
+
+
+def taut(*arguments: Any) -> None:
+    cli.main([str(argument) for argument in arguments])
+
+
+def refused(capsys: Capture, *arguments: Any) -> str:
+    """The one line on standard error of a command that fails, without "taut: "."""
+    with pytest.raises(SystemExit) as caught:
+        taut(*arguments)
+    assert caught.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("taut: ")
+    assert line.count("\n") == 1
+    return line.removeprefix("taut: ").strip()
+
+
+def figures(capsys: Capture, *arguments: Any) -> dict[str, Any]:
+    """The JSON object on the last line of `taut evaluate`."""
+    taut("evaluate", *arguments, "--json")
+    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def patients(n: int = 40) -> dict[str, Array]:
+    """Images of 20 patients with two findings, some cells unknown, and a split by patient."""
+    rng = np.random.default_rng(0)
+    y = (rng.random((n, 2)) < 0.5).astype(float)
+    y[rng.random((n, 2)) < 0.2] = NAN
+    return {
+        "x": rng.integers(0, 256, (n, 8, 8), dtype=np.uint8),
+        "y": y,
+        "label_names": np.array(["oedema", "mass"]),
+        "patient_id": np.arange(n) // 2,
+        "split": np.repeat(["train", "test"], [n - 10, 10]),
+    }
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "pack.npz", **patients())
+    return tmp_path / "pack.npz"
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    y[40:] = -1
+    np.savez(tmp_path / "vectors.npz", x=rng.normal(size=(60, 5)), y=y)
+    return tmp_path / "vectors.npz"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve images and a table with a blank cell; one image is damaged, one row names none."""
+    for i in range(12):
+        paint(tmp_path / "scans" / f"{i:02}.png")
+    (tmp_path / "scans" / "11.png").write_bytes(b"damaged")
+    lines = [f"{i:02}.png,{i % 2},{'' if i % 3 else i % 2},p{i // 2}" for i in range(12)]
+    (tmp_path / "table.csv").write_text("\n".join(["file,oedema,mass,patient", *lines, "99.png,1,1,p9"]) + "\n")
+    return tmp_path / "scans"
+
+
+@pytest.fixture
+def digits_run(tmp_path: Path) -> Path:
+    taut("train", "digits", "--labels-per-class", 5, *FLAGS, "--out", tmp_path / "digits", "--quiet")
+    return tmp_path / "digits"
+
+
+# --- train --------------------------------------------------------------------------------------------------
+
+
+def test_train_on_digits_and_evaluate(digits_run: Path, capsys: Capture) -> None:
+    said = capsys.readouterr().out
+    assert "trained 6 steps" in said
+    assert str(digits_run) in said
+    assert "test part of digits, 596 images: error" in said
+    found = figures(capsys, digits_run, "--data", "digits")
+    assert {"error", "nll", "ece", "elbo", "per_label", "images", "split", "data"} <= found.keys()
+    assert (found["images"], found["split"]) == (596, "test")
+    assert 0 <= found["error"] <= 100
+    assert found == figures(capsys, digits_run)
+    assert {path.name for path in digits_run.iterdir()} >= {
+        "plan.yaml", "facts.json", "annotation.npz", "metrics.jsonl", "model.safetensors", "model.json", "checkpoint"
+    }  # fmt: skip
+
+
+def test_labels_per_class_are_what_was_trained_on(digits_run: Path) -> None:
+    _, _, observed = Run(digits_run).load_draw()
+    assert observed.shape == (1201, 1)
+    assert observed.sum() == 50
+    assert Run(digits_run).source()["labels_per_class"] == 5
+
+
+def test_train_on_a_pack_with_groups_and_a_split(pack: Path, tmp_path: Path, capsys: Capture) -> None:
+    taut("train", pack, "--group", "patient_id", *FLAGS, "--train.valid_fraction", 0.3, "--out", tmp_path / "run")
+    assert "test part of pack.npz, 10 images" in capsys.readouterr().out
+    kept, held, _ = Run(tmp_path / "run").load_draw()
+    assert len(kept) + len(held) == 30
+    assert len(held) >= 4
+    assert not set(kept // 2) & set(held // 2)
+    found = figures(capsys, tmp_path / "run")
+    assert {"auroc_macro", "ap_macro", "per_label", "elbo"} <= found.keys()
+    assert set(found["per_label"]) == {"oedema", "mass"}
+    assert 0 <= found["auroc_macro"] <= 1
+    assert found["images"] == 10
+
+
+def test_evaluate_a_part_of_the_split(pack: Path, tmp_path: Path, capsys: Capture) -> None:
+    taut("train", pack, *FLAGS, "--out", tmp_path / "run")
+    assert figures(capsys, tmp_path / "run", "--split", "train")["images"] == 30
+    assert "has no part 'valid'" in refused(capsys, "evaluate", tmp_path / "run", "--split", "valid")
+    assert "'tset' is not one of" in refused(capsys, "evaluate", tmp_path / "run", "--split", "tset")
+    taut("evaluate", tmp_path / "run")
+    shown = capsys.readouterr().out
+    assert "auroc_macro" in shown
+    assert "oedema" in shown
+
+
+def test_the_groups_of_a_run_are_not_asked_of_other_data(pack: Path, tmp_path: Path, capsys: Capture) -> None:
+    taut("train", pack, "--group", "patient_id", *FLAGS, "--out", tmp_path / "run")
+    other = patients()
+    del other["patient_id"], other["split"]
+    np.savez(tmp_path / "other.npz", **other)
+    assert figures(capsys, tmp_path / "run", "--data", tmp_path / "other.npz")["images"] == 40
+
+
+def test_train_on_a_folder_with_a_table(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    run, table = tmp_path / "run", tmp_path / "table.csv"
+    taut("train", folder, "--labels", table, "--group", "patient", *FLAGS, "--out", run)
+    said = capsys.readouterr().out
+    assert "1 image cannot be read" in said
+    assert "trained 6 steps" in said
+    assert sorted(row["file"] for row in rows_of(run / "skipped.csv")) == ["11.png", "99.png"]
+    found = figures(capsys, run)
+    assert found["images"] == 11
+    assert found["per_label"]["mass"]["annotated"] == 4
+    # The same images as a pack need neither the table nor its columns.
+    x = np.stack([np.asarray(Image.open(folder / f"{i:02}.png")) for i in range(11)])
+    y = np.array([[i % 2, NAN if i % 3 else i % 2] for i in range(11)])
+    np.savez(tmp_path / "same.npz", x=x, y=y, label_names=np.array(["oedema", "mass"]))
+    same = figures(capsys, run, "--data", tmp_path / "same.npz")
+    assert same["per_label"] == found["per_label"]
+
+
+def test_train_on_vectors_with_a_test_set_of_its_own(vectors: Path, tmp_path: Path, capsys: Capture) -> None:
+    rng = np.random.default_rng(1)
+    np.savez(tmp_path / "test.npz", x=rng.normal(size=(20, 5)), y=np.arange(20) % 3)
+    taut("train", vectors, "--test", tmp_path / "test.npz", *FLAGS, "--out", tmp_path / "run")
+    assert "test part of test.npz, 20 images" in capsys.readouterr().out
+    assert Run(tmp_path / "run").load_plan().model.encoder == "mlp"
+    assert figures(capsys, tmp_path / "run", "--data", tmp_path / "test.npz")["images"] == 20
+
+
+def test_clusters_need_no_annotation(tmp_path: Path, capsys: Capture) -> None:
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).random((30, 4)))
+    assert "no annotations 'y'" in refused(capsys, "train", tmp_path / "x.npz", "--out", tmp_path / "none")
+    taut("train", tmp_path / "x.npz", "--classes", 3, *FLAGS, "--out", tmp_path / "run")
+    assert Run(tmp_path / "run").load_model().space.names == ("cluster",)
+    taut("predict", tmp_path / "run", tmp_path / "x.npz", "--out", tmp_path / "clusters.csv")
+    assert len(rows_of(tmp_path / "clusters.csv")) == 30
+
+
+@pytest.mark.parametrize(
+    ("flag", "known"), [(("--labelled-fraction", 0.2), [6, 6]), (("--labelled-cells", 0.3), [None, None])]
+)
+def test_annotations_can_be_hidden(flag: tuple[str, float], known: list[int | None], tmp_path: Path) -> None:
+    data = patients()
+    data["y"] = np.nan_to_num(data["y"])
+    np.savez(tmp_path / "full.npz", **data)
+    taut("train", tmp_path / "full.npz", *flag, *FLAGS, "--out", tmp_path / "run")
+    observed = Run(tmp_path / "run").load_draw()[2]
+    if known[0] is None:
+        assert 8 <= observed.sum() <= 28  # of 60 cells
+        assert (observed.sum(axis=1) == 1).any()
+    else:
+        assert observed.sum(axis=0).tolist() == known
+    taut("train", tmp_path / "full.npz", *flag, *FLAGS, "--seed", 1, "--out", tmp_path / "other")
+    assert not np.array_equal(Run(tmp_path / "other").load_draw()[2], observed)
+
+
+def test_draws_exclude_each_other(capsys: Capture, tmp_path: Path) -> None:
+    draws = [("--labels-per-class", 5), ("--labelled-fraction", 0.5), ("--labelled-cells", 0.5)]
+    for one, two in ((0, 1), (0, 2), (1, 2)):
+        said = refused(capsys, "train", "digits", *draws[one], *draws[two], "--out", tmp_path / "run")
+        assert said == f"{draws[one][0]} and {draws[two][0]} exclude each other"
+
+
+def test_annotations_of_a_valid_part_are_never_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def kept(dataset: Any, *rest: Any) -> Any:
+        seen.append(dataset)
+        return fit(dataset, *rest)
+
+    monkeypatch.setattr(cli, "fit", kept)
+    data = patients()
+    data["y"], data["split"] = np.nan_to_num(data["y"]), np.repeat(["train", "valid"], [20, 20])
+    np.savez(tmp_path / "full.npz", **data)
+    taut("train", tmp_path / "full.npz", "--labelled-fraction", 0.2, *FLAGS, "--out", tmp_path / "run")
+    assert seen[0].annotation.observed.all(axis=1).tolist().count(True) == 24
+    assert seen[0].annotation.observed[20:].all()
+
+
+def test_a_budget_of_time_is_kept_and_told(vectors: Path, tmp_path: Path, capsys: Capture) -> None:
+    taut("train", vectors, "--minutes", 0.02, *FLAGS, "--out", tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "steps fit into 90% of 0.02 minutes" in said
+    steps = Run(tmp_path / "run").load_plan().train.steps
+    assert steps >= 20
+    assert f"trained {steps} steps" in said
+    assert "--minutes -1 is not" in refused(capsys, "train", vectors, "--minutes=-1", "--out", tmp_path / "other")
+
+
+# --- plan files and flags -----------------------------------------------------------------------------------
+
+
+def test_a_plan_file_and_a_flag_beside_it(vectors: Path, tmp_path: Path, capsys: Capture) -> None:
+    nested: dict[str, Any] = {}
+    for name, value in TINY.items():
+        section, field = name.split(".")
+        nested.setdefault(section, {})[field] = value
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(nested))
+    taut("train", vectors, "--plan", tmp_path / "plan.yaml", "--train.steps=4", "--out", tmp_path / "run")
+    plan = Run(tmp_path / "run").load_plan()
+    assert (plan.train.steps, plan.model.width, plan.model.z_dim) == (4, 4, 2)
+    # The plan of a run is a plan file.
+    taut("train", vectors, "--plan", tmp_path / "run" / "plan.yaml", "--out", tmp_path / "again")
+    assert Run(tmp_path / "again").load_plan() == plan
+    one, two = (tmp_path / name / "model.safetensors" for name in ("run", "again"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_faults_of_plans_and_flags_are_named(vectors: Path, tmp_path: Path, capsys: Capture) -> None:
+    run, file = tmp_path / "run", tmp_path / "plan.yaml"
+    file.write_text("train: {stepps: 3}")
+    for arguments, parts in (
+        (("--plan", file), (str(file), "'train.stepps' is not a field", "train.steps")),
+        (("--train.stepps", 3), ("command line: 'train.stepps' is not a field",)),
+        (("--train.steps", "many"), ("command line", "train.steps", "many")),
+        (("--train.steps", "["), ("--train.steps", "'['")),
+        (("--train.steps",), ("--train.steps needs a value",)),
+        (("--plan", tmp_path / "absent.yaml"), ("absent.yaml", "cannot be read")),
+    ):
+        said = refused(capsys, "train", vectors, "--out", run, *arguments)
+        assert all(part in said for part in parts), said
+    assert "for `taut train` and `taut plan`" in refused(capsys, "evaluate", run, "--train.steps", 3)
+    taut("train", vectors, *FLAGS, "--out", run)  # none of the failures left anything behind
+
+
+def test_scientific_numbers_are_numbers(vectors: Path, tmp_path: Path) -> None:
+    taut("train", vectors, *FLAGS, "--train.learning_rate", "2e-3", "--out", tmp_path / "run")
+    assert Run(tmp_path / "run").load_plan().train.learning_rate == 0.002
+
+
+def test_plan_prints_facts_and_decisions(pack: Path, capsys: Capture) -> None:
+    taut("plan", pack, "--train.steps", 123)
+    shown = capsys.readouterr().out
+    assert "30 inputs of 1x8x8 image; 2 label(s) of 2, 2 classes" in shown
+    assert "oedema: " in shown
+    decisions = yaml.safe_load(shown[shown.index("model:") :])
+    assert decisions["train"]["steps"] == 123
+    assert set(decisions) == {"model", "objective", "train", "augment", "seed"}
+
+
+def test_the_plan_never_sees_test_rows(tmp_path: Path, capsys: Capture) -> None:
+    data = patients()
+    data["x"][30:] = 255  # would move the mean
+    data["y"][30:] = 1
+    alone = {name: value[:30] if name != "label_names" else value for name, value in data.items() if name != "split"}
+    np.savez(tmp_path / "both.npz", **data)
+    np.savez(tmp_path / "alone.npz", **alone)
+    shown, trained = [], []
+    for name in ("both", "alone"):
+        taut("plan", tmp_path / f"{name}.npz", "--labelled-fraction", 0.5)
+        shown.append(capsys.readouterr().out)
+        run = tmp_path / f"run-{name}"
+        taut("train", tmp_path / f"{name}.npz", "--labelled-fraction", 0.5, *FLAGS, "--out", run)
+        trained.append((run / "model.safetensors").read_bytes())
+    assert shown[0] == shown[1]
+    assert trained[0] == trained[1]
+
+
+# --- interruption -------------------------------------------------------------------------------------------
+
+
+def test_resume_ends_where_an_uninterrupted_run_ends(
+    vectors: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = Stream.batch
+
+    def cut(self: Stream, step: int, *rest: Any) -> Batch:
+        if step == 5:
+            raise KeyboardInterrupt
+        return usual(self, step, *rest)
+
+    flags = (vectors, "--labelled-fraction", 0.5, *FLAGS, "--train.checkpoint_every", 2, "--train.steps", 8)
+    taut("train", *flags, "--out", tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
+        patch.setattr(Stream, "batch", cut)
+        taut("train", *flags, "--out", tmp_path / "cut")
+    assert caught.value.code == 130
+    assert "--resume" in capsys.readouterr().err
+    assert "no model.json" in refused(capsys, "evaluate", tmp_path / "cut")
+    assert "begun with other data" in refused(capsys, "train", "digits", "--out", tmp_path / "cut", "--resume")
+    taut("train", vectors, "--out", tmp_path / "cut", "--resume")
+    assert "trained 8 steps" in capsys.readouterr().out
+    whole, resumed = (tmp_path / name / "model.safetensors" for name in ("whole", "cut"))
+    assert whole.read_bytes() == resumed.read_bytes()
+
+
+# --- predict ------------------------------------------------------------------------------------------------
+
+
+def test_predict_images_one_of_which_cannot_be_read(digits_run: Path, tmp_path: Path, capsys: Capture) -> None:
+    places = [tmp_path / "new" / name for name in ("a.png", "deep/b.jpg")]
+    for place in places:
+        paint(place, size=(20, 30))
+    (tmp_path / "new" / "bad.png").write_bytes(b"not an image")
+    out = tmp_path / "deeper" / "predictions.csv"
+    said = refused(capsys, "predict", digits_run, tmp_path / "new", "--out", out)
+    assert "1 images could not be read" in said
+    assert "bad.png" in said
+    rows = rows_of(out)
+    assert [Path(row["image"]) for row in rows] == places
+    for row in rows:
+        q = [float(row[f"digit={c}"]) for c in range(10)]
+        assert sum(q) == pytest.approx(1, abs=1e-4)
+        assert int(row["digit:decision"]) == int(np.argmax(q))
+    (tmp_path / "new" / "bad.png").unlink()
+    taut("predict", digits_run, tmp_path / "new", "--out", out)
+    assert rows_of(out) == rows
+    taut("predict", digits_run, places[0], "--out", tmp_path / "one.csv")
+    assert rows_of(tmp_path / "one.csv") == rows[:1]
+
+
+def test_predict_yes_and_no_labels_of_a_pack(pack: Path, tmp_path: Path, capsys: Capture) -> None:
+    taut("train", pack, *FLAGS, "--out", tmp_path / "run")
+    data = patients()
+    np.savez(tmp_path / "new.npz", x=data["x"][:3], ids=np.array(["u", "v", "w"]))
+    taut("predict", tmp_path / "run", tmp_path / "new.npz", "--out", tmp_path / "p.csv")
+    rows = rows_of(tmp_path / "p.csv")
+    assert list(rows[0]) == ["image", "oedema", "oedema:decision", "mass", "mass:decision"]
+    assert [row["image"] for row in rows] == ["u", "v", "w"]
+    for row in rows:
+        assert row["mass:decision"] == str(int(float(row["mass"]) > 0.5))
+
+
+# --- what is refused ----------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_there_is_refused(digits_run: Path, capsys: Capture) -> None:
+    before = (digits_run / "model.safetensors").read_bytes()
+    said = refused(capsys, "train", "digits", *FLAGS, "--out", digits_run)
+    assert "the folder is there already" in said
+    assert (digits_run / "model.safetensors").read_bytes() == before
+
+
+def test_inputs_of_another_shape_are_refused(digits_run: Path, pack: Path, vectors: Path, capsys: Capture) -> None:
+    np.savez(pack, x=np.zeros((4, 9, 7), np.uint8), y=np.arange(4))
+    for command in ("evaluate", "predict"):
+        flag = ("--data",) if command == "evaluate" else ()
+        said = refused(capsys, command, digits_run, *flag, pack)
+        assert "inputs of shape [1, 9, 7], but the model takes [1, 8, 8]" in said
+
+
+def test_other_labels_are_refused(digits_run: Path, pack: Path, capsys: Capture) -> None:
+    said = refused(capsys, "evaluate", digits_run, "--data", pack)
+    assert str(pack) in said
+
+
+def test_patients_on_both_sides_are_refused(pack: Path, tmp_path: Path, capsys: Capture) -> None:
+    data = patients()
+    flags = ("--group", "patient_id", *FLAGS, "--out", tmp_path / "run")
+    np.savez(tmp_path / "test.npz", **{**data, "patient_id": data["patient_id"] + 14, "split": np.repeat("test", 40)})
+    said = refused(capsys, "train", pack, "--test", tmp_path / "test.npz", *flags)
+    assert said == "1 groups are in both the training and the test part, such as 14"
+    data["split"][::2] = "test"
+    np.savez(pack, **data)
+    assert "groups are in both the training and the test part" in refused(capsys, "train", pack, *flags)
+    data["split"][:] = np.where(np.arange(40) % 2, "train", "valid")
+    np.savez(pack, **data)
+    assert "groups are in both the training and the valid part" in refused(capsys, "train", pack, *flags)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("train", "nothing-there"), "'nothing-there' is neither one of digits"),
+        (("plan", "nothing.npz"), "nothing.npz: there is no such file"),
+        (("train", "digits", "--labels-per-class", "999"), "class 0 has"),
+        (("train", "digits", "--labelled-fraction", "7"), "not between 0 and 1"),
+        (("train", "digits", "--group", "patient"), "digits does not take --group"),
+        (("evaluate", "no-run"), "no-run holds no trained model"),
+        (("predict", "no-run", "x.png"), "no-run holds no trained model"),
+        (("train", "digits", "--resume"), "is not a run folder"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    arguments: tuple[str, ...], part: str, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert part in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("fly",), ("train",), ("train", "digits", "--bogus", "1"), ("train", "digits", "--seed", "x")],
+    ids=["nothing", "unknown command", "no data", "unknown flag", "wrong type"],
+)
+def test_bad_flags_exit_with_an_error(
+    arguments: tuple[str, ...], capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        taut(*arguments)
+    assert caught.value.code not in (0, None)
+    assert capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_is_there_in_a_process_of_its_own() -> None:
+    command = Path(sys.executable).with_name("taut")
+    for start in ([str(command)], [sys.executable, "-c", "from taut.cli import main; main()"]):
+        done = subprocess.run([*start, "--help"], capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        for name in ("train", "evaluate", "predict", "plan"):
+            assert name in done.stdout
+    done = subprocess.run([str(command), "train", "--help"], capture_output=True, text=True, timeout=120, check=True)
+    for flag in ("--labels-per-class", "--labelled-fraction", "--minutes", "--resume", "--plan"):
+        assert flag in done.stdout

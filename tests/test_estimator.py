@@ -1,0 +1,531 @@
+"""TautClassifier: scikit-learn's own checks, every form of X and y, the generative side, and save and load."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.datasets import load_digits, load_iris
+from sklearn.exceptions import DataConversionWarning, NotFittedError
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_classifiers_classes, parametrize_with_checks
+
+from taut import cli
+from taut.data.dataset import DataError
+from taut.estimator import TautClassifier
+from taut.labels import Label, LabelError, LabelSpace
+
+Array = NDArray[Any]
+
+SMALL = {"train.steps": 60, "model.width": 32, "model.decoder_width": 32}
+TINY = {"train.steps": 10, "model.width": 8, "model.decoder_width": 8}
+BRIEF = {**TINY, "train.steps": 250, "train.batch_unlabelled": 64}
+
+MIX = LabelSpace((Label("shape", ("round", "square", "long")), Label("broken", (0, 1))))
+
+
+# --- scikit-learn's own checks ------------------------------------------------------------------------------
+
+# scikit-learn itself skips two of them: one needs SCIPY_ARRAY_API in the environment before Python starts, and the
+# other is about decision_function, which there is none of.
+MINUS_ONE = "two of its classes are -1 and 1, and -1 means unannotated by default; it passes with unlabeled=None, below"
+
+
+@parametrize_with_checks(
+    [TautClassifier(plan=SMALL)], expected_failed_checks=lambda _: {"check_classifiers_classes": MINUS_ONE}
+)
+def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+def test_minus_one_is_a_class_where_nothing_is_unlabeled() -> None:
+    check_classifiers_classes("TautClassifier", TautClassifier(plan=SMALL, unlabeled=None))
+
+
+# --- data ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def features() -> tuple[Array, Array]:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 4))
+    return x, (x[:, 0] > 0).astype(int)
+
+
+@pytest.fixture(scope="module")
+def table(features: tuple[Array, Array]) -> Array:
+    """Two yes/no labels with holes."""
+    x, y = features
+    cells = np.stack([y, x[:, 1] > 0], axis=1).astype(float)
+    cells[::3, 0] = cells[1::4, 1] = np.nan
+    return cells
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Array, Array]:
+    bunch = load_digits()
+    return bunch.images, bunch.target
+
+
+@pytest.fixture(scope="module")
+def trained(digits: tuple[Array, Array]) -> TautClassifier:
+    """Trained on 600 digits, of which every fourth is annotated."""
+    images, y = digits
+    known = np.where(np.arange(600) % 4 == 0, y[:600], -1)
+    return TautClassifier(plan=BRIEF, random_state=0).fit(images[:600], known)
+
+
+def tiny(**parameters: Any) -> TautClassifier:
+    return TautClassifier(**{"plan": TINY, "random_state": 0, **parameters})
+
+
+def images_of(shape: tuple[int, ...], dtype: Any = np.uint8, n: int = 24) -> Array:
+    return np.random.default_rng(0).integers(0, 256, (n, *shape)).astype(dtype)
+
+
+# --- X ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "prepared"),
+    [((8, 9), (1, 8, 9)), ((8, 9, 3), (3, 8, 9)), ((3, 8, 9), (3, 8, 9)), ((8, 8, 1), (1, 8, 8)), ((7,), (7,))],
+)
+def test_images_of_every_layout_and_features(shape: tuple[int, ...], prepared: tuple[int, ...]) -> None:
+    x, y = images_of(shape), np.arange(24) % 2
+    model = tiny().fit(x, y)
+    assert model.shape_ == prepared
+    assert model.n_features_in_ == np.prod(prepared)
+    assert model.predict_proba(x).shape == (24, 2)
+    assert model.transform(x).shape == (24, model.plan_.model.z_dim)
+    assert model.reconstruct(x).shape == (24, *prepared)
+    assert model.sample(y[:5]).shape == (5, *prepared)
+
+
+def test_a_tensor_and_a_list_are_read_as_the_array_is() -> None:
+    x, y = images_of((8, 8)), np.arange(24) % 2
+    model = tiny().fit(x, y)
+    expected = model.predict_proba(x)
+    np.testing.assert_allclose(model.predict_proba(x.tolist()), expected, atol=1e-5)
+    tensor = torch.from_numpy(x)
+    np.testing.assert_array_equal(tiny().fit(tensor, torch.from_numpy(y)).predict_proba(tensor), expected)
+
+
+@pytest.mark.parametrize("top", [1.0, 16.0, 255.0, 4000.0, 65535.0])
+def test_an_images_prediction_does_not_depend_on_the_brightest_of_its_array(top: float) -> None:
+    x = images_of((6, 6), np.float64) / 255 * top
+    x[:4] *= 0.01
+    x = np.round(x) if top > 16 else x
+    model = tiny().fit(x, np.arange(24) % 2)
+    assert model.pixel_max_ == pytest.approx(top, rel=0.01)
+    whole = model.predict_proba(x)
+    single = np.concatenate([model.predict_proba(x[i : i + 1]) for i in range(24)])
+    np.testing.assert_allclose(single, whole, atol=1e-5)
+
+
+def test_floats_on_the_same_scale_are_read_as_bytes_are() -> None:
+    x = images_of((6, 6))
+    model = tiny().fit(x, np.arange(24) % 2)
+    np.testing.assert_allclose(model.predict_proba(x.astype(float)), model.predict_proba(x), atol=1e-5)
+
+
+def test_a_refit_forgets_the_names_of_columns(features: tuple[Array, Array]) -> None:
+    x, y = features
+    model = tiny().fit(pd.DataFrame(x, columns=list("abcd")), y)
+    assert list(model.feature_names_in_) == list("abcd")
+    images = images_of((6, 6))
+    model.fit(images, np.arange(24) % 2)
+    assert not hasattr(model, "feature_names_in_")
+
+
+@pytest.mark.parametrize(
+    ("x", "sentence"),
+    [
+        (images_of((6, 6))[:, :5], r"inputs of shape \(1, 5, 6\), but fit saw \(1, 6, 6\)"),
+        (images_of((36,)), r"inputs of shape \(36,\), but fit saw"),
+        (images_of((5,)), "X has 5 features, but TautClassifier is expecting 36 features"),
+        (images_of((6, 6))[:0], "0 sample"),
+        (images_of((6, 6), float) / 255, "expected 0 to 255"),
+        (images_of((6, 6), float) - 100, "pixel values from -100 to"),
+        (images_of((6, 6), float) * 257, "expected 0 to 255"),
+        (images_of((6, 6), complex), "Complex data not supported"),
+        (np.full((2, 6, 6), np.nan), "contains NaN"),
+        (np.full((2, 6, 6), "a"), "numeric"),
+        (images_of((2, 2, 3, 3)), "dim 5"),
+        (images_of((6, 6, 6)), r"neither feature vectors \[N, F\] nor images"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(x: Array, sentence: str) -> None:
+    model = tiny(plan={**TINY, "train.steps": 1}).fit(images_of((6, 6)), np.arange(24) % 2)
+    with pytest.raises(ValueError, match=sentence):
+        model.predict(x)
+
+
+# --- y ------------------------------------------------------------------------------------------------------
+
+
+def _mixed(y: Array) -> Array:
+    cells = np.stack([np.array(["round", "long"], dtype=object)[y], y.astype(object)], axis=1)
+    cells[0, 0] = cells[1, 1] = None
+    return cells
+
+
+@pytest.mark.parametrize(
+    ("make", "classes"),
+    [
+        (lambda y: np.r_[-1, y[1:]], [0, 1]),
+        (lambda y: np.r_[np.nan, y[1:]], [0, 1]),
+        (lambda y: np.where(y, "yes", "no"), ["no", "yes"]),
+        (lambda y: [-1, *np.where(y[1:], "yes", "no")], ["no", "yes"]),
+        (lambda y: [float("nan"), *np.where(y[1:], "yes", "no")], ["no", "yes"]),
+        (lambda y: y.astype(bool), [False, True]),
+        (lambda y: pd.Series([None, *y[1:]], dtype="Int64"), [0, 1]),
+        (lambda y: pd.Series([None, *np.where(y[1:], "yes", "no")], dtype="string"), ["no", "yes"]),
+        (lambda y: pd.Series(np.where(y, "yes", "no")).astype("category"), ["no", "yes"]),
+    ],
+)
+def test_one_label_in_every_form(features: tuple[Array, Array], make: Any, classes: list[Any]) -> None:
+    x, y = features
+    annotations = make(y)
+    model = tiny().fit(x, annotations)
+    assert model.classes_.tolist() == classes
+    assert set(model.predict(x)) <= set(classes)
+    assert model.predict_proba(x).shape == (40, 2)
+    assert 0 <= model.score(x, annotations) <= 1
+
+
+def test_another_value_may_mean_unannotated(features: tuple[Array, Array]) -> None:
+    x, y = features
+    text = np.where(np.arange(40) < 9, "?", np.where(y, "yes", "no"))
+    assert tiny(unlabeled="?").fit(x, text).classes_.tolist() == ["no", "yes"]
+    assert tiny(unlabeled=None).fit(x, 2 * y - 1).classes_.tolist() == [-1, 1]
+
+
+def test_yes_no_labels_with_holes(features: tuple[Array, Array], table: Array) -> None:
+    x, _ = features
+    frame = pd.DataFrame(table, columns=["left", "right"])
+    expected = tiny().fit(x, table).predict_proba(x)
+    assert expected.shape == (40, 2)
+    # As numbers, as pandas' own integers, and as the objects that a CSV file of true, false and blanks gives.
+    objects = frame.astype(object).where(frame.notna(), None).replace({0.0: False, 1.0: True})
+    for cells in (frame, frame.convert_dtypes(), objects):
+        model = tiny().fit(x, cells)
+        assert model.space_.names == ("left", "right")
+        np.testing.assert_array_equal(model.predict_proba(x), expected)
+        assert [c.tolist() for c in model.classes_] == [[0, 1], [0, 1]]
+        np.testing.assert_array_equal(model.predict(x), (expected > 0.5).astype(int))
+
+
+def test_soft_labels_and_a_mix_need_a_space(features: tuple[Array, Array]) -> None:
+    x, y = features
+    soft = np.stack([0.9 - 0.8 * y, 0.1 + 0.8 * y], axis=1)
+    soft[3] = np.nan
+    model = tiny(space=LabelSpace.multiclass(["no", "yes"])).fit(x, soft)
+    assert model.classes_.tolist() == ["no", "yes"]
+    assert model.predict_proba(x).shape == (40, 2)
+    assert 0 <= model.score(x, soft) <= 1
+    with pytest.raises(LabelError, match="soft labels need an explicit LabelSpace"):
+        tiny().fit(x, soft)
+    mix = tiny(space=MIX).fit(x, _mixed(y))
+    assert [q.shape for q in mix.predict_proba(x)] == [(40, 3), (40, 2)]
+    assert mix.predict(x).shape == (40, 2)
+    assert 0 <= mix.score(x, _mixed(y)) <= 1
+    with pytest.raises(LabelError, match="dtype object is ambiguous"):
+        tiny().fit(x, _mixed(y))
+
+
+def test_without_any_annotation_the_classes_are_clusters(features: tuple[Array, Array]) -> None:
+    x, _ = features
+    model = tiny(space=LabelSpace.multiclass(3)).fit(x, np.full(40, -1))
+    assert model.predict_proba(x).shape == (40, 3)
+    with pytest.raises(LabelError, match="pass an explicit LabelSpace"):
+        tiny().fit(x, np.full(40, -1))
+
+
+def test_one_column_is_one_label_with_scikit_learns_warning(features: tuple[Array, Array]) -> None:
+    x, y = features
+    with pytest.warns(DataConversionWarning, match="1d array was expected"):
+        assert tiny().fit(x, y[:, None]).predict(x).shape == (40,)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "change", "error", "sentence"),
+    [
+        ({}, {"y": None}, ValueError, "requires y to be passed, but the target y is None"),
+        ({}, {"y": np.zeros(7)}, ValueError, r"inconsistent numbers of samples: \[40, 7\]"),
+        ({}, {"groups": [1, 2]}, ValueError, r"inconsistent numbers of samples: \[40, 40, 2\]"),
+        ({}, {"y": np.arange(40) / 7}, LabelError, "Unknown label type: continuous"),
+        ({}, {"y": np.arange(40) % 2 * 2 - 1}, LabelError, "has 1 class .* if -1 is one of them, say unlabeled=None"),
+        ({}, {"y": np.array(["a", "-1"] * 20)}, LabelError, "y is text with '-1' in it"),
+        (
+            {},
+            {"y": np.array([["a"], ["b"]] * 20).repeat(2, 1)},
+            LabelError,
+            "is ambiguous: pass an explicit LabelSpace",
+        ),
+        ({}, {"y": np.array([[0, -1]] * 40)}, LabelError, "label 'label_1', row 0: -1 is ambiguous"),
+        ({}, {"y": np.zeros((40, 2, 2))}, LabelError, r"expected \[N\] or \[N, k\]"),
+        ({"minutes": 0}, {}, ValueError, "minutes is 0: expected a positive number"),
+        ({"space": "two"}, {}, TypeError, "space is 'two': expected a LabelSpace"),
+        ({"plan": [1]}, {}, TypeError, r"plan is \[1\]: expected a dictionary"),
+        ({"plan": "/nowhere.yaml"}, {}, DataError, "the plan /nowhere.yaml cannot be read"),
+        ({"plan": {"train.stepz": 1}}, {}, DataError, "'train.stepz' is not a field of a plan; there are train.steps"),
+        ({"plan": {"train.steps": "many"}}, {}, DataError, "a value does not fit its field"),
+        ({"random_state": -1}, {}, ValueError, "Seed must be between 0 and"),
+    ],
+)
+def test_what_fit_refuses_and_how(
+    features: tuple[Array, Array], parameters: dict[str, Any], change: dict[str, Any], error: Any, sentence: str
+) -> None:
+    x, y = features
+    with pytest.raises(error, match=sentence):
+        tiny(**parameters).fit(x, **{"y": y, **change})
+
+
+def test_a_fit_that_fails_leaves_the_former_model(features: tuple[Array, Array], table: Array) -> None:
+    x, y = features
+    model = tiny().fit(x, y)
+    expected = model.predict_proba(x)
+    with pytest.raises(LabelError):
+        model.fit(x, np.where(np.isnan(table), -1, table))
+    np.testing.assert_array_equal(model.predict_proba(x), expected)
+
+
+# --- score --------------------------------------------------------------------------------------------------
+
+
+def test_score_is_scikit_learns_accuracy_over_the_annotated(features: tuple[Array, Array]) -> None:
+    x, y = features
+    model = tiny().fit(x, y)
+    weight = np.linspace(0, 1, 40)
+    assert model.score(x, y) == accuracy_score(y, model.predict(x))
+    assert model.score(x, y, weight) == pytest.approx(accuracy_score(y, model.predict(x), sample_weight=weight))
+    holes = np.where(np.arange(40) % 3 == 0, -1, y)
+    known = holes >= 0
+    assert model.score(x, holes) == accuracy_score(y[known], model.predict(x)[known])
+    unseen = np.where(np.arange(40) == 0, 7, y)
+    assert model.score(x, unseen) == accuracy_score(unseen, model.predict(x))
+    with pytest.raises(ValueError, match="no annotated cell"):
+        model.score(x, np.full(40, -1))
+
+
+def test_score_of_several_labels_counts_annotated_cells(features: tuple[Array, Array], table: Array) -> None:
+    x, _ = features
+    model = tiny().fit(x, table)
+    known = ~np.isnan(table)
+    assert model.score(x, table) == pytest.approx((model.predict(x) == table)[known].mean())
+    weight = np.linspace(0, 1, 40)
+    expected = np.average((model.predict(x) == table)[known], weights=np.stack([weight, weight], axis=1)[known])
+    assert model.score(x, table, weight) == pytest.approx(expected)
+    with pytest.raises(LabelError, match=r"expected \[N, 2\] for 2 labels"):
+        model.score(x, table[:, 0])
+
+
+# --- the generative side ------------------------------------------------------------------------------------
+
+
+def test_it_learns_digits(trained: TautClassifier, digits: tuple[Array, Array]) -> None:
+    images, y = digits
+    assert trained.score(images[600:], y[600:]) > 0.8
+    assert trained.pixel_max_ == 16
+
+
+def test_transform_gives_the_means_of_z(trained: TautClassifier, digits: tuple[Array, Array]) -> None:
+    images, _ = digits
+    z = trained.transform(images[:20])
+    assert z.shape == (20, 16)
+    assert z.std(axis=0).max() > 0.1
+    x = trained.model_.prepare(torch.from_numpy((images[:20, None] / 16).astype(np.float32)))
+    with torch.no_grad():
+        np.testing.assert_allclose(z, trained.model_.encode(x).mean.numpy(), atol=1e-5)
+    names = trained.get_feature_names_out()
+    assert len(names) == 16
+    assert names[0] == "tautclassifier0"
+
+
+def test_reconstructions_are_nearer_than_the_mean_image(trained: TautClassifier, digits: tuple[Array, Array]) -> None:
+    pixels = digits[0][600:, None] / 16
+    drawn = trained.reconstruct(digits[0][600:])
+    assert drawn.shape == pixels.shape
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
+    mean = digits[0][:600, None].mean(axis=0) / 16
+    assert ((drawn - pixels) ** 2).mean() < 0.9 * ((mean - pixels) ** 2).mean()
+
+
+def test_samples_follow_the_seed_and_the_labels(trained: TautClassifier, digits: tuple[Array, Array]) -> None:
+    images, y = digits
+    zeros = trained.sample([0] * 200, random_state=1)
+    assert zeros.shape == (200, 1, 8, 8)
+    assert zeros.min() >= 0
+    assert zeros.max() <= 1
+    np.testing.assert_array_equal(zeros, trained.sample([0] * 200, random_state=1))
+    assert not np.array_equal(zeros, trained.sample([0] * 200, random_state=2))
+    # The mean of drawn zeros is nearer to that of real zeros than to that of real ones, and so for ones.
+    ones = trained.sample([1] * 200, random_state=1)
+    real = [images[y == c].mean(axis=0) / 16 for c in (0, 1)]
+    for c, drawn in enumerate((zeros, ones)):
+        distance = [np.abs(drawn.mean(axis=0)[0] - one).mean() for one in real]
+        assert distance[c] < distance[1 - c]
+    with pytest.raises(LabelError, match="row 1: 11 is not one of its classes"):
+        trained.sample([0, 11])
+
+
+def test_unannotated_labels_of_samples_come_from_the_prior(features: tuple[Array, Array]) -> None:
+    x, _ = features
+    model = tiny().fit(x, np.stack([np.arange(40) % 10 == 0, np.arange(40) % 2], axis=1).astype(float))
+    drawn: list[torch.Tensor] = []
+    decode = model.model_.decode
+    model.model_.decode = lambda z, c: drawn.append(c) or decode(z, c)
+    model.sample(np.column_stack([np.full(4000, np.nan), np.ones(4000)]), random_state=0)
+    first, second = drawn[0][:, 1], drawn[0][:, 3]
+    assert (second == 1).all()
+    prior = float(model.model_.log_prior[1].exp())
+    assert prior == pytest.approx(5 / 42, abs=1e-5)
+    assert float(first.mean()) == pytest.approx(prior, abs=4 * np.sqrt(prior * (1 - prior) / 4000))
+
+
+# --- seeds, parameters, copies ------------------------------------------------------------------------------
+
+
+def test_the_callers_random_states_are_untouched(features: tuple[Array, Array]) -> None:
+    x, y = features
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    model = tiny(minutes=0.001).fit(x, y)
+    model.predict_proba(x)
+    model.sample([0, 1], random_state=0)
+    after = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    assert after[0] == before[0]
+    np.testing.assert_equal(after[1], before[1])
+    assert torch.equal(after[2], before[2])
+
+
+def test_the_same_seed_gives_the_same_model_in_all_its_forms(features: tuple[Array, Array]) -> None:
+    x, y = features
+    np.random.seed(3)  # noqa: NPY002 - scikit-learn's meaning of random_state=None
+    first = tiny(random_state=None).fit(x, y).predict_proba(x)
+    second = tiny(random_state=np.random.RandomState(3)).fit(x, y).predict_proba(x)
+    np.testing.assert_array_equal(first, second)
+    fifth = tiny(random_state=5).fit(x, y).predict_proba(x)
+    np.testing.assert_array_equal(tiny(random_state=np.int64(5)).fit(x, y).predict_proba(x), fifth)
+    assert not np.array_equal(first, fifth)
+
+
+def test_parameters_survive_clone_and_pickle(features: tuple[Array, Array]) -> None:
+    x, _ = features
+    model = TautClassifier(plan=TINY, unlabeled="?", space=MIX, random_state=4, minutes=None, verbose=False)
+    assert clone(model).get_params() == model.get_params()
+    assert TautClassifier(**model.get_params()).get_params() == model.get_params()
+    assert model.set_params(minutes=2.5).minutes == 2.5
+    fitted = tiny().fit(x, np.arange(40) % 3)
+    copy = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(copy.predict_proba(x), fitted.predict_proba(x))
+
+
+def test_a_plan_file_is_a_plan(tmp_path: Path, features: tuple[Array, Array]) -> None:
+    x, y = features
+    first = tiny().fit(x, y)
+    first.plan_.save(tmp_path / "plan.yaml")
+    second = tiny(plan=tmp_path / "plan.yaml").fit(x, y)
+    np.testing.assert_array_equal(first.predict_proba(x), second.predict_proba(x))
+
+
+def test_a_budget_and_verbosity_say_what_they_do(
+    features: tuple[Array, Array], capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y = features
+    model = tiny(minutes=0.002, verbose=True).fit(x, y)
+    assert "steps" in model.notes_[0]
+    assert model.notes_[0] in capsys.readouterr().out
+    tiny().fit(x, y)
+    captured = capsys.readouterr()
+    assert captured.out + captured.err == ""
+
+
+# --- save and load ------------------------------------------------------------------------------------------
+
+
+def test_a_loaded_model_is_the_saved_one(tmp_path: Path, trained: TautClassifier, digits: tuple[Array, Array]) -> None:
+    images, y = digits
+    trained.save(tmp_path / "model")
+    loaded = TautClassifier.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict_proba(images), trained.predict_proba(images))
+    np.testing.assert_array_equal(loaded.transform(images), trained.transform(images))
+    np.testing.assert_array_equal(loaded.sample([3, 4], random_state=0), trained.sample([3, 4], random_state=0))
+    assert loaded.score(images, y) == trained.score(images, y)
+    assert loaded.plan_ == trained.plan_
+    assert loaded.classes_.tolist() == trained.classes_.tolist()
+
+
+def test_a_loaded_estimator_repeats_its_training(tmp_path: Path, features: tuple[Array, Array]) -> None:
+    x, y = features
+    frame = pd.DataFrame(x, columns=list("abcd"))
+    model = tiny(random_state=7, unlabeled=None).fit(frame, 2 * y - 1)
+    model.save(tmp_path)
+    loaded = TautClassifier.load(tmp_path)
+    assert loaded.unlabeled is None
+    assert loaded.random_state == 7
+    assert list(loaded.feature_names_in_) == list("abcd")
+    expected = model.predict_proba(frame)
+    np.testing.assert_array_equal(loaded.predict_proba(frame), expected)
+    np.testing.assert_array_equal(clone(loaded).fit(frame, 2 * y - 1).predict_proba(frame), expected)
+
+
+def test_a_run_folder_is_loaded(tmp_path: Path, digits: tuple[Array, Array]) -> None:
+    images, y = digits
+    cli.train("digits", labels_per_class=5, out=tmp_path / "run", quiet=True, changes=dict(TINY))
+    model = TautClassifier.load(tmp_path / "run")
+    pixels = np.round(images * (255 / 16)).astype(np.uint8)
+    assert model.predict_proba(pixels).shape == (1797, 10)
+    assert model.plan_.train.steps == TINY["train.steps"]
+    assert 0 <= model.score(pixels, y) <= 1
+
+
+def test_what_cannot_be_loaded_or_is_not_fitted(tmp_path: Path, features: tuple[Array, Array]) -> None:
+    with pytest.raises(DataError, match="holds no trained model"):
+        TautClassifier.load(tmp_path / "nowhere")
+    x, y = features
+    unfitted = TautClassifier()
+    for act in (unfitted.predict, unfitted.predict_proba, unfitted.transform, unfitted.reconstruct, unfitted.sample):
+        with pytest.raises(NotFittedError):
+            act(x)
+    with pytest.raises(NotFittedError):
+        unfitted.score(x, y)
+    with pytest.raises(NotFittedError):
+        unfitted.save(tmp_path)
+
+
+# --- among scikit-learn's tools -----------------------------------------------------------------------------
+
+
+def test_in_a_pipeline_and_in_a_search() -> None:
+    x, y = load_iris(return_X_y=True)
+    known = np.where(np.arange(150) % 3 == 0, y, -1)
+    pipeline = make_pipeline(StandardScaler(), tiny(plan={**SMALL, "train.steps": 150})).fit(x, known)
+    assert pipeline.score(x, y) > 0.85
+    assert pipeline[:-1].transform(x).shape == (150, 4)
+    scores = cross_val_score(tiny(), x, known, cv=KFold(3, shuffle=True, random_state=0))
+    assert scores.shape == (3,)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    grid = {"plan": [TINY, SMALL], "minutes": [None, 0.001]}
+    search = GridSearchCV(tiny(), grid, cv=2, error_score="raise").fit(x, y)
+    assert search.best_params_["plan"] == SMALL
+    assert search.predict_proba(x).shape == (150, 3)
+
+
+def test_z_may_come_as_a_data_frame(features: tuple[Array, Array]) -> None:
+    x, y = features
+    model = tiny().set_output(transform="pandas")
+    frame = model.fit_transform(pd.DataFrame(x, index=np.arange(40) + 100), y)
+    assert list(frame.columns) == ["tautclassifier0", "tautclassifier1"]
+    assert frame.index[0] == 100

@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taut.data.dataset import DataError, Dataset
+from taut.data.split import draw_fraction
+from taut.data.stream import Stream
+from taut.evaluate.predict import predict_logits, predict_probabilities
+from taut.fit import build_model, dilution, fit, fit_to_budget, hold_out, step_seconds
+from taut.labels import Label, LabelError, LabelSpace
+from taut.objective import Batch
+from taut.plan import Plan, TrainPlan, fingerprint, make_plan
+from taut.run import Run
+from tiny import NAN, ONE, SEVERAL, cells, equal, images, made, some_known, tiny, vectors
+
+MIX = LabelSpace((Label("grade", ("a", "b", "c", "d", "e")), Label("sick", (0, 1)), Label("old", (0, 1))))
+
+
+def sensible(data: Dataset, **sections: Any) -> Any:
+    """Trains on a dataset; what comes out are probabilities, and not the ones before training."""
+    fitted = fit(data, tiny(**sections), quiet=True)
+    q = predict_probabilities(fitted.model, data.x)
+    assert q.shape == (len(data), data.space.width)
+    for block in data.space.blocks:
+        np.testing.assert_allclose(q[:, block].sum(axis=1), 1, atol=1e-9)
+    assert not equal(fitted.model, build_model(data, fitted.plan, fitted.facts))
+    return fitted
+
+
+def mixed(n: int = 60) -> Any:
+    rng = np.random.default_rng(0)
+    y = np.empty((n, 3), dtype=object)
+    y[:, 0] = rng.choice(list("abcde"), n)
+    y[:, 1:] = rng.integers(0, 2, (n, 2))
+    y[rng.random((n, 3)) < 0.5] = None
+    return y
+
+
+# --- what may be annotated ----------------------------------------------------------------------------------
+
+
+def test_everything_annotated() -> None:
+    fitted = sensible(images(some_known(known=60)))
+    assert fitted.plan.objective.source == "none"
+    assert fitted.plan.objective.mutual_information == 0
+
+
+def test_nothing_annotated_gives_clusters_without_labels_in_the_loss(tmp_path: Any) -> None:
+    data, run = vectors(np.full(60, -1), LabelSpace.multiclass(4, "cluster")), Run.create(tmp_path / "run")
+    fitted = fit(data, tiny(), run=run, quiet=True)
+    assert run.metrics()[-1]["label_kl"] == 0
+    assert fitted.facts.annotated_images == 0
+    assert set(fitted.model.log_prior.exp().tolist()) == {0.25}
+    assert predict_probabilities(fitted.model, data.x).shape == (60, 4)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_label_that_is_never_annotated_is_named(which: int) -> None:
+    y = cells(share=0.7)
+    y[:, which] = NAN
+    with pytest.raises(LabelError, match=f"no image is annotated with '{SEVERAL.names[which]}', while other labels"):
+        fit(vectors(y, SEVERAL), tiny(), quiet=True)
+
+
+def test_a_partly_annotated_table() -> None:
+    data = images(cells(share=0.5), SEVERAL)
+    fitted = sensible(data)
+    assert fitted.facts.annotated_cells == tuple(data.annotation.observed.sum(axis=0))
+
+
+def test_a_label_of_five_classes_beside_yes_and_no() -> None:
+    data = images(mixed(), MIX)
+    fitted = sensible(data)
+    assert fitted.model.sizes == (5, 2, 2)
+    decided = MIX.predict(predict_probabilities(fitted.model, data.x))
+    assert set(decided[:, 0]) <= set("abcde")
+    assert set(decided[:, 1]) | set(decided[:, 2]) <= {0, 1}
+
+
+def test_feature_vectors_are_standardised_by_the_training_set() -> None:
+    data = vectors(some_known())
+    data.x[:] = 100 * data.x + 7
+    fitted = sensible(data)
+    assert fitted.plan.model.encoder == "mlp"
+    prepared = fitted.model.prepare(torch.from_numpy(data.x))
+    torch.testing.assert_close(prepared.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(prepared.std(0, correction=0), torch.ones(5), atol=1e-4, rtol=0)
+
+
+def test_a_constant_feature_is_no_trouble() -> None:
+    data = vectors(some_known())
+    data.x[:, 2] = 4.0
+    assert float(sensible(data).model.scale[2]) == 1
+
+
+def test_soft_labels_are_targets() -> None:
+    rng = np.random.default_rng(0)
+    soft = rng.dirichlet([1, 1, 1], 40).astype(np.float32)
+    soft[20:] = NAN
+    sensible(vectors(soft))
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_fewer_images_than_a_batch(count: int) -> None:
+    y = np.full(count, -1)
+    y[0] = 1
+    sensible(images(y), train={"batch_labelled": 64, "batch_unlabelled": 256})
+
+
+def test_one_image_annotated_among_many() -> None:
+    sensible(images(some_known(known=1)))
+    sensible(images(np.where(np.arange(60)[:, None] < 1, 1.0, np.full((60, 2), NAN)), SEVERAL))
+
+
+def test_an_empty_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="batches are empty"):
+        fit(vectors(some_known(known=60)), tiny(train={"batch_labelled": 0}), quiet=True)
+
+
+label_tables = st.integers(1, 3).flatmap(
+    lambda k: st.lists(st.lists(st.sampled_from([0.0, 1.0, NAN, NAN]), min_size=k, max_size=k), min_size=1, max_size=14)
+)
+
+
+@settings(deadline=None, max_examples=25)
+@given(label_tables, st.booleans())
+def test_any_table_of_yes_and_no_trains_or_fails_with_a_sentence(rows: list[list[float]], image: bool) -> None:
+    y = np.array(rows)
+    space = LabelSpace.multilabel(y.shape[1])
+    trains_or_says_why((images if image else vectors)(y, space))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(-1, 2), min_size=1, max_size=14), st.sampled_from([0.0, 0.3, 0.9]))
+def test_any_column_of_classes_trains_or_fails_with_a_sentence(y: list[int], held: float) -> None:
+    trains_or_says_why(vectors(np.array(y)), {"valid_fraction": held})
+
+
+@pytest.mark.parametrize(
+    "column",
+    [[-1] * 9, [0] * 9, [2] * 9, [0, 1] * 5, [0, 1, 2] * 3, [0] + [-1] * 8],
+    ids=["none", "constant", "the last class", "one class absent", "all", "one image"],
+)
+def test_the_corner_cases_train(column: list[int]) -> None:
+    assert trains_or_says_why(vectors(np.array(column))) is None
+
+
+def sentence(error: ValueError) -> str:
+    assert type(error) in (LabelError, DataError, ValueError)
+    assert len(str(error)) > 20
+    return str(error)
+
+
+def trains_or_says_why(data: Dataset, train: dict[str, Any] | None = None) -> str | None:
+    try:
+        fitted = fit(data, tiny(train={"steps": 2, **(train or {})}), quiet=True)
+    except ValueError as error:
+        # LabelError and DataError are ValueErrors; one of the libraries' own kind would not be a sentence for users.
+        return sentence(error)
+    assert all(bool(value.isfinite().all()) for value in fitted.model.state_dict().values())
+    return None
+
+
+# --- holding out --------------------------------------------------------------------------------------------
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> set[float]:
+    """The first feature of every input that gets into a batch."""
+    seen: set[float] = set()
+    usual = Stream.batch
+
+    def batch(self: Stream, step: int, *rest: Any) -> Batch:
+        seen.update(self.x[self.rows(step), 0].tolist())
+        return usual(self, step, *rest)
+
+    monkeypatch.setattr(Stream, "batch", batch)
+    return seen
+
+
+def separable(n: int = 300) -> tuple[Any, Any]:
+    """Three classes that overlap, so that a trained net is not exactly calibrated."""
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % 3
+    return (2 * np.eye(3)[y] + rng.normal(size=(n, 3))).astype(np.float32), y
+
+
+def test_the_valid_part_calibrates_and_is_never_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = separable()
+    split = np.where(np.arange(300) < 100, "valid", "train")
+    y[:3] = -1
+    data = made(x, y, ONE, split=split)
+    seen = recorded(monkeypatch)
+    fitted = fit(data, tiny(train={"steps": 60}, model={"width": 32}), quiet=True)
+    assert seen == set(x[split == "train", 0].tolist())
+    assert float(fitted.model.temperature) != 1
+    assert any("calibrated 1 of 1 label(s) on 100 images" in note for note in fitted.notes)
+    assert fitted.facts.images == 200
+
+
+def test_calibration_lowers_the_error_of_the_probabilities_it_was_fitted_on() -> None:
+    x, y = separable(600)
+    data = made(x, y, ONE)
+    fitted = fit(data, tiny(train={"steps": 60, "valid_fraction": 0.4}, model={"width": 32}), quiet=True)
+    _, held = hold_out(data, fitted.plan)
+    assert len(held) == 240
+
+    def nll(calibrated: bool) -> float:
+        logits = predict_logits(fitted.model, x[held]).double()
+        log_q = fitted.model.log_probabilities(logits, calibrated)
+        return float(-log_q[torch.arange(len(held)), torch.from_numpy(y[held])].mean())
+
+    assert nll(True) < nll(False)
+
+
+def test_the_note_does_not_claim_a_calibration_that_was_not_possible() -> None:
+    y = some_known(known=40)
+    split = np.where(np.arange(60) < 40, "train", "valid")
+    fitted = fit(vectors(y, split=split), tiny(), quiet=True)
+    assert float(fitted.model.temperature) == 1
+    assert fitted.notes == ["not calibrated: too few annotations among the 20 images that were held out"]
+
+
+def test_what_is_held_out_is_annotated_and_the_rest_is_trained_on() -> None:
+    data = vectors(some_known(100, 40))
+    plan = Plan(train=TrainPlan(valid_fraction=0.25))
+    kept, held = hold_out(data, plan)
+    assert len(held) == 10
+    assert data.annotation.observed[held].all()
+    assert sorted([*kept, *held]) == list(range(100))
+    assert np.bincount(some_known(100, 40)[held]).min() >= 3  # stratified
+    again = hold_out(data, plan)
+    assert np.array_equal(again[1], held)
+    assert len(hold_out(data, Plan())[1]) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_group_is_on_both_sides(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(0, 20, 100)
+    data = vectors(np.where(rng.random(100) < 0.5, rng.integers(0, 3, 100), -1), groups=groups)
+    kept, held = hold_out(data, Plan(train=TrainPlan(valid_fraction=0.3), seed=seed))
+    assert len(held) > 10
+    assert not set(groups[kept]) & set(groups[held])
+
+
+def test_a_group_in_the_valid_part_and_outside_it_is_refused() -> None:
+    data = vectors(
+        some_known(6, 6), groups=list("aabbcc"), split=["train", "valid", "train", "train", "valid", "valid"]
+    )
+    with pytest.raises(DataError, match="1 groups are in both the training and the valid part, such as a"):
+        fit(data, tiny(), quiet=True)
+
+
+def test_holding_out_the_only_annotations_of_a_label_is_refused() -> None:
+    y = np.array([[0.0, NAN]] * 10 + [[NAN, 1.0]])
+    data = vectors(y, SEVERAL, split=["train"] * 10 + ["valid"])
+    with pytest.raises(LabelError, match="'b'"):
+        fit(data, tiny(), quiet=True)
+
+
+# --- the budget ---------------------------------------------------------------------------------------------
+
+
+def test_a_budget_sets_the_steps_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 0.02)
+    data = vectors(some_known())
+    fitted = fit(data, tiny(), minutes=0.05, quiet=True)
+    assert fitted.plan.train.steps == fitted.result.steps == 135  # 0.9 · 3 s / 0.02 s
+    want = "a step takes 20.0 ms here, so that 135 steps fit into 90% of 0.05 minutes; the schedules are fitted to them"
+    assert fitted.notes[0] == want
+
+
+def test_a_budget_that_is_too_small_is_not_called_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
+    data, plan = vectors(some_known()), Plan()
+    sentence = fit_to_budget(data, plan, fingerprint(data), 0.1)
+    assert plan.train.steps == 20
+    assert "only 5 steps fit" in sentence
+    assert "20 are taken all the same" in sentence
+
+
+@pytest.mark.parametrize("minutes", [0.0, -1.0, NAN])
+def test_a_budget_is_positive(minutes: float) -> None:
+    with pytest.raises(ValueError, match=r"--minutes .* is not a positive number"):
+        fit(vectors(some_known()), tiny(), minutes=minutes, quiet=True)
+
+
+def test_the_time_of_a_step_is_measured_on_a_copy() -> None:
+    data = vectors(some_known())
+    facts = fingerprint(data)
+    plan = tiny()(make_plan(facts))
+    assert 1e-5 < step_seconds(data, plan, facts) < 5
+    assert plan.train.steps == 6
+
+
+# --- the weight of annotated images -------------------------------------------------------------------------
+
+
+def weight(y: Any, space: LabelSpace, labelled: int, unlabelled: int) -> float:
+    settings = TrainPlan(batch_labelled=labelled, batch_unlabelled=unlabelled)
+    return dilution(settings, fingerprint(vectors(y, space)))
+
+
+def test_the_default_weight_undoes_the_dilution_of_annotated_rows() -> None:
+    assert weight(some_known(60, 12), ONE, 64, 256) == 5  # 64 of 320 rows
+    assert weight(some_known(60, 60), ONE, 64, 256) == 1  # there are no unlabelled rows
+    assert weight(some_known(60, 0), ONE, 64, 256) == 1
+    partly = np.tile([[1.0, NAN], [NAN, 0.0]], (30, 1))
+    assert weight(partly, SEVERAL, 0, 128) == 1
+    partly[0] = 1.0  # one complete image must not give the others a weight of 128
+    assert weight(partly, SEVERAL, 1, 127) == 1
+    partly[30:] = NAN  # 29 partly annotated ones among the 59 incomplete ones
+    assert weight(partly, SEVERAL, 8, 118) == pytest.approx(126 / (8 + 118 * 29 / 59))
+
+
+def test_every_annotated_row_is_counted_in_real_batches() -> None:
+    data = vectors(cells(80, 0.4), SEVERAL)
+    data = dataclasses.replace(data, annotation=draw_fraction(data, 0.6, 0))
+    settings = TrainPlan(batch_labelled=10, batch_unlabelled=30)
+    stream = Stream(data, Plan().augment, 10, 30, 0)
+    rows = np.concatenate([stream.rows(step) for step in range(200)])
+    annotated = data.annotation.observed.any(axis=1)[rows].mean()
+    assert dilution(settings, fingerprint(data)) == pytest.approx(1 / annotated, rel=0.02)

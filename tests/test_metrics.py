@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+
+from conftest import Array
+from taut.data.dataset import DataError, Dataset
+from taut.evaluate import bounds
+from taut.evaluate.calibration import expected_calibration_error, fit_temperatures, label_nll, reliability
+from taut.evaluate.metrics import evaluate, label_figures, mean_elbo
+from taut.evaluate.predict import batches, predict_logits, predict_posterior, predict_probabilities
+from taut.fit import build_model
+from taut.labels import Label, LabelSpace
+from taut.nn.vae import LabelVAE
+from taut.plan import fingerprint, make_plan
+from tiny import NAN, ONE, SEVERAL, cells, images, some_known, tiny, vectors
+
+MIX = LabelSpace((Label("grade", ("a", "b", "c")), Label("sick", ("no", "yes"))))
+
+
+def model_of(data: Dataset) -> LabelVAE:
+    facts = fingerprint(data)
+    return build_model(data, tiny()(make_plan(facts)), facts).eval()
+
+
+def yes(column: Any) -> Array:
+    """Probabilities [N, 2] of a yes/no label."""
+    return np.stack([1 - np.asarray(column), np.asarray(column)], axis=1)
+
+
+# --- figures by hand ----------------------------------------------------------------------------------------
+
+
+def test_one_label_by_hand() -> None:
+    q = np.array([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4], [0.3, 0.3, 0.4], [0.2, 0.6, 0.2], [1.0, 0.0, 0.0]])
+    data = vectors(np.array([0, 1, 2, 0, -1]))
+    figures = label_figures(q, data)
+    # Three of four annotated ones are right; the wrong one was said with 0.6, in a bin of its own, as are all.
+    assert figures["error"] == 25
+    assert figures["ece"] == pytest.approx((0.3 + 0.5 + 0.6 + 0.6) / 4)
+    assert figures["per_label"] == {"label": {"annotated": 4, "error": 25.0, "ece": pytest.approx(0.5)}}
+    assert "auroc_macro" not in figures
+
+
+def test_yes_and_no_by_hand() -> None:
+    y = np.array([[1, 0], [0, 1], [1, 1], [0, NAN], [NAN, 0]])
+    q = np.concatenate([yes([0.9, 0.6, 0.4, 0.1, 0.5]), yes([0.2, 0.4, 0.3, 0.9, 0.1])], axis=1)
+    figures = label_figures(q, vectors(y, SEVERAL))
+    a, b = figures["per_label"]["a"], figures["per_label"]["b"]
+    # a: of the pairs (yes, no) three of four are in order. b: all four.
+    assert (a["auroc"], b["auroc"]) == (0.75, 1.0)
+    assert a["ap"] == pytest.approx((1 / 1 + 2 / 3) / 2, abs=1e-6)
+    assert b["ap"] == 1
+    assert (a["error"], b["error"]) == (50.0, 50.0)
+    assert (a["annotated"], a["positives"], b["annotated"], b["positives"]) == (4, 2, 4, 2)
+    assert figures["auroc_macro"] == 0.875
+    assert figures["ap_macro"] == pytest.approx((a["ap"] + 1) / 2, abs=1e-6)
+    assert figures["error"] == 50
+
+
+def test_figures_equal_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    y, p = (rng.random((200, 2)) < [0.5, 0.1]).astype(float), rng.random((200, 2))
+    data = vectors(y, SEVERAL)
+    figures = label_figures(np.concatenate([yes(p[:, 0]), yes(p[:, 1])], axis=1), data)
+    for j, name in enumerate("ab"):
+        row = figures["per_label"][name]
+        assert row["auroc"] == pytest.approx(roc_auc_score(y[:, j], p[:, j]), abs=1e-6)
+        assert row["ap"] == pytest.approx(average_precision_score(y[:, j], p[:, j]), abs=1e-6)
+    log_q = torch.from_numpy(np.log(np.concatenate([yes(p[:, 0]), yes(p[:, 1])], axis=1)))
+    want = [log_loss(y[:, j], p[:, j]) for j in range(2)]
+    np.testing.assert_allclose(label_nll(log_q, data.annotation, (2, 2)), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_label_with_one_class_only_has_no_ranking(value: float) -> None:
+    y = np.array([[1, value], [0, value], [1, NAN]])
+    q = np.concatenate([yes([0.9, 0.6, 0.4]), yes([0.2, 0.4, 0.3])], axis=1)
+    figures = label_figures(q, vectors(y, SEVERAL))
+    assert figures["per_label"]["b"]["auroc"] is None
+    assert figures["per_label"]["b"]["ap"] is None
+    assert figures["auroc_macro"] == figures["per_label"]["a"]["auroc"] == 0.5
+    assert figures["ap_macro"] == figures["per_label"]["a"]["ap"]
+
+
+def test_a_label_without_annotation_has_no_figures_and_counts_nowhere() -> None:
+    y = np.array([[1, NAN], [0, NAN]])
+    figures = label_figures(np.full((2, 4), 0.5), vectors(y, SEVERAL))
+    assert figures["per_label"]["b"] == {"annotated": 0, "error": None, "ece": None}
+    assert figures["error"] == figures["per_label"]["a"]["error"]
+
+
+def test_no_ranking_at_all_is_none_and_not_one_half() -> None:
+    figures = label_figures(np.full((2, 4), 0.5), vectors(np.ones((2, 2)), SEVERAL))
+    assert figures["auroc_macro"] is None
+    assert figures["ap_macro"] is None
+
+
+def test_cells_that_are_not_annotated_are_left_out() -> None:
+    y = cells(80, 0.6)
+    data, rng = vectors(y, SEVERAL), np.random.default_rng(1)
+    q = np.concatenate([yes(rng.random(80)), yes(rng.random(80))], axis=1)
+    want = label_figures(q, data)
+    hidden = np.repeat(np.isnan(y), 2, axis=1)
+    assert hidden.any()
+    assert label_figures(np.where(hidden, 1 - q, q), data) == want
+    assert label_figures(np.where(hidden, q, 1 - q), data) != want
+
+
+# --- a model ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        images(some_known(40, 30)),
+        images(cells(40), SEVERAL),
+        images(np.array([["a", "no"], [None, "yes"], ["c", None], ["b", "yes"]] * 5, dtype=object), MIX),
+    ],
+    ids=["one label", "several", "a mix"],
+)
+def test_the_figures_of_a_model_are_those_of_its_probabilities(data: Dataset) -> None:
+    model = model_of(data)
+    model.temperature.fill_(0.1)
+    figures = evaluate(model, data)
+    q = predict_probabilities(model, data.x)
+    plain = label_figures(q, data)
+    assert {key: figures[key] for key in plain if key != "per_label"} == {
+        key: value for key, value in plain.items() if key != "per_label"
+    }
+    nll = []
+    for j, (label, block) in enumerate(zip(data.space, data.space.blocks, strict=True)):
+        seen = data.annotation.observed[:, j]
+        nll.append(-np.log((q[seen, block] * data.annotation.targets[seen, block]).sum(axis=1)).mean())
+        assert figures["per_label"][label.name]["nll"] == pytest.approx(nll[-1], abs=1e-6)
+        assert figures["per_label"][label.name]["annotated"] == seen.sum()
+    assert figures["nll"] == pytest.approx(np.mean(nll), abs=1e-6)
+    assert figures["images"] == len(data)
+    # Without the temperatures the probabilities are others, and so is what depends on them.
+    loose = evaluate(model, data, calibrated=False)
+    assert loose["nll"] != figures["nll"]
+    assert loose["error"] == figures["error"]
+    assert loose["elbo"] == figures["elbo"]
+    assert json.loads(json.dumps(figures)) == figures
+
+
+def test_the_elbo_is_the_mean_of_the_bound() -> None:
+    data = images(some_known(1200))
+    model = model_of(data)
+    generator = torch.Generator().manual_seed(0)
+    parts = [bounds.elbo(model, x, generator=generator) for x in batches(model, data.x)]
+    assert [len(part) for part in parts] == [500, 500, 200]
+    assert mean_elbo(model, data) == pytest.approx(float(torch.cat(parts).mean()), rel=1e-6)
+    assert evaluate(model, data)["elbo"] == mean_elbo(model, data)
+    # One sample a row is enough for the mean: another seed and many samples agree.
+    x = model.prepare(torch.from_numpy(data.x))
+    assert mean_elbo(model, data, seed=1) == pytest.approx(float(bounds.elbo(model, x, samples=8).mean()), rel=0.01)
+
+
+def test_predictions_do_not_depend_on_the_size_of_the_batch() -> None:
+    data = images(some_known(700))
+    model = model_of(data)
+    whole = predict_posterior(model, data.x)
+    alone = predict_posterior(model, data.x[510:512])
+    torch.testing.assert_close(alone.logits, whole.logits[510:512])
+    assert torch.equal(predict_logits(model, data.x), whole.logits)
+    assert predict_probabilities(model, data.x).dtype == np.float64
+
+
+def test_evaluation_refuses_what_it_cannot_judge() -> None:
+    data = images(some_known())
+    model = model_of(data)
+    with pytest.raises(DataError, match="nothing is annotated"):
+        evaluate(model, images(np.full(5, -1)))
+    with pytest.raises(DataError, match=r"its labels a \(2\), b \(2\) are not the model's label \(3\)"):
+        evaluate(model, images(cells(), SEVERAL))
+
+
+# --- calibration --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [2.5, 0.4])
+def test_a_known_temperature_is_found(temperature: float) -> None:
+    torch.manual_seed(0)
+    logits = 2 * torch.randn(4000, 7)
+    space = LabelSpace((Label("one", (0, 1, 2)), Label("two", (0, 1)), Label("three", (0, 1))))
+    drawn = [torch.multinomial(logits[:, block].softmax(1), 1)[:, 0].numpy() for block in space.blocks]
+    y = np.stack(drawn, axis=1).astype(float)
+    y[::3, 0] = NAN
+    annotation = space.encode(y)
+    scale = torch.tensor([temperature] * 3 + [1.0] * 2 + [temperature] * 2)
+    found = fit_temperatures(logits * scale, annotation, space.sizes)
+    torch.testing.assert_close(found, torch.tensor([temperature, 1.0, temperature]), rtol=0.1, atol=0)
+
+
+def test_few_or_one_sided_annotations_leave_a_temperature_at_one() -> None:
+    logits = 5 * torch.randn(60, 6)
+    y = np.full((60, 3), NAN)
+    y[:29, 0] = np.arange(29) % 2  # too few
+    y[:, 1] = 1  # one class only
+    y[:30, 2] = np.arange(30) % 2  # just enough
+    found = fit_temperatures(logits, LabelSpace.multilabel(3).encode(y), (2, 2, 2))
+    assert found[:2].tolist() == [1, 1]
+    assert float(found[2]) != 1
+    assert fit_temperatures(logits[:, :3], ONE.encode(np.full(60, -1)), (3,)).tolist() == [1]
+
+
+@pytest.mark.parametrize(("scale", "want"), [(0.1, 0.05), (-1.0, 20.0), (-1e4, 20.0)])
+def test_a_temperature_stays_within_bounds(scale: float, want: float) -> None:
+    """Separable annotations want T → 0, and annotations that contradict the model T → ∞."""
+    y = np.arange(60) % 2
+    found = fit_temperatures(torch.from_numpy(yes(y)) * scale, LabelSpace.multilabel(1).encode(y), (2,))
+    assert float(found) == pytest.approx(want, rel=1e-3)
+
+
+def test_wrong_annotations_flatten_and_soft_ones_count_as_they_are() -> None:
+    logits = torch.tensor([[3.0, 0.0]]).expand(100, 2)
+    soft = np.full((100, 2), [0.75, 0.25])
+    found = fit_temperatures(logits, LabelSpace.multilabel(1).encode(soft), (2,))
+    assert float(found) == pytest.approx(3 / math.log(3), rel=1e-3)
+
+
+def test_a_calibrated_sample_has_no_calibration_error() -> None:
+    rng = np.random.default_rng(0)
+    confidence = rng.random(200_000)
+    assert expected_calibration_error(confidence, rng.random(200_000) < confidence) < 0.01
+
+
+def test_an_overconfident_sample_has_its_overconfidence_as_error() -> None:
+    correct = np.arange(1000) % 10 < 6
+    assert expected_calibration_error(np.full(1000, 0.9), correct) == pytest.approx(0.3)
+    assert expected_calibration_error(np.full(1000, 1.0), correct) == pytest.approx(0.4)
+    assert expected_calibration_error(np.full(1000, 0.0), correct) == pytest.approx(0.6)
+
+
+def test_the_calibration_error_by_hand() -> None:
+    # Two bins of five: (0.1, 0.2 → one of two happened) and (0.9 → did not happen).
+    got = expected_calibration_error(np.array([0.1, 0.2, 0.9]), np.array([True, False, False]), bins=5)
+    assert got == pytest.approx(((0.5 - 0.0) * 0 + abs(1 - 0.1) + abs(0 - 0.2) + abs(0 - 0.9)) / 3)
+    got = expected_calibration_error(np.array([0.1, 0.15, 0.9]), np.array([True, False, False]), bins=5)
+    assert got == pytest.approx((abs(1 - 0.25) + 0.9) / 3)
+
+
+def test_the_points_of_a_reliability_diagram() -> None:
+    confidence = np.array([0.1, 0.15, 0.9, 1.0])
+    mean, share, count = reliability(confidence, np.array([True, False, False, True]), bins=5)
+    np.testing.assert_allclose(mean, [0.125, 0.95])
+    np.testing.assert_allclose(share, [0.5, 0.5])
+    assert count.tolist() == [2, 2]

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from taut.data.dataset import DataError, Dataset
+from taut.data.embedded import digit_grid, digits
+from taut.labels import Label, LabelSpace
+from taut.plan import Plan, describe, fast_bf16, fingerprint, make_plan, override
+from tiny import NAN, ONE, SEVERAL, cells, images, made, some_known, vectors
+
+
+def planned(data: Dataset) -> Plan:
+    return make_plan(fingerprint(data))
+
+
+def of_side(side: int, channels: int = 1) -> Dataset:
+    x = np.random.default_rng(0).integers(0, 256, (30, channels, side, side), dtype=np.uint8)
+    return made(x, some_known(30, 9), ONE)
+
+
+# --- facts --------------------------------------------------------------------------------------------------
+
+
+def test_the_facts_of_images_with_one_label() -> None:
+    y = np.array([0, 2, 2, 1, -1, -1])
+    facts = fingerprint(images(y, channels=3))
+    assert (facts.images, facts.shape, facts.labels, facts.classes) == (6, (3, 8, 8), 1, (3,))
+    assert (facts.annotated_images, facts.fully_annotated_images, facts.annotated_cells) == (4, 4, (4,))
+    assert facts.positives == (2,)
+    assert facts.is_image
+    assert not facts.grey
+    x = images(y, channels=3).x / 255
+    np.testing.assert_allclose(facts.mean, x.mean((0, 2, 3)))
+    np.testing.assert_allclose(facts.std, x.std((0, 2, 3)))
+
+
+def test_the_facts_of_a_partly_annotated_table() -> None:
+    y = np.array([[1, 0, NAN], [1, NAN, NAN], [NAN, NAN, NAN], [0, 1, 1]])
+    facts = fingerprint(vectors(y, LabelSpace.multilabel(3)))
+    assert (facts.annotated_images, facts.fully_annotated_images) == (3, 1)
+    assert facts.annotated_cells == (3, 2, 1)
+    assert facts.positives == (2, 1, 1)
+    assert not facts.is_image
+
+
+def test_hidden_targets_are_no_facts() -> None:
+    data = vectors(cells(), SEVERAL)
+    filled = dataclasses.replace(
+        data, annotation=dataclasses.replace(data.annotation, targets=np.nan_to_num(data.annotation.targets, nan=9.0))
+    )
+    assert fingerprint(filled) == fingerprint(data)
+
+
+def test_a_constant_input_has_a_scale_of_one() -> None:
+    assert fingerprint(made(np.full((4, 1, 8, 8), 7, np.uint8), [0, 1, 2, -1], ONE)).std == (1.0,)
+
+
+def test_a_large_dataset_is_sampled_over_its_length() -> None:
+    x = np.repeat(np.float32([0, 1]), 10_000)[:, None]
+    facts = fingerprint(made(x, np.full(20_000, -1), ONE))
+    assert facts.images == 20_000
+    assert facts.mean == pytest.approx((0.5,), abs=0.01)
+
+
+# --- decisions ----------------------------------------------------------------------------------------------
+
+
+def test_everything_annotated_leaves_nothing_to_estimate() -> None:
+    plan = planned(images(some_known(60, 60)))
+    assert (plan.objective.source, plan.objective.mutual_information) == ("none", 0)
+    assert (plan.train.batch_labelled, plan.train.batch_unlabelled) == (60, 0)
+
+
+def test_few_annotated_images_are_drawn_more_often_than_they_are() -> None:
+    plan = planned(images(some_known(600, 12)))
+    assert plan.objective.source == "teacher"
+    assert plan.train.batch_labelled / plan.train.batch_unlabelled > 12 / 588
+    assert plan.train.batch_labelled > 0
+    assert plan.train.valid_fraction == 0
+
+
+def test_nothing_annotated_leaves_the_labelled_part_empty() -> None:
+    plan = planned(images(np.full(60, -1)))
+    assert plan.train.batch_labelled == 0
+    assert 0 < plan.train.batch_unlabelled <= 60
+
+
+def test_a_partly_annotated_table_is_drawn_as_it_is() -> None:
+    plan = planned(images(cells(400, 0.5), SEVERAL))
+    drawn = plan.train.batch_labelled / (plan.train.batch_labelled + plan.train.batch_unlabelled)
+    assert drawn == pytest.approx(0.25, abs=0.15)
+
+
+def test_many_annotated_images_can_spare_some_for_calibration() -> None:
+    assert planned(vectors(some_known(1200, 1000))).train.valid_fraction > 0
+    assert planned(vectors(some_known(1200, 999))).train.valid_fraction == 0
+
+
+@pytest.mark.parametrize("features", [1, 3, 200])
+def test_feature_vectors_get_their_own_networks(features: int) -> None:
+    plan = planned(vectors(some_known(), features=features))
+    assert (plan.model.encoder, plan.model.likelihood) == ("mlp", "gaussian")
+    assert plan.model.z_dim >= 2
+    assert plan.train.precision == "fp32"
+
+
+@pytest.mark.parametrize("side", [8, 28, 64, 96])
+def test_small_images_get_the_small_network(side: int) -> None:
+    plan = planned(of_side(side))
+    assert plan.model.encoder == "conv"
+    assert side / plan.model.reduce <= 48
+
+
+def test_large_images_get_a_large_network_and_a_reduced_reconstruction() -> None:
+    plan = planned(of_side(224))
+    assert (plan.model.encoder, plan.model.reduce) == ("densenet-121", 7)
+
+
+def test_colour_gets_a_gaussian_likelihood_and_colour_views() -> None:
+    grey, colour = planned(of_side(32)), planned(of_side(32, 3))
+    assert (grey.model.likelihood, colour.model.likelihood) == ("bernoulli", "gaussian")
+    assert grey.augment.brightness == grey.augment.contrast == 0
+    assert colour.augment.brightness > 0 < colour.augment.contrast
+
+
+@pytest.mark.parametrize("data", [digits(), digit_grid(), of_side(32, 3)], ids=lambda d: d.name)
+def test_nothing_is_mirrored_by_default(data: Dataset) -> None:
+    assert not planned(data).augment.flip
+
+
+def test_small_images_move_less() -> None:
+    small, large = planned(of_side(8)).augment, planned(of_side(28)).augment
+    assert small.rotation < large.rotation
+    assert small.shift < large.shift
+
+
+def test_the_seed_and_the_precision_of_the_machine_are_in_the_plan() -> None:
+    assert make_plan(fingerprint(of_side(28)), seed=7).seed == 7
+    assert planned(of_side(28)).train.precision == ("bf16" if fast_bf16() else "fp32")
+
+
+def test_the_plan_is_a_function_of_the_facts() -> None:
+    facts = fingerprint(images(some_known()))
+    assert make_plan(facts, 3) == make_plan(facts, 3)
+
+
+# --- changes ------------------------------------------------------------------------------------------------
+
+
+def test_changes_are_nested_or_dotted_and_leave_the_rest() -> None:
+    plan = planned(images(some_known()))
+    before = dataclasses.asdict(plan)
+    changed = override(plan, {"train.steps": 9, "model": {"z_dim": 3}, "objective.alpha": 2}, "here")
+    assert (changed.train.steps, changed.model.z_dim, changed.objective.alpha) == (9, 3, 2.0)
+    assert dataclasses.asdict(plan) == before
+    after = dataclasses.asdict(changed)
+    after["train"]["steps"], after["model"]["z_dim"] = before["train"]["steps"], before["model"]["z_dim"]
+    after["objective"]["alpha"] = before["objective"]["alpha"]
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"train.stepps": 1}, ("'train.stepps' is not a field", "train.steps")),
+        (
+            {"optimiser.rate": 1},
+            ("'optimiser.rate' is not a field", "there are model, objective, train, augment, seed"),
+        ),
+        ({"train": {"learning_rate": "fast"}}, ("train.learning_rate", "fast")),
+        ({"train.steps": True}, ("train.steps", "True")),
+        ({"augment.flip": "x"}, ("augment.flip",)),
+        ({"objective.per": "image"}, ("objective.per", "image")),
+        ({"train.learning_rate": None}, ("train.learning_rate needs a value",)),
+        ({"train.ema": 1.1}, ("train.ema 1.1 is not between 0 and 1",)),
+    ],
+)
+def test_changes_that_do_not_fit_are_named(changes: dict[str, Any], parts: tuple[str, ...]) -> None:
+    with pytest.raises(DataError) as caught:
+        override(Plan(), changes, "the flag")
+    for part in ("the flag", *parts):
+        assert part in str(caught.value)
+
+
+def test_fields_that_may_be_empty_may_be_emptied() -> None:
+    plan = override(Plan(), {"model.width": 8, "objective.alpha": 1.5}, "here")
+    emptied = override(plan, {"model.width": None, "objective.alpha": None}, "here")
+    assert emptied == Plan()
+
+
+# --- for people ---------------------------------------------------------------------------------------------
+
+
+def test_the_description_has_the_counts_and_the_decisions() -> None:
+    space = LabelSpace((Label("digit", (0, 1, 2)), Label("sick", ("no", "yes"))))
+    y = np.array([[0, "yes"], [1, "yes"], [None, "no"], [None, None]], dtype=object)
+    data = images(y, space)
+    plan = planned(data)
+    text = describe(fingerprint(data), space, plan)
+    assert "4 inputs of 1x8x8 image; 2 label(s) of 3, 2 classes" in text
+    assert "3 images (75.0 %) carry an annotation, 2 of them a complete one; 5 of 8 cells are known" in text
+    assert "digit: 2 known\n" in text
+    assert "sick: 3 known, 2 of them yes" in text
+    assert f"  steps: {plan.train.steps}\n" in text
+    assert f"  encoder: {plan.model.encoder}\n" in text
