@@ -100,17 +100,19 @@ def digits_run(tmp_path: Path) -> Path:
 # --- train --------------------------------------------------------------------------------------------------
 
 
-def test_train_on_digits_and_evaluate(digits_run: Path, capsys: Capture) -> None:
+def test_train_on_digits_and_evaluate(tmp_path: Path, capsys: Capture) -> None:
+    run = tmp_path / "run"
+    taut("train", "digits", "--labels-per-class", 5, *FLAGS, "--out", run)
     said = capsys.readouterr().out
     assert "trained 6 steps" in said
-    assert str(digits_run) in said
+    assert str(run) in said
     assert "test part of digits, 596 images: error" in said
-    found = figures(capsys, digits_run, "--data", "digits")
+    found = figures(capsys, run, "--data", "digits")
     assert {"error", "nll", "ece", "elbo", "per_label", "images", "split", "data"} <= found.keys()
     assert (found["images"], found["split"]) == (596, "test")
     assert 0 <= found["error"] <= 100
-    assert found == figures(capsys, digits_run)
-    assert {path.name for path in digits_run.iterdir()} >= {
+    assert found == figures(capsys, run)
+    assert {path.name for path in run.iterdir()} >= {
         "plan.yaml", "facts.json", "annotation.npz", "metrics.jsonl", "model.safetensors", "model.json", "checkpoint"
     }  # fmt: skip
 
@@ -306,6 +308,7 @@ def test_the_plan_never_sees_test_rows(tmp_path: Path, capsys: Capture) -> None:
         shown.append(capsys.readouterr().out)
         run = tmp_path / f"run-{name}"
         taut("train", tmp_path / f"{name}.npz", "--labelled-fraction", 0.5, *FLAGS, "--out", run)
+        capsys.readouterr()
         trained.append((run / "model.safetensors").read_bytes())
     assert shown[0] == shown[1]
     assert trained[0] == trained[1]
@@ -326,9 +329,10 @@ def test_resume_ends_where_an_uninterrupted_run_ends(
 
     flags = (vectors, "--labelled-fraction", 0.5, *FLAGS, "--train.checkpoint_every", 2, "--train.steps", 8)
     taut("train", *flags, "--out", tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
+    with monkeypatch.context() as patch:
         patch.setattr(Stream, "batch", cut)
-        taut("train", *flags, "--out", tmp_path / "cut")
+        with pytest.raises(SystemExit) as caught:
+            taut("train", *flags, "--out", tmp_path / "cut")
     assert caught.value.code == 130
     assert "--resume" in capsys.readouterr().err
     assert "no model.json" in refused(capsys, "evaluate", tmp_path / "cut")
@@ -449,13 +453,22 @@ def test_bad_flags_exit_with_an_error(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_is_there_in_a_process_of_its_own() -> None:
-    command = Path(sys.executable).with_name("taut")
-    for start in ([str(command)], [sys.executable, "-c", "from taut.cli import main; main()"]):
-        done = subprocess.run([*start, "--help"], capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        for name in ("train", "evaluate", "predict", "plan"):
-            assert name in done.stdout
-    done = subprocess.run([str(command), "train", "--help"], capture_output=True, text=True, timeout=120, check=True)
-    for flag in ("--labels-per-class", "--labelled-fraction", "--minutes", "--resume", "--plan"):
-        assert flag in done.stdout
+def test_every_command_has_help(capsys: Capture) -> None:
+    for command in ("train", "evaluate", "predict", "plan"):
+        with pytest.raises(SystemExit) as caught:
+            taut(command, "--help")
+        assert caught.value.code == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert f"taut [options] {command}" in shown
+        if command == "train":
+            for flag in ("--labels-per-class", "--labelled-fraction", "--minutes", "--resume", "--plan", "--group"):
+                assert flag in shown
+
+
+def test_the_installed_command_works_in_a_process_of_its_own() -> None:
+    taut_command = Path(sys.executable).with_name("taut")
+    done = subprocess.run([str(taut_command), "--help"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("train", "evaluate", "predict", "plan"):
+        assert name in done.stdout
+    assert not done.stderr

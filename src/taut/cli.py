@@ -400,7 +400,7 @@ def main(arguments: list[str] | None = None) -> None:
             rest += ["--changes", json.dumps(changes)]
         parser = build_parser()
         parsed = parser.parse_args(rest)
-        values = parser.instantiate_classes(parsed)[parsed.command].as_dict()
+        values = parser.instantiate(parsed)[parsed.command].as_dict()
         COMMANDS[parsed.command](**values)
     except (DataError, LabelError, TrainingError, ValueError, OSError) as error:
         print(f"taut: {' '.join(str(error).split())}", file=sys.stderr)
