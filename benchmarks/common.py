@@ -83,7 +83,9 @@ def summary(draws: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]
     for method in dict.fromkeys(d["method"] for d in draws):
         rows = [d for d in draws if d["method"] == method]
         result[method] = {}
-        for key in (k for k, v in rows[0].items() if isinstance(v, int | float) and k != "seed"):
+        # A figure may be undefined in some draws, the first one too.
+        keys = dict.fromkeys(k for row in rows for k, v in row.items() if isinstance(v, int | float) and k != "seed")
+        for key in keys:
             values = np.array([row[key] for row in rows if key in row], dtype=float)
             result[method][key] = {
                 "mean": round(float(values.mean()), 5),

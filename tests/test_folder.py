@@ -279,7 +279,7 @@ def test_every_kind_of_source(tmp_path):
         ),
         ("gone.npz", {}, r"gone\.npz: there is no such file"),
         ("digits", {"labels": Path("labels.csv"), "group": "who"}, r"digits does not take --labels, --group"),
-        ("mnist", {"space": BINARY}, r"mnist does not take a label space"),
+        ("mnist", {"image_size": 32}, r"mnist does not take --image-size"),
         (
             "gone.npz",
             {"image_size": 32, "joined_column": "f"},

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from taut.data.augment import Augment
 from taut.data.dataset import DataError, Dataset
@@ -203,6 +204,13 @@ def test_json_that_describes_no_model_is_named(key: str, value: Any, saved: Path
 def test_weights_of_another_model_are_refused(saved: Path, tmp_path: Path) -> None:
     save_model(model_of(images(cells(), SEVERAL)), tmp_path / "other", {})
     (tmp_path / "other" / "model.safetensors").rename(saved / "model.safetensors")
+    sentence(lambda: load_model(saved), str(saved / "model.safetensors"), "damaged")
+
+
+def test_weights_of_which_some_are_missing_are_refused(saved: Path) -> None:
+    tensors = load_file(saved / "model.safetensors")
+    del tensors["to_logits.bias"]
+    save_file(tensors, saved / "model.safetensors")
     sentence(lambda: load_model(saved), str(saved / "model.safetensors"), "damaged")
 
 

@@ -148,6 +148,8 @@ def hold_out(dataset: Dataset, plan: Plan) -> tuple[NDArray[np.intp], NDArray[np
                 raise DataError(f"{len(both)} groups are in both the training and the valid part, such as {shown}")
     elif plan.train.valid_fraction > 0:
         annotated = np.flatnonzero(dataset.annotation.observed.any(axis=1))
+        if len(annotated) == 0:
+            return rows, annotated
         chosen = annotated[split_off(dataset.rows(annotated), plan.train.valid_fraction, plan.seed)]
         valid = np.isin(rows, chosen)
         if dataset.groups is not None:
@@ -182,7 +184,7 @@ def fit(
         notes.append(fit_to_budget(training, plan, facts, minutes))
     if run is not None:
         run.save_plan(plan, facts, dict(source or {}))
-        run.save_draw(kept, held, training.annotation.observed)
+        run.save_draw(kept, held, dataset.annotation.observed)
     return _train(dataset, training, held, plan, facts, run, False, notes, quiet)
 
 
@@ -194,10 +196,10 @@ def resume(dataset: Dataset, run: Run, quiet: bool = False) -> Fitted:
     plan = run.load_plan()
     kept, held, observed = run.load_draw()
     other = DataError(f"{run.path} was begun with other data than {dataset.name}, or with other flags for reading it")
-    if max(kept.max(), held.max(initial=0)) >= len(dataset) or observed.shape != (len(kept), len(dataset.space)):
+    if observed.shape != dataset.annotation.observed.shape or max(kept.max(), held.max(initial=0)) >= len(dataset):
         raise other
+    dataset = dataclasses.replace(dataset, annotation=hide(dataset.annotation, observed, dataset.space.sizes))
     training = dataset.rows(kept)
-    training = dataclasses.replace(training, annotation=hide(training.annotation, observed, dataset.space.sizes))
     facts = fingerprint(training)
     if not run.has_facts(facts):
         raise other

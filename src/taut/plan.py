@@ -295,13 +295,13 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
     if facts.annotated_images >= FEW_ANNOTATED:
         train.valid_fraction = 0.1
     if not facts.is_image:
-        train.learning_rate = 2e-3
+        train.learning_rate, train.steps = 2e-3, 400
 
 
 def _plan_augmentation(plan: Plan, facts: Facts) -> None:
     augment = plan.augment
     if not facts.is_image:
-        augment.noise = 0.1
+        augment.noise, augment.drop = 0.3, 0.2
         return
     augment.erase = 2 if facts.labels == 1 else 0
     if min(facts.shape[1:]) <= 12:

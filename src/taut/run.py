@@ -78,7 +78,7 @@ class Run:
         np.savez_compressed(self.path / "annotation.npz", train=train, valid=valid, observed=observed)
 
     def load_draw(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
-        """The rows trained on, the rows held out, and the mask of the training rows."""
+        """The rows trained on, the rows held out, and the mask of all rows."""
         self._need("annotation.npz")
         path = self.path / "annotation.npz"
         try:

@@ -150,9 +150,7 @@ def train(
         progress = Progress()
         if resume and run is not None:
             progress = load_checkpoint(accelerator, run)
-        result = _loop(accelerator, wrapped, task, optimizer, stream, settings, progress, run, quiet)
-    accelerator.free_memory()
-    return result
+        return _loop(accelerator, wrapped, task, optimizer, stream, settings, progress, run, quiet)
 
 
 def _loop(

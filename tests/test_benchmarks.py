@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks import common, embedded, mnist, overhead
+from examples import demo
+
+from taut.data.dataset import Dataset
+from taut.fit import dilution, fit
+from taut.plan import Plan, make_plan
+from taut.run import Run
+from tiny import SEVERAL, cells, images, some_known, tiny
+
+Change = Callable[[Plan], Plan]
+HERE = os.environ.get("TAUT_DATA")
+MNIST = HERE is not None and all((Path(HERE) / f"mnist_{part}.npz").is_file() for part in ("train", "test"))
+
+
+def tiny_fit(dataset: Dataset, change: Change, *rest: Any, **options: Any) -> Any:
+    """`fit` with tiny networks and few steps on top of a method's own change."""
+    return fit(dataset, lambda plan: tiny()(change(plan)), *rest, **options)
+
+
+# --- the results file ---------------------------------------------------------------------------------------
+
+
+class Method:
+    """Gives seed + start as its figure; remembers its seeds; raises at one of them."""
+
+    def __init__(self, start: float = 0.0, fails_at: int | None = None) -> None:
+        self.start, self.fails_at = start, fails_at
+        self.seeds: list[int] = []
+
+    def __call__(self, seed: int) -> dict[str, Any]:
+        if seed == self.fails_at:
+            raise RuntimeError("cut off")
+        self.seeds.append(seed)
+        return {"error": self.start + seed, "ap": None if seed == 0 else 0.5, "note": "text"}
+
+
+def test_draws_are_recorded_with_their_summary_and_circumstances(tmp_path: Path) -> None:
+    data = common.record("name", "what it is", {"one": Method(), "two": Method(10)}, range(3), tmp_path)
+    assert [(d["seed"], d["method"], d["error"]) for d in data["draws"]] == [
+        (0, "one", 0), (0, "two", 10), (1, "one", 1), (1, "two", 11), (2, "one", 2), (2, "two", 12)
+    ]  # fmt: skip
+    saved = json.loads((tmp_path / "name.json").read_text())
+    assert saved["draws"] == data["draws"]
+    assert saved["summary"]["two"]["error"] == {"mean": 11.0, "std": 1.0, "max": 12.0, "n": 3}
+    assert saved["summary"]["one"]["ap"] == {"mean": 0.5, "std": 0.0, "max": 0.5, "n": 2}  # None in the first draw
+    assert set(saved["summary"]["one"]) == {"error", "ap"}
+    assert (saved["benchmark"], saved["about"]) == ("name", "what it is")
+    assert {"cpu", "cores", "python", "versions", "commit"} <= saved["machine"].keys()
+    assert saved["machine"]["versions"].keys() >= {"torch", "taut", "numpy"}
+
+
+def test_what_was_cut_off_goes_on_draw_by_draw(tmp_path: Path) -> None:
+    one, two = Method(), Method(fails_at=1)
+    with pytest.raises(RuntimeError, match="cut off"):
+        common.record("name", "about", {"one": one, "two": two}, range(3), tmp_path)
+    saved = json.loads((tmp_path / "name.json").read_text())
+    assert [(d["method"], d["seed"]) for d in saved["draws"]] == [("one", 0), ("two", 0), ("one", 1)]
+    assert saved["summary"]["one"]["error"]["n"] == 2
+    again, mended = Method(), Method()
+    common.record("name", "about", {"one": again, "two": mended}, range(3), tmp_path)
+    assert (again.seeds, mended.seeds) == ([2], [1, 2])
+    draws = json.loads((tmp_path / "name.json").read_text())["draws"]
+    assert len({(d["method"], d["seed"]) for d in draws}) == len(draws) == 6
+    # More seeds later: only the new ones run. A new method: on all of them.
+    more, new = Method(), Method()
+    common.record("name", "about", {"one": more, "three": new}, range(4), tmp_path)
+    assert (more.seeds, new.seeds) == ([3], [0, 1, 2, 3])
+    assert [path.name for path in tmp_path.iterdir()] == ["name.json"]
+
+
+def test_the_summary_by_hand() -> None:
+    draws = [{"method": "m", "seed": s, "error": e, "commit": "abc"} for s, e in enumerate([1.0, 2.0, 6.0])]
+    # Mean 3, deviations −2, −1, 3, so that the variance is 14 / 2.
+    assert common.summary(draws) == {"m": {"error": {"mean": 3.0, "std": 2.64575, "max": 6.0, "n": 3}}}
+    assert common.summary([]) == {}
+
+
+# --- miniatures ---------------------------------------------------------------------------------------------
+
+
+def test_the_embedded_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "fit", tiny_fit)
+    embedded.main(seeds=1, folder=tmp_path)
+    digits, grid = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("digits", "digit-grid"))
+    rivals = {"label_spreading", "self_training_svc", "svc"}
+    assert set(digits["summary"]) == {"taut", "masked_cross_entropy"} | rivals
+    assert set(grid["summary"]) == {"taut", "masked_cross_entropy"}
+    assert all(0 <= row["error"]["mean"] <= 100 for row in digits["summary"].values())
+    assert digits["summary"]["label_spreading"]["error"]["mean"] < 15  # the rivals are no miniatures
+    assert 0 < grid["summary"]["taut"]["ap_macro"]["mean"] < 1
+
+
+@pytest.mark.parametrize("partly", [False, True])
+def test_the_rival_of_the_demo_learns_from_annotations_only(partly: bool, tmp_path: Path) -> None:
+    train, run = images(cells(60, 0.5), SEVERAL) if partly else images(some_known(60, 12)), Run.create(tmp_path / "run")
+
+    def change(plan: Plan) -> Plan:
+        return demo.masked_cross_entropy(tiny()(plan), partly)
+
+    fitted = fit(train, change, run=run, quiet=True)
+    row, alpha = run.metrics()[-1], dilution(fitted.plan.train, fitted.facts)
+    assert "bound" not in row
+    if partly:
+        assert row["confidence"] == 0  # of what is not annotated
+        assert row["total"] == pytest.approx(alpha * row["label_kl"] + row["consistency"], rel=1e-5)
+    else:
+        assert fitted.plan.train.batch_unlabelled == 0
+        assert row["total"] == pytest.approx(alpha * row["label_kl"], rel=1e-5)
+
+
+def test_the_draws_of_the_demo_hide_what_they_say_and_keep_the_test_part() -> None:
+    train, test = demo.draw_digits(1)
+    assert train.annotation.observed.sum() == 50
+    assert (len(train), len(test)) == (1201, 596)
+    assert test.annotation.observed.all()
+    train, test = demo.draw_grid(1)
+    assert train.annotation.observed.mean() == pytest.approx(0.2, abs=0.01)
+    assert (len(train), len(test)) == (3000, 1000)
+
+
+def test_the_overhead_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overhead, "STEPS", 8)
+    monkeypatch.setattr(overhead, "make_plan", lambda facts, seed: tiny()(make_plan(facts, seed)))
+    overhead.main(seeds=1, folder=tmp_path)
+    row = json.loads((tmp_path / "overhead.json").read_text())["draws"][0]
+    assert 0.2 < row["ratio"] < 20
+    assert row["loop_ms"] > 0 < row["bare_ms"]
+
+
+def test_the_plain_objective_of_the_mnist_benchmark_has_no_other_sources() -> None:
+    objective = mnist.plain(Plan()).objective
+    assert (objective.source, objective.mutual_information) == ("none", 0)
+    assert objective.reconstruction == objective.beta_z > 0 < objective.beta_c
+
+
+@pytest.mark.skipif(not MNIST, reason="$TAUT_DATA names no folder with mnist_train.npz and mnist_test.npz")
+def test_the_mnist_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mnist, "fit", tiny_fit)
+    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
+    mnist.main(seeds=1, minutes=0.01, plain_minutes=0.01, folder=tmp_path)
+    summary = json.loads((tmp_path / "mnist-100.json").read_text())["summary"]
+    assert set(summary) == {"taut", "eq_16"}
+    for row in summary.values():
+        assert row["images"]["mean"] == 10_000
+        assert row["steps"]["mean"] == 20
+        assert 0 < row["error"]["mean"] < 100
