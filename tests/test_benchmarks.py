@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks import common, embedded, mnist, overhead
+from benchmarks import common, embedded, mnist, overhead, report
 from examples import demo
 
 from taut.data.dataset import Dataset
@@ -56,6 +56,20 @@ def test_draws_are_recorded_with_their_summary_and_circumstances(tmp_path: Path)
     assert (saved["benchmark"], saved["about"]) == ("name", "what it is")
     assert {"cpu", "cores", "python", "versions", "commit"} <= saved["machine"].keys()
     assert saved["machine"]["versions"].keys() >= {"torch", "taut", "numpy"}
+
+
+def test_the_page_of_results_has_a_row_for_each_method(tmp_path: Path) -> None:
+    common.record("name", "what it is", {"one": Method(), "two": Method(10)}, range(3), tmp_path)
+    page = report.page(tmp_path)
+    assert "## name" in page
+    assert "what it is" in page
+    assert "| method | draws | error, % |" in page
+    assert "| one | 3 | 1.000 ± 1.000 |" in page
+    assert "| two | 3 | 11.0 ± 1.000 |" in page
+
+
+def test_the_page_of_results_is_up_to_date() -> None:
+    assert report.PAGE.read_text() == report.page()
 
 
 def test_what_was_cut_off_goes_on_draw_by_draw(tmp_path: Path) -> None:

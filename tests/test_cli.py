@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -472,3 +473,76 @@ def test_the_installed_command_works_in_a_process_of_its_own() -> None:
     for name in ("train", "evaluate", "predict", "plan"):
         assert name in done.stdout
     assert not done.stderr
+
+
+# --- what a user may trip over ------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_keeps_its_own_plan(digits_run: Path, capsys: Capture) -> None:
+    for flags in (["--train.steps", 9], ["--minutes", 1], ["--plan", digits_run / "plan.yaml"]):
+        sentence = refused(capsys, "train", "digits", "--out", digits_run, "--resume", *flags)
+        assert "leave out --plan, --minutes" in sentence
+
+
+def test_clusters_are_for_data_without_annotations(tmp_path: Path, capsys: Capture) -> None:
+    sentence = refused(capsys, "train", "digits", "--classes", 3, "--out", tmp_path / "run")
+    assert "--classes is for data without annotations" in sentence
+    x = np.random.default_rng(0).normal(size=(50, 4))
+    np.savez(tmp_path / "plain.npz", x=x)
+    taut("train", tmp_path / "plain.npz", "--classes", 3, *FLAGS, "--out", tmp_path / "run", "--quiet")
+    assert Run(tmp_path / "run").load_model().sizes == (3,)
+
+
+def test_the_seed_of_a_plan_file_holds_unless_one_is_given(tmp_path: Path, digits_run: Path) -> None:
+    saved = yaml.safe_load((digits_run / "plan.yaml").read_text())
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({**saved, "seed": 7}))
+    for flags, seed in (([], 7), (["--seed", 3], 3)):
+        out = tmp_path / f"run{seed}"
+        plan = ["--plan", tmp_path / "plan.yaml", *flags]
+        taut("train", "digits", "--labels-per-class", 5, *plan, "--out", out, "--quiet")
+        assert Run(out).load_plan().seed == seed
+
+
+def test_evaluate_remembers_the_test_data_and_says_when_there_is_none(
+    tmp_path: Path, vectors: Path, capsys: Capture
+) -> None:
+    taut("train", vectors, *FLAGS, "--out", tmp_path / "alone", "--quiet")
+    capsys.readouterr()
+    taut("evaluate", tmp_path / "alone", "--json")
+    said = capsys.readouterr()
+    assert "there is no test part" in said.err
+    assert json.loads(said.out.splitlines()[-1])["images"] == 60
+    rng = np.random.default_rng(1)
+    np.savez(tmp_path / "test.npz", x=rng.normal(size=(9, 5)), y=np.arange(9) % 3)
+    taut("train", vectors, "--test", tmp_path / "test.npz", *FLAGS, "--out", tmp_path / "both", "--quiet")
+    capsys.readouterr()
+    taut("evaluate", tmp_path / "both", "--json")
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert json.loads(said.out.splitlines()[-1])["images"] == 9
+
+
+def test_two_processes_share_one_run(tmp_path: Path) -> None:
+    """Gradients are averaged over processes; the first one alone writes the run and speaks."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "taut"]
+    arguments = [
+        "train",
+        "digits",
+        "--labels-per-class",
+        "5",
+        *FLAGS,
+        "--minutes",
+        "0.01",
+        "--out",
+        str(out),
+        "--quiet",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("the run is in") == 1
+    assert len(Run(out).metrics()) >= 1
+    assert Run(out).load_model().sizes == (10,)

@@ -14,7 +14,16 @@ from taut import latent
 from taut.labels import LabelSpace
 from taut.nn import Architecture, LabelVAE, Posterior
 from taut.objective import Batch
-from taut.targets import Estimate, Interpolation, Proposal, Source, Teacher, optimal_match
+from taut.targets import (
+    Estimate,
+    Interpolation,
+    Proposal,
+    Source,
+    Teacher,
+    mixed,
+    mixed_estimate,
+    optimal_match,
+)
 
 SIZES = (2, 3)
 
@@ -130,6 +139,55 @@ def test_the_network_teaches_its_strong_views_from_their_weak_ones() -> None:
     assert not got.targets.requires_grad
     assert source.average is None
     assert source.propose(model, make_batch(model, strong=0)) is None
+
+
+def test_views_of_annotated_cells_have_the_annotation_as_target() -> None:
+    model = LinearGaussian(SIZES)
+    batch = make_batch(model, n=6, annotated=2, strong=6)
+    batch.observed[3, 1] = True
+    batch.targets[3, 2:] = torch.tensor([0.0, 1.0, 0.0])
+    proposal = Teacher(model, SIZES, threshold=1.1).propose(model, batch)
+    assert proposal is not None
+    got = proposal.estimate(model.encode(batch.x))
+    # No estimate is confident enough, so that only annotated cells count.
+    assert torch.equal(got.confidence, batch.observed.float())
+    seen = latent.spread_labels(batch.observed, SIZES)
+    assert torch.equal(got.targets[seen], batch.targets[seen].float())
+    assert bool(got.targets.isfinite().all())
+
+
+def test_mixed_views_have_mixed_targets() -> None:
+    model = LinearGaussian(SIZES)
+    batch = make_batch(model, n=40, annotated=0, strong=40)
+    source = Teacher(model, SIZES, sharpen=1.0, mix=0.75)
+    assert batch.strong is not None
+    torch.manual_seed(3)
+    x, partner, share = mixed(batch.strong, 0.75)
+    assert float(share.min()) >= 0.5
+    assert float(share.std()) > 0.05  # a share of its own for each view
+    assert sorted(partner.tolist()) == list(range(40))
+    torch.testing.assert_close(x, share[:, None] * batch.strong + (1 - share[:, None]) * batch.strong[partner])
+    torch.manual_seed(3)
+    proposal = source.propose(model, batch)
+    assert proposal is not None
+    assert torch.equal(proposal.x, x)
+    posterior = model.encode(batch.x)
+    q = latent.log_softmax(posterior.logits.float(), SIZES).exp()
+    got = proposal.estimate(posterior)
+    torch.testing.assert_close(got.targets, share[:, None] * q + (1 - share[:, None]) * q[partner])
+    assert torch.equal(got.confidence, torch.ones(40, 2))
+    assert not got.targets.requires_grad
+
+
+def test_a_mixed_target_counts_as_much_as_it_is_believed() -> None:
+    targets = torch.tensor([[1.0, 0, 1, 0, 0], [0, 1, 0, 1, 0], [0.5, 0.5, 0, 0, 1]])
+    confidence = torch.tensor([[1.0, 0], [0, 1], [0, 0]])
+    got = mixed_estimate(Estimate(targets, confidence), torch.tensor([1, 2, 1]), torch.tensor([0.75, 0.5, 0.6]), SIZES)
+    torch.testing.assert_close(got.confidence, torch.tensor([[0.75, 0.25], [0, 0.5], [0, 0.4]]))
+    # What counts alone is taken as it is; where nothing counts the own target stays, unused.
+    torch.testing.assert_close(got.targets[0], torch.tensor([1.0, 0, 0, 1, 0]))
+    torch.testing.assert_close(got.targets[1], targets[1])
+    torch.testing.assert_close(got.targets[2], torch.tensor([0.5, 0.5, 0, 1, 0]))
 
 
 def test_the_averaged_teacher_follows_its_formula() -> None:

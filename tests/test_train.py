@@ -273,16 +273,60 @@ def test_resume_survives_a_metrics_line_that_was_cut_off(tmp_path: Any, monkeypa
     assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4, 5, 6]
 
 
-def test_resume_refuses_other_data_and_a_run_without_a_checkpoint(tmp_path: Any) -> None:
+def test_resume_refuses_other_data(tmp_path: Any) -> None:
     data, run = vectors(some_known()), Run.create(tmp_path / "run")
     fit(data, tiny(), run=run, quiet=True)
     for other in (vectors(some_known(40)), images(some_known()), vectors(some_known(), seed=1)):
         with pytest.raises(DataError, match="begun with other data"):
             resume(other, run, quiet=True)
-    for file in run.checkpoint.iterdir():
-        file.unlink()
-    with pytest.raises(TrainingError, match="no checkpoint"):
-        resume(data, run, quiet=True)
+
+
+def test_a_run_cut_off_before_its_first_checkpoint_begins_anew(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, run = vectors(some_known()), Run.create(tmp_path / "run")
+    change = tiny(train={"log_every": 1})
+    with monkeypatch.context() as patch:
+        interrupt(patch, at=3)
+        with pytest.raises(KeyboardInterrupt):
+            fit(data, change, run=run, quiet=True)
+    assert not run.checkpoint.exists()
+    assert equal(resume(data, run, quiet=True).model, fit(data, change, quiet=True).model)
+    assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4, 5, 6]
+
+
+class Learning(CrossEntropy):
+    """An objective with a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(3))
+
+    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+        terms = super().loss(model, batch, step)
+        return LossTerms(total=terms.total + (self.bias - 1).square().sum())
+
+
+def test_parameters_of_an_objective_are_trained_too() -> None:
+    data = vectors(some_known())
+    model, plan = parts(data)
+    objective = Learning()
+    train(model, objective, build_stream(data, plan, objective), plan, quiet=True)
+    assert bool((objective.bias > 0).all())
+
+
+def test_weights_that_went_bad_in_the_last_step_are_not_kept() -> None:
+    class Explosive(CrossEntropy):
+        def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+            terms = super().loss(model, batch, step)
+            # A finite value whose gradient is not: the square root at 0.
+            return LossTerms(
+                total=terms.total + (0.0 * terms.total).sqrt() if step == plan.train.steps - 1 else terms.total
+            )
+
+    data = vectors(some_known())
+    model, plan = parts(data)
+    objective = Explosive()
+    with pytest.raises(TrainingError, match="weights are NaN or infinite"):
+        train(model, objective, build_stream(data, plan, objective), plan, quiet=True)
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------

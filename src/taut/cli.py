@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from taut.data import DataError, Dataset, load_dataset
+from taut.data import EMBEDDED, PUBLIC, DataError, Dataset, load_dataset
 from taut.data.cache import read_images
 from taut.data.dataset import SPLITS
 from taut.data.files import find_images
@@ -25,7 +25,7 @@ from taut.labels import Annotation, LabelError, LabelSpace
 from taut.nn.vae import LabelVAE
 from taut.plan import Plan, describe, fingerprint, make_plan, override, read_plan
 from taut.run import Run
-from taut.train import TrainingError
+from taut.train import TrainingError, processes
 
 SWITCHES = ("--json", "--resume", "--quiet")
 SECTIONS = tuple(f.name for f in dataclasses.fields(Plan) if f.name != "seed")
@@ -46,7 +46,7 @@ def train(
     joined_column: str | None = None,
     split_column: str | None = None,
     minutes: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     out: Path = Path("runs/latest"),
     plan: Path | None = None,
     resume: bool = False,
@@ -70,16 +70,23 @@ def train(
         joined_column: a column of joined names, such as 'A|B', that are the labels.
         split_column: a column of train, valid and test.
         minutes: a budget; the number of steps and the schedules are fitted to it.
-        seed: of the draw of annotations, the weights and the batches.
+        seed: of the draw of annotations, the weights and the batches; by default that of --plan, or 0.
         out: the run folder to write.
         plan: a YAML file of decisions that override the planned ones.
         resume: go on with the interrupted run in --out.
         quiet: no progress bar.
         changes: set by flags such as --train.steps 500.
     """
-    space = LabelSpace.multiclass(classes, "cluster") if classes else None
+    if resume and (changes or plan or minutes is not None):
+        raise DataError("--resume goes on with the run's own plan: leave out --plan, --minutes and the plan's flags")
+    if seed is None:
+        seed = int(read_plan(plan).get("seed", 0)) if plan else 0
+    main_process = processes().is_main_process
+    run = Run.create(out) if main_process and not resume else Run(out)
+    processes().wait_for_everyone()
     source: dict[str, Any] = {
         "data": data,
+        "test": test,
         "labels": None if labels is None else str(labels),
         "group": group,
         "image_size": image_size,
@@ -88,14 +95,11 @@ def train(
         "joined_column": joined_column,
         "split_column": split_column,
         "classes": classes,
+        "labels_per_class": labels_per_class,
+        "labelled_fraction": labelled_fraction,
+        "labelled_cells": labelled_cells,
     }
-    run = Run(out) if resume else Run.create(out)
-    if not resume:
-        source |= {
-            "labels_per_class": labels_per_class,
-            "labelled_fraction": labelled_fraction,
-            "labelled_cells": labelled_cells,
-        }
+    space = _clusters(data, classes)
     dataset = _load(source, space, run.path / "skipped.csv" if Path(data).is_dir() else None)
     training, testing = _parts(dataset, test, source, space)
     if resume:
@@ -103,6 +107,8 @@ def train(
     else:
         training = _draw(training, labels_per_class, labelled_fraction, labelled_cells, seed)
         fitted = fit(training, _changer(plan, changes), minutes, seed, run, source, quiet)
+    if not main_process:
+        return
     for note in fitted.notes:
         print(note)
     print(f"trained {fitted.result.steps} steps in {fitted.result.seconds:.0f} s; the run is in {run.path}")
@@ -122,7 +128,7 @@ def evaluate(
 
     Args:
         run: a run folder.
-        data: what to evaluate on, as in `taut train`; by default the data of the run.
+        data: what to evaluate on, as in `taut train`; by default the test data of the run.
         split: train, valid or test; by default the test part where there is one, else everything.
         labels: a CSV table of annotations for a folder.
         json: print one JSON object on the last line.
@@ -130,12 +136,17 @@ def evaluate(
     """
     folder = Run(run)
     model = folder.load_model()
-    dataset = _load({**_source(folder), **_given(data, labels)}, model.space, None)
+    source = {key: folder.source().get(key) for key in (*LOADED, "test")}
+    tested = source["test"] if data is None and split in (None, "test") else None
+    source["data"] = tested or source["data"]
+    dataset = _load({**source, **_given(data, labels)}, model.space, None)
     if split is not None and split not in SPLITS:
         raise DataError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
     has_test = dataset.split is not None and bool((dataset.split == "test").any())
     chosen = split or ("test" if has_test else None)
     dataset = dataset.part(chosen) if chosen else dataset
+    if data is None and tested is None and chosen is None:
+        print("taut: there is no test part; these are the images that the run was trained on", file=sys.stderr)
     _check_shape(model, dataset)
     figures = {"data": dataset.name, "split": chosen or "all", **figures_of(_on_device(model), dataset, calibrated)}
     print(_dump(figures) if json else _table(figures))
@@ -156,7 +167,9 @@ def predict(run: Path, images: Path, out: Path = Path("predictions.csv")) -> Non
     decided = model.space.predict(probabilities).reshape(len(names), -1)
     for j, (label, block) in enumerate(zip(model.space, model.space.blocks, strict=True)):
         if label.classes == (0, 1):
-            table[label.name] = probabilities[:, block][:, 1]
+            # A label may be called like the column of the images.
+            name = label.name if label.name not in table else f"{label.name}=1"
+            table[name] = probabilities[:, block][:, 1]
         else:
             for c, value in enumerate(label.classes):
                 table[f"{label.name}={value}"] = probabilities[:, block][:, c]
@@ -184,7 +197,7 @@ def plan(
     label_columns: list[str] | None = None,
     joined_column: str | None = None,
     split_column: str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     plan: Path | None = None,
     changes: dict[str, Any] | None = None,
 ) -> None:
@@ -203,11 +216,13 @@ def plan(
         label_columns: the columns that are labels.
         joined_column: a column of joined names.
         split_column: a column of train, valid and test.
-        seed: of the draw of annotations.
+        seed: as in `taut train`.
         plan: a YAML file of decisions that override the planned ones.
         changes: set by flags such as --train.steps 500.
     """
-    space = LabelSpace.multiclass(classes, "cluster") if classes else None
+    if seed is None:
+        seed = int(read_plan(plan).get("seed", 0)) if plan else 0
+    space = _clusters(data, classes)
     source: dict[str, Any] = {
         "data": data, "labels": labels, "group": group, "image_size": image_size, "path_column": path_column,
         "label_columns": label_columns, "joined_column": joined_column, "split_column": split_column,
@@ -223,11 +238,6 @@ def plan(
 # --- what the commands share ------------------------------------------------------------------------------
 
 
-def _source(run: Run) -> dict[str, Any]:
-    source = run.source()
-    return {key: source.get(key) for key in LOADED}
-
-
 LOADED = ("data", "labels", "group", "image_size", "path_column", "label_columns", "joined_column", "split_column")
 
 
@@ -239,6 +249,17 @@ def _given(data: str | None, labels: Path | None) -> dict[str, Any]:
     if labels is None:
         changed |= dict.fromkeys(("path_column", "label_columns", "joined_column", "split_column"))
     return changed if Path(data).is_dir() else {**changed, "image_size": None}
+
+
+def _clusters(data: str, classes: int | None) -> LabelSpace | None:
+    """The label space of data without any annotation: clusters without names."""
+    if classes is None:
+        return None
+    if data in EMBEDDED or data in PUBLIC:
+        raise DataError(
+            f"--classes is for data without annotations; {data} has them (--labelled-fraction 0 hides them)"
+        )
+    return LabelSpace.multiclass(classes, "cluster")
 
 
 def _load(source: dict[str, Any], space: LabelSpace | None, skipped: Path | None) -> Dataset:
@@ -293,7 +314,7 @@ def _changer(path: Path | None, changes: dict[str, Any] | None) -> Any:
 
     def change(planned: Plan) -> Plan:
         if path is not None:
-            planned = override(planned, read_plan(path), str(path))
+            planned = override(planned, {**read_plan(path), "seed": planned.seed}, str(path))
         return override(planned, changes, "command line") if changes else planned
 
     return change

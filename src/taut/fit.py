@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 
 from taut.data.dataset import DataError, Dataset
@@ -23,7 +24,7 @@ from taut.plan import Facts, Plan, TrainPlan, fingerprint, make_plan
 from taut.run import Run
 from taut.targets import Interpolation, Source, Teacher
 from taut.tighter import Sampling, TighterELBO
-from taut.train import TrainResult, train
+from taut.train import TrainResult, processes, train
 
 MEASURED_STEPS, LEAST_STEPS = 14, 20
 RESERVE = 0.9  # share of a time budget that is planned for steps; the rest is start-up, calibration and a noisy machine
@@ -45,7 +46,7 @@ def build_objective(model: LabelVAE, plan: Plan, facts: Facts) -> Objective:
     o, t = plan.objective, plan.train
     source: Source
     if o.source == "teacher":
-        source = Teacher(model, model.sizes, o.momentum, o.sharpen, o.threshold, o.alignment)
+        source = Teacher(model, model.sizes, o.momentum, o.sharpen, o.threshold, o.alignment, o.mix)
     elif o.source == "interpolation":
         source = Interpolation(model.sizes, o.match)
     else:
@@ -80,9 +81,7 @@ def dilution(settings: TrainPlan, facts: Facts) -> float:
 
 def build_stream(dataset: Dataset, plan: Plan, objective: Objective) -> Stream:
     """The stream of batches of a plan for this process."""
-    from accelerate import PartialState  # knows the processes before an Accelerator exists
-
-    state = PartialState()
+    state = processes()
     strong = isinstance(objective, TighterELBO) and objective.source.needs_strong
     return Stream(
         dataset,
@@ -112,7 +111,8 @@ def fit_to_budget(dataset: Dataset, plan: Plan, facts: Facts, minutes: float) ->
     """
     if not minutes > 0:
         raise ValueError(f"--minutes {minutes:g} is not a positive number")
-    seconds = step_seconds(dataset, plan, facts)
+    # All processes must take the same number of steps: the first one's measurement counts.
+    seconds = float(broadcast_object_list([step_seconds(dataset, plan, facts)])[0])
     fitting = int(RESERVE * 60 * minutes / seconds)
     plan.train.steps = max(LEAST_STEPS, fitting)
     measured = f"a step takes {1000 * seconds:.1f} ms here, so that"
@@ -174,15 +174,21 @@ def fit(
     """
     space = dataset.space
     space.check_observed(dataset.annotation)
-    plan = change(make_plan(fingerprint(dataset), seed))
+    outside = np.ones(len(dataset), dtype=bool) if dataset.split is None else dataset.split != "valid"
+    plan = change(make_plan(fingerprint(dataset.rows(outside)), seed))
     kept, held = hold_out(dataset, plan)
     training = dataset.rows(kept)
-    space.check_observed(training.annotation)
+    lost = dataset.annotation.observed.any(axis=0) & ~training.annotation.observed.any(axis=0)
+    if lost.any():
+        raise DataError(
+            f"all annotations of {space.names[int(lost.argmax())]!r} are among the {len(held)} images held out for "
+            "calibration; --train.valid_fraction 0 holds none out"
+        )
     facts = fingerprint(training)
     notes = list(dataset.notes)
     if minutes is not None:
         notes.append(fit_to_budget(training, plan, facts, minutes))
-    if run is not None:
+    if run is not None and processes().is_main_process:
         run.save_plan(plan, facts, dict(source or {}))
         run.save_draw(kept, held, dataset.annotation.observed)
     return _train(dataset, training, held, plan, facts, run, False, notes, quiet)
@@ -232,6 +238,6 @@ def _train(
         )
     elif not quiet:
         notes.append("not calibrated: too few annotated images to hold some out")
-    if run is not None:
+    if run is not None and processes().is_main_process:
         run.save_model(model, {"steps": result.steps, "seconds": round(result.seconds, 1), "checkpoint": "last"})
     return Fitted(model, plan, facts, result, notes)

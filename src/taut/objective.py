@@ -37,7 +37,7 @@ class LossTerms:
     label_kl: Σ_j m_j·KL(p̃(c_j|x) ‖ q(c_j|x)).  bound: eq. 11 / B of eq. 12.  surrogate: L of eq. 13.
     gap: Δ = L − B.  mutual_information: Σ_j I(x; c_j) over the batch.
     consistency: Σ_j m_j·KL(p̂(c_j|x) ‖ q(c_j|x)) towards estimated label posteriors.
-    confidence: the mean weight m of estimated label posteriors.
+    confidence: the mean weight m of the views' labels, estimated or annotated.
 
     A term that an objective does not have stays None.
     """

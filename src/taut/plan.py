@@ -24,6 +24,7 @@ RANGES = {
     **dict.fromkeys(("model.width", "model.z_dim", "model.decoder_width", "model.reduce"), (1, math.inf)),
     **dict.fromkeys(("train.steps", "train.accumulate", "train.log_every", "train.checkpoint_every"), (1, math.inf)),
     **dict.fromkeys(("train.batch_labelled", "train.batch_unlabelled", "train.learning_rate"), (0, math.inf)),
+    "objective.mix": (0, math.inf),
     **dict.fromkeys(("train.valid_fraction", "train.warmup", "train.ema", "objective.momentum"), (0, 1)),
 }
 
@@ -124,6 +125,8 @@ class ObjectivePlan:
     sharpen: float = 0.5
     threshold: float = 0.0
     alignment: float = 0.0
+    mix: float = 0.0
+    """Mixup of strong views, λ ~ Beta(mix, mix); 0 does not mix."""
     match: Literal["optimal", "random"] = "optimal"
 
 
@@ -303,7 +306,8 @@ def _plan_augmentation(plan: Plan, facts: Facts) -> None:
     if not facts.is_image:
         augment.noise, augment.drop = 0.3, 0.2
         return
-    augment.erase = 2 if facts.labels == 1 else 0
+    # Strong views of one object are mixed with one another instead of being distorted more.
+    augment.erase, augment.strong = (1, 1.0) if facts.labels == 1 else (0, 1.5)
     if min(facts.shape[1:]) <= 12:
         # Half a pixel matters at this size, and interpolation blurs.
         augment.rotation, augment.scale, augment.shear, augment.shift = 10.0, 0.1, 0.1, 0.08
@@ -318,6 +322,8 @@ def _plan_objective(plan: Plan, facts: Facts) -> None:
     if facts.labels > 1:
         # Soft estimates of many rare labels teach a network its own doubts; only confident ones count then.
         objective.threshold, objective.marginal = 0.95, 1.0
+    elif facts.is_image:
+        objective.mix, objective.sharpen = 0.75, 0.7
     if facts.is_image:
         pixels = float(np.prod(facts.shape)) / plan.model.reduce**2
         objective.reconstruction = objective.beta_z = min(0.01, 0.8 / pixels)

@@ -40,13 +40,11 @@ class Estimate:
 class Proposal:
     """Views to encode together with the batch.
 
-    x: [M, ...].  estimate: from the batch's posterior (N rows).  rows: the rows of the batch that the views show, whose
-    annotations hold for them too; None where a view is of no single row.
+    x: [M, ...].  estimate: from the batch's posterior (N rows).
     """
 
     x: Tensor
     estimate: Callable[[Any], Estimate]
-    rows: slice | None = None
 
 
 class Source(nn.Module):
@@ -67,6 +65,9 @@ class Teacher(Source):
     sharpen: the temperature T of p̂ ∝ q^(1/T); 1 leaves it, 0 takes the most probable class.
     threshold: estimates whose greatest probability is below it do not count, label by label; 0 for soft targets.
     alignment: the power of distribution alignment, p̂ ∝ q·(p(c)/mean q)^a (ReMixMatch, Berthelot 2020), per label.
+    mix: mixes each strong view with another one, and their targets alike, with a share λ ~ Beta(mix, mix) of its own
+        (mixup, Zhang 2018; for unannotated images MixMatch, Berthelot 2019); 0 does not mix. Between the images it
+        asks for a straight line, which keeps unannotated groups of images from hardening into a wrong class.
     """
 
     marginal: Tensor
@@ -80,10 +81,11 @@ class Teacher(Source):
         sharpen: float = 0.5,
         threshold: float = 0.0,
         alignment: float = 0.0,
+        mix: float = 0.0,
     ) -> None:
         super().__init__()
         self.sizes, self.momentum = sizes, momentum
-        self.sharpen, self.threshold, self.alignment = sharpen, threshold, alignment
+        self.sharpen, self.threshold, self.alignment, self.mix = sharpen, threshold, alignment, mix
         self.average = copy.deepcopy(model).requires_grad_(False) if momentum else None
         self.register_buffer("marginal", latent.log_softmax(torch.zeros(sum(sizes)), sizes).exp())
 
@@ -110,9 +112,13 @@ class Teacher(Source):
             logits = posterior.logits
             if self.average is not None:
                 logits = self._follow(model).encode(batch.x).logits  # type: ignore[operator]
-            return self.targets(logits[rows], model.log_prior)
+            own = self.targets(logits[rows], model.log_prior)
+            return with_annotations(own, batch.targets[rows], batch.observed[rows], self.sizes)
 
-        return Proposal(batch.strong, estimate, rows)
+        if not self.mix:
+            return Proposal(batch.strong, estimate)
+        x, partner, share = mixed(batch.strong, self.mix)
+        return Proposal(x, lambda posterior: mixed_estimate(estimate(posterior), partner, share, self.sizes))
 
     @torch.no_grad()
     def targets(self, logits: Tensor, log_prior: Tensor) -> Estimate:
@@ -130,6 +136,33 @@ class Teacher(Source):
         else:
             p = latent.log_softmax(log_q / self.sharpen, self.sizes).exp()
         return Estimate(p, confidence.to(log_q.dtype))
+
+
+def with_annotations(estimate: Estimate, targets: Tensor, observed: Tensor, sizes: Sizes) -> Estimate:
+    """The estimate with what is annotated as it is annotated, and counting fully."""
+    return Estimate(
+        torch.where(latent.spread_labels(observed, sizes), targets.to(estimate.targets.dtype), estimate.targets),
+        torch.where(observed, 1, estimate.confidence),
+        estimate.z,
+    )
+
+
+def mixed(x: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Mixtures of the rows of x [M, ...] with partners, the partners [M], and the rows' own shares λ ≥ 1/2, [M]."""
+    concentration = torch.full((len(x),), beta)
+    share = torch.distributions.Beta(concentration, concentration).sample()
+    share = torch.maximum(share, 1 - share).to(x.device)
+    partner = torch.randperm(len(x)).to(x.device)
+    weight = share.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
+    return torch.lerp(x[partner], x, weight), partner, share
+
+
+def mixed_estimate(estimate: Estimate, partner: Tensor, share: Tensor, sizes: Sizes) -> Estimate:
+    """Targets and confidence mixed as the images are; a target counts for as much as it is believed."""
+    own = share[:, None] * estimate.confidence
+    both = own + (1 - share[:, None]) * estimate.confidence[partner]
+    weight = latent.spread_labels(torch.where(both > 0, own / both.clamp_min(1e-12), 1), sizes)
+    return Estimate(torch.lerp(estimate.targets[partner], estimate.targets, weight), both)
 
 
 class Interpolation(Source):

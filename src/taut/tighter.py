@@ -10,7 +10,7 @@ from torch import Tensor
 
 from taut import latent
 from taut.objective import Batch, LossTerms, Objective, Weights, tighter_elbo
-from taut.targets import Estimate, Proposal, Source
+from taut.targets import Estimate, Source
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class TighterELBO(Objective):
         if not self.generative:
             terms.reconstruction = terms.bound = terms.surrogate = None
         if proposal is not None:
-            self._add_views(terms, batch, proposal, proposal.estimate(own), posterior[n:], model.sizes)
+            self._add_views(terms, proposal.estimate(own), posterior[n:], model.sizes)
         return terms
 
     def log_likelihood(self, model: Any, batch: Batch, posterior: Any) -> Tensor:
@@ -129,23 +129,10 @@ class TighterELBO(Objective):
         )
         return (log_weight.exp() * values).sum(1)
 
-    def _add_views(
-        self,
-        terms: LossTerms,
-        batch: Batch,
-        proposal: Proposal,
-        estimate: Estimate,
-        posterior: Any,
-        sizes: latent.Sizes,
-    ) -> None:
-        """Add the term of the estimated posteriors; what is annotated counts as annotated on a strong view too."""
+    def _add_views(self, terms: LossTerms, estimate: Estimate, posterior: Any, sizes: latent.Sizes) -> None:
+        """Add the term of the views' estimated posteriors."""
         targets, confidence = estimate.targets, estimate.confidence
         terms.confidence = confidence.mean()
-        if proposal.rows is not None:
-            observed = batch.observed[proposal.rows]
-            targets = torch.where(latent.spread_labels(observed, sizes), batch.targets[proposal.rows], targets)
-            terms.confidence = torch.where(observed, 0, confidence).sum() / (~observed).sum().clamp_min(1)
-            confidence = torch.where(observed, 1, confidence)
         log_q = latent.log_softmax(posterior.logits, sizes)
         kl = torch.where(confidence > 0, confidence * latent.annotation_kl(targets, log_q, sizes), 0)
         terms.consistency = kl.sum(-1).mean()

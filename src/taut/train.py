@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
@@ -102,10 +102,17 @@ def separate_randomness(device: torch.device) -> Iterator[None]:
         np.random.set_state(states[1])  # noqa: NPY002
 
 
+def processes() -> PartialState:
+    """The processes that train together (torchrun), on the CPU too, of which accelerate must be told."""
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 def make_accelerator(plan: TrainPlan) -> Accelerator:
     """An Accelerator for the plan's precision; several trainings in one process may differ in it."""
+    processes()
     AcceleratorState._reset_state()
     return Accelerator(
+        cpu=not torch.accelerator.is_available(),
         mixed_precision="no" if plan.precision == "fp32" else plan.precision,
         gradient_accumulation_steps=plan.accumulate,
         step_scheduler_with_optimizer=False,
@@ -144,7 +151,7 @@ def train(
     with separate_randomness(device):
         torch.manual_seed(plan.seed)
         task = Task(model, objective)
-        optimizer = make_optimizer(task.model, settings)
+        optimizer = make_optimizer(nn.ModuleList([model, objective]), settings)
         task.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         wrapped, optimizer = accelerator.prepare(task, optimizer)
         progress = Progress()
@@ -215,6 +222,11 @@ def _loop(
             save_checkpoint(accelerator, run, progress)
             last = time.perf_counter()
     bar.close()
+    if not all(bool(tensor.isfinite().all()) for tensor in averaged):
+        raise TrainingError(
+            "the weights are NaN or infinite after the last step; a lower --train.learning_rate may help, "
+            "and the last checkpoint is kept"
+        )
     middle = sorted(times)[len(times) // 2] if times else 0.0
     return TrainResult(task.average, progress.step, progress.seconds, middle)
 
@@ -255,13 +267,16 @@ def save_checkpoint(accelerator: Accelerator, run: Run, progress: Progress) -> N
 
 
 def load_checkpoint(accelerator: Accelerator, run: Run) -> Progress:
-    """Load the run's checkpoint into what the accelerator has prepared; TrainingError where there is none."""
+    """Load the run's checkpoint into what the accelerator has prepared; without one the run begins anew."""
     place: Path = run.checkpoint
     if not place.exists() and place.with_name("checkpoint.old").exists():
         place = place.with_name("checkpoint.old")
     if not (place / "progress.json").exists():
-        raise TrainingError(f"{run.path} has no checkpoint to resume from")
+        if accelerator.is_main_process:
+            run.truncate_metrics(0)
+        return Progress()
     accelerator.load_state(str(place))
     data = json.loads((place / "progress.json").read_text())
-    run.truncate_metrics(data["step"])
+    if accelerator.is_main_process:
+        run.truncate_metrics(data["step"])
     return Progress(data["step"], data["seconds"])

@@ -12,7 +12,7 @@ from taut.data.folder import load_folder
 from taut.data.public import PUBLIC, load_public
 from taut.labels import LabelSpace, Scalar
 
-__all__ = ["DataError", "Dataset", "load_dataset"]
+__all__ = ["EMBEDDED", "PUBLIC", "DataError", "Dataset", "load_dataset"]
 
 EMBEDDED = {"digits": digits, "digit-grid": digit_grid}
 

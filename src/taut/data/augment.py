@@ -63,7 +63,7 @@ class Augment:
         n, _, height, width = x.shape
         if not (self.rotation or self.scale or self.shift or self.shear or self.flip):
             return x
-        # Six numbers an image, drawn on the CPU in one call whatever the device, so that runs are comparable.
+        # Seven numbers an image, drawn on the CPU in one call whatever the device, so that runs are comparable.
         u = (2 * torch.rand(n, 7, generator=generator) - 1) * factor
         angle = u[:, 0] * math.radians(self.rotation)
         cos, sin = angle.cos(), angle.sin()
@@ -97,8 +97,8 @@ class Augment:
         u = torch.rand(n, self.erase, 5, generator=generator).to(x.device)
         aspect = ((2 * u[..., 0] - 1) * math.log(self.erase_aspect)).exp()
         area = self.erase_area * (0.5 + u[..., 1])
-        rows = torch.arange(height, device=x.device) / height
-        columns = torch.arange(width, device=x.device) / width
+        rows = (torch.arange(height, device=x.device) + 0.5) / height
+        columns = (torch.arange(width, device=x.device) + 0.5) / width
         tall = (rows - u[..., 2, None]).abs() < (area * aspect).sqrt()[..., None] / 2
         wide = (columns - u[..., 3, None]).abs() < (area / aspect).sqrt()[..., None] / 2
         white = u[..., 4] < 0.5
