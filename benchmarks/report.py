@@ -42,7 +42,7 @@ def section(data: dict[str, Any]) -> list[str]:
 def _cell(value: dict[str, float] | None) -> str:
     if value is None:
         return ""
-    digits = 3 if abs(value["mean"]) < 10 else 1
+    digits = 1 if abs(value["mean"]) >= 10 else 3
     return f"{value['mean']:.{digits}f} ± {value['std']:.{digits}f}"
 
 

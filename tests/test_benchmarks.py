@@ -65,7 +65,7 @@ def test_the_page_of_results_has_a_row_for_each_method(tmp_path: Path) -> None:
     assert "what it is" in page
     assert "| method | draws | error, % |" in page
     assert "| one | 3 | 1.000 ± 1.000 |" in page
-    assert "| two | 3 | 11.0 ± 1.000 |" in page
+    assert "| two | 3 | 11.0 ± 1.0 |" in page
 
 
 def test_the_page_of_results_is_up_to_date() -> None:
@@ -124,7 +124,7 @@ def test_the_rival_of_the_demo_learns_from_annotations_only(partly: bool, tmp_pa
     row, alpha = run.metrics()[-1], dilution(fitted.plan.train, fitted.facts)
     assert "bound" not in row
     if partly:
-        assert row["confidence"] == 0  # of what is not annotated
+        assert 0 < row["confidence"] < 1  # the annotated cells of the views, and no others
         assert row["total"] == pytest.approx(alpha * row["label_kl"] + row["consistency"], rel=1e-5)
     else:
         assert fitted.plan.train.batch_unlabelled == 0

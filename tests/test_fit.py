@@ -262,7 +262,7 @@ def test_a_group_in_the_valid_part_and_outside_it_is_refused() -> None:
 def test_holding_out_the_only_annotations_of_a_label_is_refused() -> None:
     y = np.array([[0.0, NAN]] * 10 + [[NAN, 1.0]])
     data = vectors(y, SEVERAL, split=["train"] * 10 + ["valid"])
-    with pytest.raises(LabelError, match="'b'"):
+    with pytest.raises(DataError, match="all annotations of 'b' are among the 1 images held out"):
         fit(data, tiny(), quiet=True)
 
 

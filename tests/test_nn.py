@@ -72,10 +72,26 @@ def test_feature_vectors(likelihood: Likelihood) -> None:
 
 @pytest.mark.parametrize("size", [8, 9, 16, 28, 32, 40, 64, 96, 128])
 def test_strides_bring_an_image_to_a_small_map(size: int) -> None:
-    steps = strides(size, 4)
+    steps = strides(size)
     assert len(steps) == 4
     left = size / math.prod(steps)
     assert 4 <= left <= 8 or (size > 128 and steps == [2] * 4)
+
+
+@pytest.mark.parametrize("size", [8, 12, 28, 32, 64])
+def test_the_grid_keeps_the_places_of_one_object(size: int) -> None:
+    """Moved parts change what the label head reads of a grid, and not what it reads of a mean."""
+    encoder = make_encoder("conv", (1, size, size), 4, "grid").eval()
+    assert encoder.label_features == 16 * 4 * 4
+    x = torch.zeros(2, 1, size, size)
+    x[0, :, : size // 2] = 1
+    x[1, :, size // 2 :] = 1
+    label = encoder(x).label.detach().unflatten(1, (16, 4, 4))
+    assert label.shape == (2, 16, 4, 4)
+    top, bottom = label[:, :, :2].abs().sum((1, 2, 3)), label[:, :, 2:].abs().sum((1, 2, 3))
+    assert not torch.allclose(label[0], label[1])
+    assert bool((top > 0).all())
+    assert bool((bottom > 0).all())
 
 
 def test_densenet_121_is_torchvisions() -> None:
@@ -121,7 +137,7 @@ def test_mean_and_max_pooling_doubles_the_features() -> None:
     [
         ("resnet-9", (1, 8, 8), "mean", "model.encoder 'resnet-9' is not one of mlp, conv"),
         ("conv", (5,), "mean", "is for images; for feature vectors use 'mlp'"),
-        ("conv", (1, 8, 8), "max", "pool 'max' is neither 'mean' nor 'meanmax'"),
+        ("conv", (1, 8, 8), "max", "model.pool 'max' is not one of mean, meanmax, grid"),
     ],
 )
 def test_encoders_that_do_not_fit_are_refused(name: str, shape: tuple[int, ...], pool: str, sentence: str) -> None:
