@@ -12,19 +12,26 @@ from typing import Any
 import pandas as pd
 import torch
 
-from taut.data import EMBEDDED, PUBLIC, DataError, Dataset, load_dataset
-from taut.data.cache import read_images
+from taut.data import DataError, Dataset
 from taut.data.dataset import SPLITS
-from taut.data.files import find_images
-from taut.data.split import check_groups, draw_fraction, draw_per_class
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.evaluate.predict import predict_probabilities
 from taut.fit import fit
 from taut.fit import resume as resume_fit
-from taut.labels import Annotation, LabelError, LabelSpace
+from taut.labels import LabelError
 from taut.nn.vae import LabelVAE
 from taut.plan import Plan, describe, fingerprint, make_plan, override, read_plan
 from taut.run import Run
+from taut.sources import (
+    LOADED,
+    check_shape,
+    cluster_space,
+    draw_annotations,
+    load_source,
+    read_inputs,
+    replaced_source,
+    train_and_test,
+)
 from taut.train import TrainingError, processes
 
 SWITCHES = ("--json", "--resume", "--quiet")
@@ -99,13 +106,13 @@ def train(
         "labelled_fraction": labelled_fraction,
         "labelled_cells": labelled_cells,
     }
-    space = _clusters(data, classes)
-    dataset = _load(source, space, run.path / "skipped.csv" if Path(data).is_dir() else None)
-    training, testing = _parts(dataset, test, source, space)
+    space = cluster_space(data, classes)
+    dataset = load_source(source, space, run.path / "skipped.csv" if Path(data).is_dir() else None)
+    training, testing = train_and_test(dataset, test, source, space)
     if resume:
         fitted = resume_fit(training, run, quiet)
     else:
-        training = _draw(training, labels_per_class, labelled_fraction, labelled_cells, seed)
+        training = draw_annotations(training, labels_per_class, labelled_fraction, labelled_cells, seed)
         fitted = fit(training, _changer(plan, changes), minutes, seed, run, source, quiet)
     if not main_process:
         return
@@ -139,7 +146,7 @@ def evaluate(
     source = {key: folder.source().get(key) for key in (*LOADED, "test")}
     tested = source["test"] if data is None and split in (None, "test") else None
     source["data"] = tested or source["data"]
-    dataset = _load({**source, **_given(data, labels)}, model.space, None)
+    dataset = load_source({**source, **replaced_source(data, labels)}, model.space, None)
     if split is not None and split not in SPLITS:
         raise DataError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
     has_test = dataset.split is not None and bool((dataset.split == "test").any())
@@ -147,7 +154,7 @@ def evaluate(
     dataset = dataset.part(chosen) if chosen else dataset
     if data is None and tested is None and chosen is None:
         print("taut: there is no test part; these are the images that the run was trained on", file=sys.stderr)
-    _check_shape(model, dataset)
+    check_shape(model, dataset)
     figures = {"data": dataset.name, "split": chosen or "all", **figures_of(_on_device(model), dataset, calibrated)}
     print(_dump(figures) if json else _table(figures))
 
@@ -161,7 +168,7 @@ def predict(run: Path, images: Path, out: Path = Path("predictions.csv")) -> Non
         out: the CSV file to write.
     """
     model = _on_device(Run(run).load_model())
-    names, x, unread = _inputs(images, model)
+    names, x, unread = read_inputs(images, model)
     probabilities = predict_probabilities(model, x)
     table = pd.DataFrame({"image": names})
     decided = model.space.predict(probabilities).reshape(len(names), -1)
@@ -222,13 +229,13 @@ def plan(
     """
     if seed is None:
         seed = int(read_plan(plan).get("seed", 0)) if plan else 0
-    space = _clusters(data, classes)
+    space = cluster_space(data, classes)
     source: dict[str, Any] = {
         "data": data, "labels": labels, "group": group, "image_size": image_size, "path_column": path_column,
         "label_columns": label_columns, "joined_column": joined_column, "split_column": split_column,
     }  # fmt: skip
-    training, _ = _parts(_load(source, space, None), None, source, space)
-    training = _draw(training, labels_per_class, labelled_fraction, labelled_cells, seed)
+    training, _ = train_and_test(load_source(source, space, None), None, source, space)
+    training = draw_annotations(training, labels_per_class, labelled_fraction, labelled_cells, seed)
     for note in training.notes:
         print(note)
     facts = fingerprint(training)
@@ -236,77 +243,6 @@ def plan(
 
 
 # --- what the commands share ------------------------------------------------------------------------------
-
-
-LOADED = ("data", "labels", "group", "image_size", "path_column", "label_columns", "joined_column", "split_column")
-
-
-def _given(data: str | None, labels: Path | None) -> dict[str, Any]:
-    """What replaces the source of a run; other data has no groups to keep apart, and columns only with a table."""
-    if data is None:
-        return {} if labels is None else {"labels": labels}
-    changed: dict[str, Any] = {"data": data, "labels": labels, "group": None}
-    if labels is None:
-        changed |= dict.fromkeys(("path_column", "label_columns", "joined_column", "split_column"))
-    return changed if Path(data).is_dir() else {**changed, "image_size": None}
-
-
-def _clusters(data: str, classes: int | None) -> LabelSpace | None:
-    """The label space of data without any annotation: clusters without names."""
-    if classes is None:
-        return None
-    if data in EMBEDDED or data in PUBLIC:
-        raise DataError(
-            f"--classes is for data without annotations; {data} has them (--labelled-fraction 0 hides them)"
-        )
-    return LabelSpace.multiclass(classes, "cluster")
-
-
-def _load(source: dict[str, Any], space: LabelSpace | None, skipped: Path | None) -> Dataset:
-    flags = {key: source.get(key) for key in LOADED if key != "data"}
-    flags["labels"] = Path(flags["labels"]) if flags["labels"] else None
-    return load_dataset(str(source["data"]), space=space, skipped=skipped, **flags)
-
-
-def _parts(
-    dataset: Dataset, test: str | None, source: dict[str, Any], space: LabelSpace | None
-) -> tuple[Dataset, Dataset | None]:
-    """The training rows (with a "valid" part kept for calibration) and the test set, if any."""
-    testing: Dataset | None = None
-    training = dataset
-    if dataset.split is not None and (dataset.split == "test").any():
-        testing, training = dataset.part("test"), dataset.rows(dataset.split != "test")
-    if test is not None:
-        testing = _load({**source, "data": test}, space or dataset.space, None)
-        if testing.split is not None and (testing.split == "test").any():
-            testing = testing.part("test")
-    if testing is not None:
-        check_groups(training, testing)
-    return training, testing
-
-
-def _draw(training: Dataset, per_class: int | None, fraction: float | None, cells: float | None, seed: int) -> Dataset:
-    """Hide annotations of the training rows; those of a "valid" part stay, since they are for calibration."""
-    draws = {"--labels-per-class": per_class, "--labelled-fraction": fraction, "--labelled-cells": cells}
-    given = [flag for flag, value in draws.items() if value is not None]
-    if not given:
-        return training
-    if len(given) > 1:
-        raise DataError(f"{' and '.join(given)} exclude each other")
-    if training.split is not None and (training.split == "valid").any():
-        valid = training.split == "valid"
-        hidden = _draw(dataclasses.replace(training.rows(~valid), split=None), per_class, fraction, cells, seed)
-        annotation = training.annotation
-        targets, observed = annotation.targets.copy(), annotation.observed.copy()
-        targets[~valid], observed[~valid] = hidden.annotation.targets, hidden.annotation.observed
-        return dataclasses.replace(training, annotation=Annotation(targets, observed))
-    if per_class is not None:
-        annotation = draw_per_class(training, per_class, seed)
-    elif cells is not None:
-        annotation = draw_fraction(training, cells, seed, cells=True)
-    else:
-        annotation = draw_fraction(training, float(fraction or 0), seed)
-    return dataclasses.replace(training, annotation=annotation)
 
 
 def _changer(path: Path | None, changes: dict[str, Any] | None) -> Any:
@@ -322,34 +258,6 @@ def _changer(path: Path | None, changes: dict[str, Any] | None) -> Any:
 
 def _on_device(model: LabelVAE) -> LabelVAE:
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _check_shape(model: LabelVAE, dataset: Dataset) -> None:
-    if tuple(dataset.x.shape[1:]) != tuple(model.architecture.shape):
-        raise DataError(
-            f"{dataset.name} has inputs of shape {list(dataset.x.shape[1:])}, "
-            f"but the model takes {list(model.architecture.shape)}"
-        )
-
-
-def _inputs(path: Path, model: LabelVAE) -> tuple[list[str], Any, list[tuple[Path, str]]]:
-    """Names, inputs and what could not be read, from an image, a folder or an .npz pack."""
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    if path.suffix.lower() == ".npz":
-        dataset = load_dataset(str(path), space=model.space)
-        _check_shape(model, dataset)
-        return list(dataset.ids), dataset.x, []
-    shape = model.architecture.shape
-    if len(shape) != 3:
-        raise DataError(f"{path}: the model takes feature vectors, not images")
-    files = [path / name for name in find_images(path)] if path.is_dir() else [path]
-    x, unread = read_images(files, (shape[0], shape[1], shape[2]))
-    bad = {file for file, _ in unread}
-    names = [str(file) for file in files if file not in bad]
-    if not names:
-        raise DataError(f"{path}: no image can be read" + (f" ({unread[0][0]}: {unread[0][1]})" if unread else ""))
-    return names, x, unread
 
 
 def _dump(figures: dict[str, Any]) -> str:

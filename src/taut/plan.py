@@ -320,8 +320,9 @@ def _plan_objective(plan: Plan, facts: Facts) -> None:
     if facts.images == facts.fully_annotated_images:
         objective.source, objective.mutual_information = "none", 0.0
     if facts.labels > 1:
-        # Soft estimates of many rare labels teach a network its own doubts; only confident ones count then.
-        objective.threshold, objective.marginal = 0.95, 1.0
+        # Above 1 no estimate counts: with several labels a network's own estimates taught it its mistakes, even
+        # confident ones. Strong views then show annotated cells, and the mutual information speaks for the others.
+        objective.threshold, objective.marginal = 1.1, 1.0
     elif facts.is_image:
         objective.mix, objective.sharpen = 0.75, 0.7
     if facts.is_image:
