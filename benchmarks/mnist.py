@@ -45,7 +45,7 @@ def one(change: Any, minutes: float, seed: int) -> dict[str, Any]:
     return {**figures, "steps": fitted.result.steps, "seconds": round(fitted.result.seconds, 1)}
 
 
-def main(seeds: int = 5, minutes: float = 6.0, plain_minutes: float = 3.0, folder: Path = RESULTS) -> None:
+def main(seeds: int = 5, minutes: float = 4.0, plain_minutes: float = 1.5, folder: Path = RESULTS) -> None:
     """Measure draws 0 … seeds − 1."""
     about = f"100 labels, last checkpoint, test error in percent; {minutes:g} and {plain_minutes:g} minutes a draw"
     record("mnist-100", about, {"taut": partial(one, lambda plan: plan, minutes)}, range(seeds), folder)

@@ -320,8 +320,8 @@ def _plan_objective(plan: Plan, facts: Facts) -> None:
     if facts.images == facts.fully_annotated_images:
         objective.source, objective.mutual_information = "none", 0.0
     if facts.labels > 1:
-        # Above 1 no estimate counts: with several labels a network's own estimates taught it its mistakes, even
-        # confident ones. Strong views then show annotated cells, and the mutual information speaks for the others.
+        # Above 1 no estimate counts: strong views then show annotated cells, and the mutual information speaks for
+        # the others, until estimates are shown to help with several labels.
         objective.threshold, objective.marginal = 1.1, 1.0
     elif facts.is_image:
         objective.mix, objective.sharpen = 0.75, 0.7
