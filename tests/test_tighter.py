@@ -29,7 +29,7 @@ class Fixed(Source):
         super().__init__()
         self.x, self.given = x, estimate
 
-    def propose(self, model: Any, batch: Any) -> Proposal:
+    def propose(self, model: Any, batch: Any, belief: float = 1.0) -> Proposal:
         return Proposal(self.x, lambda posterior: self.given)
 
 
@@ -180,6 +180,29 @@ def test_the_loss_uses_the_budgets_of_its_step() -> None:
         torch.manual_seed(1)
         want = TighterELBO(Weights(capacity_z=0.05 * step, capacity_c=0.01 * step)).loss(model, batch, 7)
         torch.testing.assert_close(got.total, want.total)
+
+
+@pytest.mark.parametrize(("step", "belief"), [(0, 0.0), (4, 0.0), (6, 0.5), (8, 1.0), (99, 1.0)])
+def test_what_is_only_estimated_counts_from_its_onset(step: int, belief: float) -> None:
+    model = LinearGaussian(SIZES)
+    batch = make_batch(model, n=8, strong=8)
+    weights = Weights(mutual_information=2.0)
+    method = TighterELBO(weights, Teacher(model, SIZES), onset=(4, 8))
+    assert method.weights_at(step).mutual_information == 2 * belief
+    torch.manual_seed(1)
+    terms = method.loss(model, batch, step)
+    assert terms.confidence is not None
+    want = torch.where(batch.observed, 1, belief).mean()
+    torch.testing.assert_close(terms.confidence.float(), want)
+    assert TighterELBO(weights).weights_at(step) == weights
+    assert TighterELBO(weights, onset=(100, 100)).belief_at(step) == 0
+
+
+def test_interpolated_posteriors_count_as_far_as_they_are_believed() -> None:
+    model = LinearGaussian(SIZES)
+    proposal = Interpolation(SIZES).propose(model, make_batch(model), 0.25)
+    assert proposal is not None
+    assert proposal.estimate(None).confidence.unique().tolist() == [0.25]
 
 
 # --- views --------------------------------------------------------------------------------------------------

@@ -63,7 +63,8 @@ def build_objective(model: LabelVAE, plan: Plan, facts: Facts) -> Objective:
         marginal=o.marginal,
     )
     sampling = Sampling(o.sampling, o.temperature, o.share)
-    return TighterELBO(weights, source, sampling, o.consistency, o.z_consistency, round(o.ramp * t.steps))
+    onset = round(o.onset * t.steps), round(max(o.onset, o.full) * t.steps)
+    return TighterELBO(weights, source, sampling, o.consistency, o.z_consistency, round(o.ramp * t.steps), onset)
 
 
 def dilution(settings: TrainPlan, facts: Facts) -> float:

@@ -26,6 +26,7 @@ RANGES = {
     **dict.fromkeys(("train.batch_labelled", "train.batch_unlabelled", "train.learning_rate"), (0, math.inf)),
     "objective.mix": (0, math.inf),
     **dict.fromkeys(("train.valid_fraction", "train.warmup", "train.ema", "objective.momentum"), (0, 1)),
+    **dict.fromkeys(("objective.onset", "objective.full", "objective.ramp"), (0, 1)),
 }
 
 
@@ -125,6 +126,10 @@ class ObjectivePlan:
     sharpen: float = 0.5
     threshold: float = 0.0
     alignment: float = 0.0
+    onset: float = 0.0
+    """Share of the steps before the mutual information and what is only estimated count."""
+    full: float = 0.0
+    """Share of the steps after which they count fully; in between they rise."""
     mix: float = 0.0
     """Mixup of strong views, λ ~ Beta(mix, mix); 0 does not mix."""
     match: Literal["optimal", "random"] = "optimal"
@@ -273,6 +278,7 @@ def _plan_model(plan: Plan, facts: Facts) -> None:
     if plan.model.encoder == "conv":
         # Small nets must know where the parts of one object are; several objects are found wherever they are.
         plan.model.pool = "grid" if facts.labels == 1 else "meanmax"
+        plan.train.learning_rate = 1.6e-2
     plan.model.reduce = max(1, round(side / 32))
     if not facts.grey:
         plan.model.likelihood = "gaussian"
@@ -306,8 +312,13 @@ def _plan_augmentation(plan: Plan, facts: Facts) -> None:
     if not facts.is_image:
         augment.noise, augment.drop = 0.3, 0.2
         return
-    # Strong views of one object are mixed with one another instead of being distorted more.
-    augment.erase, augment.strong = (1, 1.0) if facts.labels == 1 else (0, 1.5)
+    augment.strong = 1.0
+    if facts.labels == 1:
+        # Strong views of one object are mixed with one another instead of being distorted more.
+        augment.erase = 1
+    else:
+        # Several objects or findings: each is a smaller part of the image.
+        augment.rotation, augment.scale, augment.shear = 10.0, 0.1, 0.1
     if min(facts.shape[1:]) <= 12:
         # Half a pixel matters at this size, and interpolation blurs.
         augment.rotation, augment.scale, augment.shear, augment.shift = 10.0, 0.1, 0.1, 0.08
@@ -317,14 +328,15 @@ def _plan_augmentation(plan: Plan, facts: Facts) -> None:
 
 def _plan_objective(plan: Plan, facts: Facts) -> None:
     objective = plan.objective
-    if facts.images == facts.fully_annotated_images:
-        objective.source, objective.mutual_information = "none", 0.0
     if facts.labels > 1:
-        # Above 1 no estimate counts: strong views then show annotated cells, and the mutual information speaks for
-        # the others, until estimates are shown to help with several labels.
-        objective.threshold, objective.marginal = 1.1, 1.0
+        # An unsure yes/no label hardens fast, into the wrong answer as easily as into the right one: first learn what
+        # is annotated, then believe the network as far as it believes itself.
+        objective.onset, objective.full, objective.sharpen = 0.3, 0.6, 1.0
+        objective.mutual_information, objective.marginal = 1.0, 1.0
     elif facts.is_image:
         objective.mix, objective.sharpen = 0.75, 0.7
+    if facts.images == facts.fully_annotated_images:
+        objective.source, objective.mutual_information = "none", 0.0
     if facts.is_image:
         pixels = float(np.prod(facts.shape)) / plan.model.reduce**2
         objective.reconstruction = objective.beta_z = min(0.01, 0.8 / pixels)

@@ -52,8 +52,11 @@ class Source(nn.Module):
 
     needs_strong = False
 
-    def propose(self, model: Any, batch: BatchLike) -> Proposal | None:
-        """Views of the batch and their estimated posteriors, or None."""
+    def propose(self, model: Any, batch: BatchLike, belief: float = 1.0) -> Proposal | None:
+        """Views of the batch and their estimated posteriors, or None.
+
+        belief: 0 to 1, a factor of the confidence in what is only estimated.
+        """
         return None
 
 
@@ -101,7 +104,7 @@ class Teacher(Source):
         # In the student's mode: averaged running statistics lag behind in the first hundreds of steps.
         return self.average.train(model.training)
 
-    def propose(self, model: Any, batch: BatchLike) -> Proposal | None:
+    def propose(self, model: Any, batch: BatchLike, belief: float = 1.0) -> Proposal | None:
         """The strong views, with the teacher's posterior of the weak ones."""
         if batch.strong is None:
             return None
@@ -113,6 +116,7 @@ class Teacher(Source):
             if self.average is not None:
                 logits = self._follow(model).encode(batch.x).logits  # type: ignore[operator]
             own = self.targets(logits[rows], model.log_prior)
+            own.confidence = own.confidence * belief
             return with_annotations(own, batch.targets[rows], batch.observed[rows], self.sizes)
 
         if not self.mix:
@@ -176,7 +180,7 @@ class Interpolation(Source):
         super().__init__()
         self.sizes, self.match, self.beta = sizes, match, beta
 
-    def propose(self, model: Any, batch: BatchLike) -> Proposal | None:
+    def propose(self, model: Any, batch: BatchLike, belief: float = 1.0) -> Proposal | None:
         """Mixtures of the rows that have an unannotated label."""
         rows = torch.nonzero(~batch.observed.all(1)).flatten()
         if len(rows) < 2:
@@ -195,7 +199,7 @@ class Interpolation(Source):
             mixed_q = torch.lerp(q[partner], q, share)
             mean = torch.lerp(posterior.mean[partner], posterior.mean, share)
             std = torch.lerp((0.5 * posterior.log_var[partner]).exp(), (0.5 * posterior.log_var).exp(), share)
-            confidence = torch.ones(len(x), len(self.sizes), device=x.device)
+            confidence = torch.full((len(x), len(self.sizes)), belief, device=x.device)
         estimate = Estimate(mixed_q, confidence, (mean, 2 * std.log()))
         return Proposal(torch.lerp(x[partner], x, share), lambda _: estimate)
 

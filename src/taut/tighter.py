@@ -31,6 +31,8 @@ class TighterELBO(Objective):
     """Eq. 16 on a batch with any pattern of annotated labels, plus KL(p̂‖q) on the views of a source.
 
     weights: the constants of eq. 16; the budgets C_z and C_c rise linearly from 0 over `ramp` steps.
+    onset: the steps at which the mutual information and what is only estimated begin to count, and count fully; in
+    between they rise linearly. What is hardened before annotations have been learnt hardens into wrong classes.
     consistency: the weight of the estimated posteriors' term; z_consistency: of the distance between q(z|x) of a
     view and the source's, where it has one.
     """
@@ -43,10 +45,12 @@ class TighterELBO(Objective):
         consistency: float = 1.0,
         z_consistency: float = 0.0,
         ramp: int = 0,
+        onset: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
         self.weights, self.source, self.sampling = weights, source or Source(), sampling or Sampling()
         self.consistency, self.z_consistency, self.ramp = consistency, z_consistency, ramp
+        self.onset = onset
 
     @property
     def generative(self) -> bool:
@@ -54,16 +58,26 @@ class TighterELBO(Objective):
         return self.weights.reconstruction > 0
 
     def weights_at(self, step: int) -> Weights:
-        """The constants at a step, with the budgets where their ramps are."""
+        """The constants at a step, with the budgets and the mutual information where their ramps are."""
         rise = min(1.0, step / self.ramp) if self.ramp else 1.0
         return replace(
-            self.weights, capacity_z=self.weights.capacity_z * rise, capacity_c=self.weights.capacity_c * rise
+            self.weights,
+            capacity_z=self.weights.capacity_z * rise,
+            capacity_c=self.weights.capacity_c * rise,
+            mutual_information=self.weights.mutual_information * self.belief_at(step),
         )
+
+    def belief_at(self, step: int) -> float:
+        """How much of the weight of what is only estimated counts at a step, 0 to 1."""
+        begin, full = self.onset
+        if step >= full:
+            return 1.0
+        return 0.0 if step <= begin else (step - begin) / (full - begin)
 
     def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch: one encoder pass over all views, one decoder pass over the batch."""
         n = len(batch.x)
-        proposal = self.source.propose(model, batch)
+        proposal = self.source.propose(model, batch, self.belief_at(step))
         x = batch.x if proposal is None else torch.cat([batch.x, proposal.x])
         posterior = model.encode(x)
         own = posterior[:n]
