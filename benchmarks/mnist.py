@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, record
 from taut.data import load_dataset
+from taut.data.dataset import Dataset
 from taut.data.split import draw_per_class
 from taut.evaluate.metrics import evaluate
 from taut.fit import fit
@@ -29,6 +30,19 @@ EQ_16: dict[str, Any] = {
 }
 
 
+@cache
+def parts() -> tuple[Dataset, Dataset]:
+    """The training and the test images, all annotated."""
+    data = load_dataset("mnist")
+    return dataclasses.replace(data.part("train"), split=None), data.part("test")
+
+
+def draw(seed: int, per_class: int = 10) -> Dataset:
+    """The training images with annotations of a few of each class."""
+    train, _ = parts()
+    return dataclasses.replace(train, annotation=draw_per_class(train, per_class, seed))
+
+
 def plain(plan: Plan) -> Plan:
     """Eq. 16 alone: no teacher, no interpolation, no mutual information."""
     return override(plan, EQ_16, "benchmark")
@@ -36,11 +50,8 @@ def plain(plan: Plan) -> Plan:
 
 def one(change: Any, minutes: float, seed: int) -> dict[str, Any]:
     """One draw: figures on the test images."""
-    data = load_dataset("mnist")
-    train = dataclasses.replace(data.part("train"), split=None)
-    train = dataclasses.replace(train, annotation=draw_per_class(train, 10, seed))
-    fitted = fit(train, change, minutes, seed)
-    figures = evaluate(fitted.model, data.part("test"))
+    fitted = fit(draw(seed), change, minutes, seed)
+    figures = evaluate(fitted.model, parts()[1])
     del figures["per_label"]
     return {**figures, "steps": fitted.result.steps, "seconds": round(fitted.result.seconds, 1)}
 

@@ -1,16 +1,30 @@
-"""Writes docs/explain/results.md from benchmarks/results/*.json, so that no figure is typed by hand."""
+"""Writes docs/explain/results.md, and the tables and pictures of the pages beside it, from benchmarks/results/*.json.
+
+No figure is typed by hand. A page has its tables between `<!-- results: NAME -->` and `<!-- end -->`.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from benchmarks.common import RESULTS
 
-PAGE = Path(__file__).parent.parent / "docs" / "explain" / "results.md"
-SHOWN = ("error", "ap_macro", "auroc_macro", "nll", "ece", "elbo", "ratio", "loop_ms", "bare_ms", "steps", "seconds")
+DOCS = Path(__file__).parent.parent / "docs" / "explain"
+PAGE = DOCS / "results.md"
+SHOWN = (
+    "error", "ap_macro", "auroc_macro", "nll", "ece", "elbo", "annotated_q", "alpha", "bound", "surrogate", "gap",
+    "elbo_11", "iw_11", "gap_11", "elbo_12", "iw_12", "gap_12", "bits_per_dim", "doublings a label", "last over first",
+    "ratio", "loop_ms", "bare_ms", "parameters", "steps", "seconds",
+)  # fmt: skip
 PERCENT = ("error",)
+MARKED = re.compile(r"<!-- results: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def page(folder: Path = RESULTS) -> str:
@@ -46,5 +60,93 @@ def _cell(value: dict[str, float] | None) -> str:
     return f"{value['mean']:.{digits}f} ± {value['std']:.{digits}f}"
 
 
-if __name__ == "__main__":
+def filled(text: str, folder: Path = RESULTS) -> str:
+    """A page with its marked tables written anew; a table without a results file says so."""
+
+    def table(found: re.Match[str]) -> str:
+        path = folder / f"{found[1]}.json"
+        body = "\n\n".join(section(json.loads(path.read_text()))[1:]) if path.exists() else "Not measured yet."
+        return f"<!-- results: {found[1]} -->\n{body}\n<!-- end -->"
+
+    return MARKED.sub(table, text)
+
+
+# --- pictures -----------------------------------------------------------------------------------------------
+
+
+def draw_curves(axis: Axes, data: dict[str, Any]) -> None:
+    """The surrogate L (line) and the bound B (dashed) over the first draw's training."""
+    for draw in (d for d in data["draws"] if d["seed"] == 0):
+        seconds = [row["seconds"] for row in draw["curve"]]
+        (line,) = axis.plot(seconds, [row["bound"] for row in draw["curve"]], "--")
+        if "surrogate" in draw["curve"][-1]:
+            values = [row["surrogate"] for row in draw["curve"]]
+            axis.plot(seconds, values, color=line.get_color(), label=draw["method"])
+        else:
+            line.set_label(draw["method"])
+    axis.set(xlabel="seconds of training", ylabel="B (dashed) and L, nats", ylim=(-250, -80))
+    axis.legend()
+
+
+def draw_cost(axis: Axes, data: dict[str, Any]) -> None:
+    """Step time against k, hollow where it is extrapolated."""
+    for method in data["summary"]:
+        draws = [d for d in data["draws"] if d["method"] == method]
+        guessed = set(draws[0]["extrapolated"])
+        names = [n for n in data["summary"][method] if n.startswith("k=") and n.endswith(" c=2 ms")]
+        points = [(int(n.split()[0][2:]), data["summary"][method][n]["mean"], n[:-3] in guessed) for n in names]
+        (line,) = axis.plot([k for k, _, _ in points], [ms for _, ms, _ in points], "-", label=method)
+        for k, ms, hollow in points:
+            axis.plot(k, ms, "o", color=line.get_color(), markerfacecolor="white" if hollow else None)
+    axis.set(xlabel="k yes/no labels", ylabel="milliseconds a step (hollow: extrapolated)", yscale="log")
+    axis.legend()
+
+
+def draw_points(figure: str, label: str) -> Callable[[Axes, dict[str, Any]], None]:
+    """A function that draws one figure of every draw as a point, and the mean as a line."""
+
+    def draw(axis: Axes, data: dict[str, Any]) -> None:
+        for place, method in enumerate(data["summary"]):
+            values = [d[figure] for d in data["draws"] if d["method"] == method and figure in d]
+            axis.plot(values, [place] * len(values), "o", alpha=0.6)
+            axis.plot([sum(values) / len(values)] * 2, [place - 0.3, place + 0.3], "k-")
+        axis.set_yticks(range(len(data["summary"])), list(data["summary"]))
+        axis.invert_yaxis()
+        axis.set_xlabel(label)
+
+    return draw
+
+
+PICTURES: dict[str, Callable[[Axes, dict[str, Any]], None]] = {
+    "cross-entropy": draw_curves,
+    "label-cost": draw_cost,
+    "stages-seeds": draw_points("error", "test error, %"),
+    "stages-draws": draw_points("error", "test error, %"),
+    "tightness": draw_points("gap_11", "log p̂(x) − ELBO, nats"),
+    "rivals-augmented": draw_points("error", "test error, %"),
+    "rivals-plain": draw_points("error", "test error, %"),
+}
+
+
+def pictures(folder: Path = RESULTS, out: Path = DOCS / "pictures") -> None:
+    """The pictures of the results that are there."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, draw in PICTURES.items():
+        path = folder / f"{name}.json"
+        if not path.exists():
+            continue
+        figure = Figure(figsize=(6, 3.5), dpi=120, layout="constrained")
+        draw(figure.subplots(), json.loads(path.read_text()))
+        figure.savefig(out / f"{name}.png", metadata={"Software": None})
+
+
+def main() -> None:
+    """Write all of it."""
     PAGE.write_text(page())
+    pictures()
+    for path in sorted(DOCS.glob("*.md")):
+        path.write_text(filled(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()

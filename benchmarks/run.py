@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from benchmarks import embedded, mnist, overhead, report
+from benchmarks import cross_entropy, embedded, label_cost, mnist, overhead, report, rivals, stages, tightness
 
 if __name__ == "__main__":
     embedded.main()
     mnist.main()
     overhead.main()
-    report.PAGE.write_text(report.page())
+    cross_entropy.main()
+    label_cost.main()
+    stages.main()
+    tightness.main()
+    rivals.main()
+    report.main()

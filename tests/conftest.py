@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import Any
 
@@ -29,6 +29,15 @@ torch.set_warn_always(True)
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Networks this small are no faster with more, and much slower where something else runs beside them."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(usual)
 
 
 # --- brute force, in plain numpy ----------------------------------------------------------------------------
@@ -123,6 +132,9 @@ class LinearGaussian(nn.Module):
     def encode(self, x: Tensor) -> Posterior:
         return Posterior(x @ self.to_mean, x @ self.to_log_var + self.start, x @ self.to_logits)
 
+    def classify(self, x: Tensor) -> Tensor:
+        return self.encode(x).logits
+
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         self.decoded.append(c.detach())
         return z @ self.loading.T + c @ self.offset
@@ -176,3 +188,43 @@ class LinearGaussian(nn.Module):
             kl_c = kl(joint(r, self.sizes), joint(prior, self.sizes))
             values.append(joint(r, self.sizes) @ likelihood - kl_z - kl_c)
         return torch.tensor(np.array(values))
+
+
+class ConditionalGaussian(LinearGaussian):
+    """LinearGaussian with a q(z|x,c) that follows the label in mean and variance, as M2's does."""
+
+    def __init__(self, sizes: Sizes, z_dim: int = 2, features: int = 3) -> None:
+        # Single precision: `Posterior.given` knows no other.
+        super().__init__(sizes, z_dim, features, torch.float32)
+        self.head = nn.Linear(features + sum(sizes), 2 * z_dim)
+        with torch.no_grad():
+            by_input = torch.cat([self.to_mean, self.to_log_var], 1)
+            by_label = torch.cat([-0.8 * self.offset @ self.to_mean, 0.3 * torch.randn(sum(sizes), z_dim)], 1)
+            self.head.weight.copy_(torch.cat([by_input, by_label]).T)
+            self.head.bias.copy_(torch.cat([torch.zeros(z_dim), self.start]))
+
+    def encode(self, x: Tensor) -> Posterior:
+        logits = x @ self.to_logits
+        posterior = Posterior(logits, logits, logits, x, self.head)
+        posterior.mean, posterior.log_var = posterior.given(latent.log_softmax(logits, self.sizes).exp())
+        return posterior
+
+    @torch.no_grad()
+    def closed_bound(self, x: Tensor, targets: Tensor, observed: Tensor) -> Tensor:
+        q = latent.log_softmax(self.encode(x).logits, self.sizes).exp()
+        r = torch.where(latent.spread_labels(observed, self.sizes), targets.to(q.dtype), q)
+        values = torch.zeros(len(x))
+        for c in latent.enumerate_labels(self.sizes, x):
+            weight = torch.where(c > 0, r, 1).prod(1)
+            raw = self.head(torch.cat([x, c.expand(len(x), -1)], 1))
+            mean, log_var = raw.chunk(2, 1)
+            log_var = 10 * torch.tanh(log_var / 10)
+            squared = (x - mean @ self.loading.T - c @ self.offset).square().sum(1)
+            trace = log_var.exp() @ self.loading.square().sum(0)
+            likelihood = -0.5 * (squared + trace) / self.sigma**2
+            likelihood -= x.shape[1] * math.log(self.sigma * math.sqrt(2 * math.pi))
+            normal = torch.distributions.Normal(mean, (0.5 * log_var).exp())
+            kl_z = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).sum(1)
+            ratio = c @ self.log_prior - weight.clamp_min(1e-30).log()
+            values += weight * (likelihood - kl_z + ratio)
+        return values

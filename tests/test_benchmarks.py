@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from benchmarks import common, embedded, mnist, overhead, report
+from benchmarks import common, cross_entropy, embedded, label_cost, mnist, overhead, report, rivals, stages, tightness
 from examples import demo
 
 from taut.data.dataset import Dataset
-from taut.fit import dilution, fit
+from taut.fit import fit
 from taut.plan import Plan, make_plan
 from taut.run import Run
+from taut.tighter import dilution
 from tiny import SEVERAL, cells, images, some_known, tiny
 
 Change = Callable[[Plan], Plan]
@@ -167,3 +170,107 @@ def test_the_mnist_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.Mo
         assert row["images"]["mean"] == 10_000
         assert row["steps"]["mean"] == 20
         assert 0 < row["error"]["mean"] < 100
+
+
+NEEDS_MNIST = pytest.mark.skipif(not MNIST, reason="$TAUT_DATA names no folder with mnist_train.npz and mnist_test.npz")
+
+
+@pytest.fixture
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MNIST's first images in the place of all, tiny networks, and no measurement of the step."""
+    train, test = (
+        part.rows(np.arange(len(part)) < count) for part, count in zip(mnist.parts(), (600, 200), strict=True)
+    )
+    for module in (mnist, cross_entropy, stages, tightness, rivals):
+        monkeypatch.setattr(module, "parts", lambda: (train, test))
+    for module in (cross_entropy, stages, tightness, rivals):
+        monkeypatch.setattr(module, "fit", tiny_fit)
+    monkeypatch.setattr(cross_entropy, "VALID", 100)
+    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
+
+
+@NEEDS_MNIST
+@pytest.mark.usefixtures("few_images")
+def test_the_cross_entropy_benchmark_in_miniature(tmp_path: Path) -> None:
+    cross_entropy.main(seeds=1, minutes=0.01, folder=tmp_path, alphas=(1.0, 10.0))
+    tuning, test = (
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("cross-entropy-tuning", "cross-entropy")
+    )
+    assert [d["alpha"] for d in tuning["draws"]] == [1, 10, 1, 10]
+    rows = {d["method"]: d for d in test["draws"]}
+    assert rows["M2, alpha = 0"]["alpha"] == 0
+    assert rows["eq. 13"]["gap"] == pytest.approx(rows["eq. 13"]["surrogate"] - rows["eq. 13"]["bound"], abs=1e-2)
+    assert "surrogate" not in rows["M2, tuned alpha"]
+    assert all(0 < row["annotated_q"] < 1 and row["curve"] for row in rows.values())
+    report.pictures(tmp_path, tmp_path / "pictures")
+    assert (tmp_path / "pictures" / "cross-entropy.png").stat().st_size > 5000
+
+
+@NEEDS_MNIST
+@pytest.mark.usefixtures("few_images")
+def test_the_stages_benchmark_in_miniature(tmp_path: Path) -> None:
+    stages.main(seeds=1, minutes=0.01, folder=tmp_path)
+    for name in ("stages-seeds", "stages-draws"):
+        summary = json.loads((tmp_path / f"{name}.json").read_text())["summary"]
+        assert set(summary) == set(stages.METHODS)
+
+
+@NEEDS_MNIST
+@pytest.mark.usefixtures("few_images")
+def test_the_tightness_benchmark_in_miniature(tmp_path: Path) -> None:
+    tightness.main(seeds=1, minutes=0.01, folder=tmp_path, images=40, samples=20)
+    rows = {d["method"]: d for d in json.loads((tmp_path / "tightness.json").read_text())["draws"]}
+    assert set(rows) == set(tightness.METHODS)
+    for row in rows.values():
+        assert row["gap_11"] > 0
+        assert row["gap_11"] == pytest.approx(row["iw_11"] - row["elbo_11"], abs=2e-3)
+        assert row["bits_per_dim"] == pytest.approx(-row["iw_11"] / 784 / math.log(2), rel=1e-3)
+    assert "error" not in rows["plain VAE"]
+
+
+@NEEDS_MNIST
+def test_binarised_images_are_black_or_white_and_keep_their_mean() -> None:
+    _, test = mnist.parts()
+    white = tightness.binarised(test, 0)
+    assert set(np.unique(white.x)) == {0, 255}
+    assert white.x.mean() == pytest.approx(test.x.mean(), rel=0.01)
+    assert np.array_equal(white.x, tightness.binarised(test, 0).x)
+
+
+@NEEDS_MNIST
+@pytest.mark.usefixtures("few_images")
+def test_the_rivals_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rivals, "OBJECTIVES", ["tighter-elbo", "supervised"])
+    rivals.main(seeds=1, minutes=0.01, folder=tmp_path)
+    for name in ("rivals-augmented", "rivals-plain"):
+        data = json.loads((tmp_path / f"{name}.json").read_text())
+        assert set(data["summary"]) == {"tighter-elbo", "supervised"}
+        assert data["summary"]["supervised"]["parameters"]["mean"] > 1000
+
+
+def test_the_cost_of_labels_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_cost, "measured", lambda *setting: label_cost.step_cost(*setting, budget=0.05))
+    monkeypatch.setattr(label_cost, "LIMIT_COMBINATIONS", 16)
+    label_cost.main(seeds=1, folder=tmp_path, settings=[(1, 2), (3, 2), (6, 2)])
+    rows = {d["method"]: d for d in json.loads((tmp_path / "label-cost.json").read_text())["draws"]}
+    assert rows["taut"]["extrapolated"] == []
+    assert rows["M2"]["extrapolated"] == ["k=6 c=2"]
+    # 64 combinations at the cost that 8 had each.
+    assert rows["M2"]["k=6 c=2 ms"] == pytest.approx(8 * rows["M2"]["k=3 c=2 ms"], rel=0.01)
+    report.pictures(tmp_path, tmp_path / "pictures")
+    assert (tmp_path / "pictures" / "label-cost.png").stat().st_size > 5000
+
+
+def test_the_pages_of_claims_are_up_to_date() -> None:
+    for path in report.DOCS.glob("*.md"):
+        assert path.read_text() == report.filled(path.read_text()), path.name
+
+
+def test_marked_tables_are_filled_in(tmp_path: Path) -> None:
+    common.record("name", "what it is", {"one": Method()}, range(2), tmp_path)
+    text = "a\n<!-- results: name -->\nold\n<!-- end -->\nb\n<!-- results: other -->\n<!-- end -->\n"
+    once = report.filled(text, tmp_path)
+    assert "| one | 2 | 0.500 ± 0.707 |" in once
+    assert "old" not in once
+    assert "Not measured yet." in once
+    assert report.filled(once, tmp_path) == once

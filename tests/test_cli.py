@@ -13,31 +13,16 @@ import pytest
 import yaml
 from PIL import Image
 
+from commands import Capture, refused, taut
 from conftest import Array
 from image_files import paint
 from taut import cli
+from taut.baselines import OBJECTIVES
 from taut.data.stream import Stream
 from taut.fit import fit
 from taut.objective import Batch
 from taut.run import Run
 from tiny import FLAGS, NAN, TINY
-
-Capture = pytest.CaptureFixture[str]
-
-
-def taut(*arguments: Any) -> None:
-    cli.main([str(argument) for argument in arguments])
-
-
-def refused(capsys: Capture, *arguments: Any) -> str:
-    """The one line on standard error of a command that fails, without "taut: "."""
-    with pytest.raises(SystemExit) as caught:
-        taut(*arguments)
-    assert caught.value.code == 2
-    line = capsys.readouterr().err
-    assert line.startswith("taut: ")
-    assert line.count("\n") == 1
-    return line.removeprefix("taut: ").strip()
 
 
 def figures(capsys: Capture, *arguments: Any) -> dict[str, Any]:
@@ -277,7 +262,7 @@ def test_faults_of_plans_and_flags_are_named(vectors: Path, tmp_path: Path, caps
     ):
         said = refused(capsys, "train", vectors, "--out", run, *arguments)
         assert all(part in said for part in parts), said
-    assert "for `taut train` and `taut plan`" in refused(capsys, "evaluate", run, "--train.steps", 3)
+    assert "for `taut train`, `taut plan` and" in refused(capsys, "evaluate", run, "--train.steps", 3)
     taut("train", vectors, *FLAGS, "--out", run)  # none of the failures left anything behind
 
 
@@ -313,6 +298,91 @@ def test_the_plan_never_sees_test_rows(tmp_path: Path, capsys: Capture) -> None:
         trained.append((run / "model.safetensors").read_bytes())
     assert shown[0] == shown[1]
     assert trained[0] == trained[1]
+
+
+# --- objectives ---------------------------------------------------------------------------------------------
+
+
+def decisions(capsys: Capture, *arguments: Any) -> dict[str, Any]:
+    """What `taut plan` decides."""
+    taut("plan", "digits", "--labels-per-class", 5, *arguments)
+    shown = capsys.readouterr().out
+    found: dict[str, Any] = yaml.safe_load(shown[shown.index("\nmodel:") :])
+    return found
+
+
+def test_an_objective_is_trained_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = Stream.batch
+
+    def cut(self: Stream, step: int, *rest: Any) -> Batch:
+        assert self.second == "strong"
+        if step == 13:
+            raise KeyboardInterrupt
+        return usual(self, step, *rest)
+
+    few = ("--labels-per-class", 5, *FLAGS, "--train.steps", 20, "--train.checkpoint_every", 10)
+    flags = ("train", "digits", "--objective", "fixmatch", *few)
+    taut(*flags, "--out", tmp_path / "whole")
+    plan = Run(tmp_path / "whole").load_plan()
+    assert (plan.objective.name, plan.objective.threshold, plan.train.steps) == ("fixmatch", 0.95, 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, "batch", cut)
+        with pytest.raises(SystemExit):
+            taut(*flags, "--out", tmp_path / "cut")
+    taut("train", "digits", "--out", tmp_path / "cut", "--resume")
+    one, two = (tmp_path / name / "model.safetensors" for name in ("whole", "cut"))
+    assert one.read_bytes() == two.read_bytes()
+    taut("train", "digits", "--labels-per-class", 5, *few[2:], "--out", tmp_path / "default")
+    assert (tmp_path / "default" / "model.safetensors").read_bytes() != one.read_bytes()
+
+
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_an_unknown_objective_is_one_sentence(
+    command: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = refused(capsys, command, "digits", "--objective", "fixmach")
+    assert said == f"--objective 'fixmach' is not one of {', '.join(OBJECTIVES)}"
+    assert refused(capsys, command, "digits", "--objective.name", "fixmach") == said
+    Path("plan.yaml").write_text("objective: {name: fixmach}")
+    assert refused(capsys, command, "digits", "--plan", "plan.yaml") == said
+    Path("plan.yaml").write_text("objective: fixmatch")
+    assert "'objective' is not a field of a plan" in refused(capsys, command, "digits", "--plan", "plan.yaml")
+
+
+def test_every_objective_is_in_the_help(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        taut("train", "--help")
+    shown = " ".join(capsys.readouterr().out.split())
+    for name in OBJECTIVES:
+        assert name in shown
+
+
+def test_the_objective_that_a_plan_file_names_is_honoured(tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text("objective: {name: pseudo-label, consistency: 2.0}")
+    flags = ("train", "digits", "--labels-per-class", 5, *FLAGS, "--quiet", "--plan", file)
+    taut(*flags, "--out", tmp_path / "run")
+    objective = Run(tmp_path / "run").load_plan().objective
+    assert (objective.name, objective.consistency, objective.threshold) == ("pseudo-label", 2.0, 0.0)
+    taut(*flags, "--objective", "fixmatch", "--out", tmp_path / "other")
+    objective = Run(tmp_path / "other").load_plan().objective
+    assert (objective.name, objective.consistency, objective.threshold) == ("fixmatch", 2.0, 0.95)
+
+
+def test_a_plan_shows_the_decisions_of_its_method(tmp_path: Path, capsys: Capture) -> None:
+    default, m2 = decisions(capsys), decisions(capsys, "--objective", "m2")
+    assert default["objective"]["name"] == "tighter-elbo"
+    assert not default["model"]["z_given_c"]
+    assert m2["objective"]["name"] == "m2"
+    assert (m2["model"]["z_given_c"], m2["objective"]["alpha"], m2["objective"]["source"]) == (True, 0.1, "none")
+    assert decisions(capsys, "--objective", "m2", "--objective.alpha", 2)["objective"]["alpha"] == 2
+    assert decisions(capsys, "--objective.name", "m2") == m2
+    assert decisions(capsys, "--objective.name", "vat", "--objective", "m2") == m2
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"objective.name": "m2"}))
+    assert decisions(capsys, "--plan", tmp_path / "plan.yaml") == m2
+    # Images without any annotation have no place in the batches of the supervised one.
+    assert decisions(capsys, "--objective", "supervised")["train"]["batch_unlabelled"] == 0
 
 
 # --- interruption -------------------------------------------------------------------------------------------
@@ -455,7 +525,7 @@ def test_bad_flags_exit_with_an_error(
 
 
 def test_every_command_has_help(capsys: Capture) -> None:
-    for command in ("train", "evaluate", "predict", "plan"):
+    for command in ("train", "evaluate", "predict", "plan", "compare"):
         with pytest.raises(SystemExit) as caught:
             taut(command, "--help")
         assert caught.value.code == 0
@@ -470,7 +540,7 @@ def test_the_installed_command_works_in_a_process_of_its_own() -> None:
     taut_command = Path(sys.executable).with_name("taut")
     done = subprocess.run([str(taut_command), "--help"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    for name in ("train", "evaluate", "predict", "plan"):
+    for name in ("train", "evaluate", "predict", "plan", "compare"):
         assert name in done.stdout
     assert not done.stderr
 
@@ -479,7 +549,12 @@ def test_the_installed_command_works_in_a_process_of_its_own() -> None:
 
 
 def test_a_resumed_run_keeps_its_own_plan(digits_run: Path, capsys: Capture) -> None:
-    for flags in (["--train.steps", 9], ["--minutes", 1], ["--plan", digits_run / "plan.yaml"]):
+    for flags in (
+        ["--train.steps", 9],
+        ["--minutes", 1],
+        ["--plan", digits_run / "plan.yaml"],
+        ["--objective", "fixmatch"],
+    ):
         sentence = refused(capsys, "train", "digits", "--out", digits_run, "--resume", *flags)
         assert "leave out --plan, --minutes" in sentence
 

@@ -440,6 +440,45 @@ def test_a_plan_file_is_a_plan(tmp_path: Path, features: tuple[Array, Array]) ->
     np.testing.assert_array_equal(first.predict_proba(x), second.predict_proba(x))
 
 
+def test_an_objective_is_named_by_itself_or_by_the_plan(tmp_path: Path, features: tuple[Array, Array]) -> None:
+    x, _ = features
+    known = np.where(np.arange(40) < 20, np.arange(40) % 2, -1)
+    plain, named = tiny().fit(x, known), tiny(objective="fixmatch").fit(x, known)
+    assert (plain.plan_.objective.name, named.plan_.objective.name) == ("tighter-elbo", "fixmatch")
+    assert named.plan_.objective.threshold == 0.95
+    expected = named.predict_proba(x)
+    assert not np.array_equal(plain.predict_proba(x), expected)
+    # A plan that names the method has the settings of that method too, in either form; the parameter goes before it.
+    named.plan_.save(tmp_path / "plan.yaml")
+    for plan in ({**TINY, "objective.name": "fixmatch"}, {**TINY, "objective": {"name": "fixmatch"}}):
+        np.testing.assert_array_equal(tiny(plan=plan).fit(x, known).predict_proba(x), expected)
+    np.testing.assert_array_equal(tiny(plan=tmp_path / "plan.yaml").fit(x, known).predict_proba(x), expected)
+    other = tiny(plan={**TINY, "objective.name": "vat"}, objective="fixmatch").fit(x, known)
+    np.testing.assert_array_equal(other.predict_proba(x), expected)
+    with pytest.raises(ValueError, match="'fixmach' is not one of tighter-elbo, supervised"):
+        tiny(objective="fixmach").fit(x, known)
+    # What is loaded repeats the training by the same method.
+    named.save(tmp_path / "model")
+    loaded = TautClassifier.load(tmp_path / "model")
+    assert loaded.plan_ == named.plan_
+    np.testing.assert_array_equal(clone(loaded).fit(x, known).predict_proba(x), expected)
+
+
+@pytest.mark.parametrize("objective", ["m2", "m1m2"])
+def test_models_of_other_objectives_have_the_same_face(
+    objective: str, tmp_path: Path, features: tuple[Array, Array]
+) -> None:
+    x, _ = features
+    known = np.where(np.arange(40) < 20, np.arange(40) % 2, -1)
+    model = tiny(objective=objective).fit(x, known)
+    model.save(tmp_path)
+    loaded = TautClassifier.load(tmp_path)
+    np.testing.assert_array_equal(loaded.predict_proba(x), model.predict_proba(x))
+    assert loaded.transform(x).shape == (40, model.plan_.model.z_dim)
+    assert loaded.reconstruct(x).shape == x.shape
+    assert loaded.sample([0, 1], random_state=0).shape == (2, 4)
+
+
 def test_a_budget_and_verbosity_say_what_they_do(
     features: tuple[Array, Array], capsys: pytest.CaptureFixture[str]
 ) -> None:

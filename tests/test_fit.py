@@ -13,11 +13,12 @@ from taut.data.dataset import DataError, Dataset
 from taut.data.split import draw_fraction
 from taut.data.stream import Stream
 from taut.evaluate.predict import predict_logits, predict_probabilities
-from taut.fit import build_model, dilution, fit, fit_to_budget, hold_out, step_seconds
+from taut.fit import build_model, fit, fit_to_budget, hold_out, step_seconds
 from taut.labels import Label, LabelError, LabelSpace
 from taut.objective import Batch
 from taut.plan import Plan, TrainPlan, fingerprint, make_plan
 from taut.run import Run
+from taut.tighter import dilution
 from tiny import NAN, ONE, SEVERAL, cells, equal, images, made, some_known, tiny, vectors
 
 MIX = LabelSpace((Label("grade", ("a", "b", "c", "d", "e")), Label("sick", (0, 1)), Label("old", (0, 1))))

@@ -17,6 +17,7 @@ from taut.nn import Architecture, LabelVAE, Posterior
 from taut.nn.decoders import make_decoder, reduce_image, reduced_shape
 from taut.nn.encoders import DEFAULT_WIDTH, PreActBlock, make_encoder, strides
 from taut.nn.vae import Likelihood
+from taut.run import load_model, save_model
 
 SPACE = LabelSpace((Label("a", (0, 1)), Label("b", ("x", "y", "z"))))
 WIDTH = {"conv": 4, "wrn-28-2": 2, "preact-resnet-18": 4, "densenet-121": 8}
@@ -263,6 +264,8 @@ def test_a_new_model_starts_from_a_uniform_prior() -> None:
     [
         Architecture((3, 16, 20), width=4, z_dim=3, reduce=2, pool="meanmax"),
         Architecture((6,), "mlp", 8, likelihood="gaussian", dropout=0.1),
+        Architecture((1, 8, 8), width=4, z_dim=3, z_given_c=True),
+        Architecture((6,), "mlp", 8, z_dim=3, likelihood="gaussian", z_given_c=True, stack=4),
     ],
 )
 def test_a_model_survives_its_files(architecture: Architecture, tmp_path: Path) -> None:
@@ -286,3 +289,108 @@ def test_a_model_survives_its_files(architecture: Architecture, tmp_path: Path) 
     c = F.one_hot(torch.tensor([0, 1, 2, 3]), 5).float()
     assert torch.equal(model.decode(a.mean, c), loaded.decode(b.mean, c))
     assert torch.equal(model.log_probabilities(a.logits), loaded.log_probabilities(b.logits))
+
+
+def test_a_model_file_of_an_older_version_loads(tmp_path: Path) -> None:
+    """One that was written before models had posteriors given labels and a second level."""
+    model = LabelVAE(SPACE, Architecture((1, 8, 8), width=4, z_dim=3)).eval()
+    save_model(model, tmp_path, {})
+    data = json.loads((tmp_path / "model.json").read_text())
+    for field in ("z_given_c", "stack"):
+        assert not data["architecture"].pop(field)
+    assert Architecture.from_json(data["architecture"]) == model.architecture
+    (tmp_path / "model.json").write_text(json.dumps(data))
+    assert {"to_z.weight", "to_z.bias", "decoder.linear.weight", "encoder.reduce.weight"} < set(model.state_dict())
+    x = torch.rand(4, 1, 8, 8)
+    torch.testing.assert_close(load_model(tmp_path).encode(x).mean, model.encode(x).mean)
+
+
+# --- posteriors given labels, and a second level ------------------------------------------------------------
+
+SECOND = [
+    Architecture((1, 8, 8), width=4, z_dim=3, z_given_c=True),
+    Architecture((3, 16, 12), width=4, z_dim=3, reduce=2, dropout=0.2, stack=5),
+    Architecture((1, 8, 8), width=4, z_dim=3, pool="grid", z_given_c=True, stack=5, likelihood="gaussian"),
+    Architecture((6,), "mlp", 8, z_dim=3, z_given_c=True, stack=2, likelihood="gaussian"),
+]
+
+
+@pytest.mark.parametrize("architecture", SECOND)
+def test_models_of_rivals_learn_everywhere(architecture: Architecture) -> None:
+    check_model(LabelVAE(SPACE, architecture), torch.rand(5, *architecture.shape))
+
+
+def test_a_posterior_without_labels_is_the_same_for_all() -> None:
+    posterior = Posterior(torch.rand(5, 2), torch.rand(5, 2), torch.rand(5, 3))
+    for shape in ((5, 3), (4, 5, 3)):
+        mean, log_var = posterior.given(torch.rand(shape))
+        assert mean.shape == log_var.shape == (*shape[:-1], 2)
+        assert torch.equal(mean, posterior.mean.expand_as(mean))
+        assert torch.equal(log_var, posterior.log_var.expand_as(log_var))
+
+
+def test_a_posterior_given_labels_is_computed_row_by_row() -> None:
+    model = LabelVAE(SPACE, SECOND[0]).eval()
+    x = torch.rand(5, 1, 8, 8)
+    posterior, place = model.encode(x), model.encoder(x).place
+    c = F.one_hot(torch.randint(0, 5, (4, 5)), 5).float()
+    mean, log_var = posterior.given(c)
+    assert mean.shape == log_var.shape == (4, 5, 3)
+    for s in range(4):
+        for i in range(5):
+            raw = model.to_z(torch.cat([place[i], c[s, i]]))
+            torch.testing.assert_close(mean[s, i], raw[:3])
+            torch.testing.assert_close(log_var[s, i], 10 * torch.tanh(raw[3:] / 10))
+    for a, b in zip(posterior.given(c[0]), (mean[0], log_var[0]), strict=True):
+        torch.testing.assert_close(a, b)
+    assert not torch.allclose(mean[0], posterior.given(c[0].roll(1, 1))[0])
+    # Parts of a batch keep what the posterior is computed from.
+    rows = torch.tensor([3, 0])
+    torch.testing.assert_close(posterior[rows].given(c[:, rows])[0], mean[:, rows])
+    torch.testing.assert_close(posterior[1:].given(c[0, 1:])[1], log_var[0, 1:])
+
+
+def test_without_a_label_the_posterior_is_that_of_its_probabilities() -> None:
+    model = LabelVAE(SPACE, SECOND[0]).eval()
+    posterior = model.encode(torch.rand(5, 1, 8, 8))
+    mean, log_var = posterior.given(latent.log_softmax(posterior.logits, SPACE.sizes).exp())
+    assert torch.equal(posterior.mean, mean)
+    assert torch.equal(posterior.log_var, log_var)
+
+
+def test_log_variance_given_labels_is_bounded() -> None:
+    model = LabelVAE(SPACE, SECOND[3])
+    with torch.no_grad():
+        for parameter in model.to_z.parameters():
+            parameter.mul_(1e6)
+    log_var = model.encode(torch.rand(20, 6)).log_var.detach()
+    assert float(log_var.abs().max()) == 10
+
+
+@pytest.mark.parametrize("architecture", SECOND[1:])
+def test_a_second_level_reads_a_sample_in_training_and_the_mean_otherwise(architecture: Architecture) -> None:
+    model, x = LabelVAE(SPACE, architecture), torch.rand(6, *architecture.shape)
+    model.shift.fill_(0.3)
+    model.scale.fill_(0.5)
+    model.dropout.p = 0.0
+    standard = (x - 0.3) / 0.5 if x.dim() == 4 else x
+    torch.testing.assert_close(model.standardise(x), standard)
+    for training in (True, False):
+        model.train(training)
+        torch.manual_seed(1)
+        logits = model.encode(x).logits
+        torch.manual_seed(1)
+        mean, log_var = model.encoder.z1(standard)
+        z1 = mean + (0.5 * log_var).exp() * torch.randn_like(mean) if training else mean
+        assert z1.shape == (6, architecture.stack)
+        torch.testing.assert_close(logits, model.to_logits(model.encoder.read(z1).label))
+
+
+def test_a_second_level_joins_two_decoders() -> None:
+    model = LabelVAE(SPACE, SECOND[1])
+    z, c = torch.randn(4, 3), torch.rand(4, 5)
+    z1 = model.decoder.second(z, c)
+    assert z1.shape == (4, 5)
+    assert model.decode(z, c).shape == (4, 3, 8, 6)
+    torch.testing.assert_close(model.decode(z, c), model.decoder.image(z1))
+    assert model.decoder.first.linear.in_features == 5  # no label beside z1

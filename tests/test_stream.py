@@ -16,7 +16,7 @@ from taut.data.dataset import Dataset
 from taut.data.stream import Cycle, Stream
 from taut.fit import build_model
 from taut.nn.vae import LabelVAE
-from taut.objective import Batch
+from taut.objective import Batch, SecondView
 from taut.plan import fingerprint, make_plan
 from tiny import ONE, SEVERAL, cells, images, some_known, tiny, vectors
 
@@ -115,9 +115,25 @@ def test_a_kind_that_is_not_there_is_left_out(known: int, sizes: tuple[int, int]
     assert (batch.strong is None) == (sizes[1] == 0)
 
 
-def test_no_strong_view_where_none_is_asked_for() -> None:
+def test_no_second_view_where_none_is_asked_for() -> None:
     data = vectors(some_known())
-    assert stream_of(data, strong=False).batch(0, model_of(data), CPU).strong is None
+    assert stream_of(data, second="none").batch(0, model_of(data), CPU).strong is None
+
+
+@pytest.mark.parametrize("second", ["weak", "strong"])
+def test_the_second_view_is_as_strong_as_asked_for(second: SecondView) -> None:
+    data = images(some_known())
+    model = model_of(data)
+    # Only strong views lose parts, and nothing else changes them here.
+    augment = dataclasses.replace(STILL, erase=3)
+    stream = stream_of(data, second=second, augment=augment)
+    batch = stream.batch(0, model, CPU)
+    assert batch.strong is not None
+    assert torch.equal(batch.strong, batch.x[4:]) == (second == "weak")
+    # A weak second view is a draw of its own.
+    lively = stream_of(data, second=second).batch(0, model, CPU)
+    assert lively.strong is not None
+    assert bool((lively.strong != lively.x[4:]).flatten(1).any(1).all())
 
 
 def test_every_row_is_seen_equally_often() -> None:

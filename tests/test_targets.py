@@ -203,7 +203,7 @@ def test_the_averaged_teacher_follows_its_formula() -> None:
         got = estimate(source, model, batch)
         for name, value in model.state_dict().items():
             want[name] = 0.9 * want[name] + 0.1 * value
-    for name, value in source.average.state_dict().items():
+    for name, value in source.average.model.state_dict().items():
         torch.testing.assert_close(value, want[name])
     # The estimate is the average's, not the student's, and carries no gradient.
     logits = batch.x[3:] @ want["to_logits"]

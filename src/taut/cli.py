@@ -12,15 +12,16 @@ from typing import Any
 import pandas as pd
 import torch
 
+from taut.baselines import DEFAULT
 from taut.data import DataError, Dataset
 from taut.data.dataset import SPLITS
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.evaluate.predict import predict_probabilities
-from taut.fit import fit
+from taut.fit import fit, plan_for
 from taut.fit import resume as resume_fit
 from taut.labels import LabelError
 from taut.nn.vae import LabelVAE
-from taut.plan import Plan, describe, fingerprint, make_plan, override, read_plan
+from taut.plan import Plan, describe, fingerprint, flatten, override, read_plan
 from taut.run import Run
 from taut.sources import (
     LOADED,
@@ -54,6 +55,7 @@ def train(
     split_column: str | None = None,
     minutes: float | None = None,
     seed: int | None = None,
+    objective: str | None = None,
     out: Path = Path("runs/latest"),
     plan: Path | None = None,
     resume: bool = False,
@@ -78,14 +80,18 @@ def train(
         split_column: a column of train, valid and test.
         minutes: a budget; the number of steps and the schedules are fitted to it.
         seed: of the draw of annotations, the weights and the batches; by default that of --plan, or 0.
+        objective: tighter-elbo (the default), or a rival: supervised, pseudo-label, pi-model, mean-teacher, vat,
+            mixmatch, fixmatch, freematch, m2, m1m2, siddharth, shot-vae, joint-vae.
         out: the run folder to write.
         plan: a YAML file of decisions that override the planned ones.
         resume: go on with the interrupted run in --out.
         quiet: no progress bar.
         changes: set by flags such as --train.steps 500.
     """
-    if resume and (changes or plan or minutes is not None):
-        raise DataError("--resume goes on with the run's own plan: leave out --plan, --minutes and the plan's flags")
+    if resume and (changes or plan or objective or minutes is not None):
+        raise DataError(
+            "--resume goes on with the run's own plan: leave out --plan, --minutes, --objective and the plan's flags"
+        )
     if seed is None:
         seed = int(read_plan(plan).get("seed", 0)) if plan else 0
     main_process = processes().is_main_process
@@ -113,7 +119,8 @@ def train(
         fitted = resume_fit(training, run, quiet)
     else:
         training = draw_annotations(training, labels_per_class, labelled_fraction, labelled_cells, seed)
-        fitted = fit(training, _changer(plan, changes), minutes, seed, run, source, quiet)
+        name = _objective(objective, plan, changes)
+        fitted = fit(training, _changer(plan, changes), minutes, seed, run, source, quiet, name)
     if not main_process:
         return
     for note in fitted.notes:
@@ -205,6 +212,7 @@ def plan(
     joined_column: str | None = None,
     split_column: str | None = None,
     seed: int | None = None,
+    objective: str | None = None,
     plan: Path | None = None,
     changes: dict[str, Any] | None = None,
 ) -> None:
@@ -224,6 +232,7 @@ def plan(
         joined_column: a column of joined names.
         split_column: a column of train, valid and test.
         seed: as in `taut train`.
+        objective: as in `taut train`.
         plan: a YAML file of decisions that override the planned ones.
         changes: set by flags such as --train.steps 500.
     """
@@ -238,8 +247,90 @@ def plan(
     training = draw_annotations(training, labels_per_class, labelled_fraction, labelled_cells, seed)
     for note in training.notes:
         print(note)
-    facts = fingerprint(training)
-    print(describe(facts, training.space, _changer(plan, changes)(make_plan(facts, seed))))
+    facts, name = fingerprint(training), _objective(objective, plan, changes)
+    print(describe(facts, training.space, _changer(plan, changes)(plan_for(facts, seed, name))))
+
+
+def compare(
+    data: str,
+    objectives: str = "tighter-elbo,supervised",
+    draws: int = 5,
+    test: str | None = None,
+    labels: Path | None = None,
+    labels_per_class: int | None = None,
+    labelled_fraction: float | None = None,
+    labelled_cells: float | None = None,
+    group: str | None = None,
+    image_size: int | None = None,
+    path_column: str | None = None,
+    label_columns: list[str] | None = None,
+    joined_column: str | None = None,
+    split_column: str | None = None,
+    minutes: float | None = None,
+    seed: int = 0,
+    out: Path = Path("runs/compare"),
+    plan: Path | None = None,
+    changes: dict[str, Any] | None = None,
+) -> None:
+    """Train several objectives on the same draws of annotations and write one table, and one picture a figure.
+
+    Args:
+        data: as in `taut train`, and so are the flags that are not described here; it needs a test part, or --test.
+        objectives: names with commas between them, as --objective of `taut train` has them.
+        draws: how often annotations are drawn and the networks' weights with them.
+        test: data to evaluate on.
+        labels: a CSV table of annotations for a folder.
+        labels_per_class: hide all annotations but this many images of every class.
+        labelled_fraction: hide all annotations but those of this fraction of the images.
+        labelled_cells: hide all annotations but this fraction of the table's cells.
+        group: the column or array of groups.
+        image_size: side in pixels.
+        path_column: the column that names the images.
+        label_columns: the columns that are labels.
+        joined_column: a column of joined names.
+        split_column: a column of train, valid and test.
+        minutes: a budget for each training.
+        seed: of the first draw.
+        out: a folder for the table and the pictures; what it holds already is not trained again.
+        plan: a YAML file of decisions that override the planned ones of every objective.
+        changes: set by flags such as --train.steps 500.
+    """
+    from taut.compare import compare as run_all
+    from taut.compare import pictures, table
+
+    names = [name.strip() for name in objectives.split(",") if name.strip()]
+    if not names:
+        raise DataError("--objectives names no method")
+    if "objective.name" in (changes or {}):
+        raise DataError("--objectives names the methods of a comparison: leave out --objective.name")
+    if draws < 1:
+        raise DataError(f"--draws {draws} is not a positive number")
+    source: dict[str, Any] = {
+        "data": data, "test": test, "labels": labels, "group": group, "image_size": image_size,
+        "path_column": path_column, "label_columns": label_columns, "joined_column": joined_column,
+        "split_column": split_column,
+    }  # fmt: skip
+    dataset = load_source(source, None, out.with_name(out.name + "-skipped.csv") if Path(data).is_dir() else None)
+    training, testing = train_and_test(dataset, test, source, None)
+    if testing is None or not testing.annotation.observed.any():
+        raise DataError(f"{data} has no annotated test part to compare on; give one with --test")
+    hidden = {"labels_per_class": labels_per_class, "labelled_fraction": labelled_fraction, "cells": labelled_cells}
+    about = {**source, **hidden, "plan": read_plan(plan) if plan else None, "changes": changes}
+    rows = run_all(
+        lambda s: draw_annotations(training, labels_per_class, labelled_fraction, labelled_cells, s),
+        testing,
+        names,
+        range(seed, seed + draws),
+        out,
+        minutes,
+        _changer(plan, changes),
+        about,
+    )
+    summary = table(rows)
+    summary.to_csv(out / "table.csv", index_label="method")
+    pictures(rows, out)
+    print(summary.to_string())
+    print(f"table.csv, a picture of each figure and every draw (draws.jsonl) are in {out}")
 
 
 # --- what the commands share ------------------------------------------------------------------------------
@@ -250,10 +341,19 @@ def _changer(path: Path | None, changes: dict[str, Any] | None) -> Any:
 
     def change(planned: Plan) -> Plan:
         if path is not None:
-            planned = override(planned, {**read_plan(path), "seed": planned.seed}, str(path))
+            # These two are settled before: --seed and --objective may replace those of the file.
+            settled = {"seed": planned.seed, "objective.name": planned.objective.name}
+            planned = override(planned, {**flatten(read_plan(path)), **settled}, str(path))
         return override(planned, changes, "command line") if changes else planned
 
     return change
+
+
+def _objective(name: str | None, path: Path | None, changes: dict[str, Any] | None) -> str:
+    """The method that --objective, --objective.name (taken out of the changes) or a plan file names, in this order."""
+    flag = (changes or {}).pop("objective.name", None)
+    planned = flatten(read_plan(path)).get("objective.name") if path is not None else None
+    return str(name or flag or planned or DEFAULT)
 
 
 def _on_device(model: LabelVAE) -> LabelVAE:
@@ -324,8 +424,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         rest, changes = split_arguments(sys.argv[1:] if arguments is None else arguments)
         if changes:
-            if not rest or rest[0] not in ("train", "plan"):
-                raise DataError(f"--{next(iter(changes))} is for `taut train` and `taut plan`")
+            if not rest or rest[0] not in ("train", "plan", "compare"):
+                raise DataError(f"--{next(iter(changes))} is for `taut train`, `taut plan` and `taut compare`")
             rest += ["--changes", json.dumps(changes)]
         parser = build_parser()
         parsed = parser.parse_args(rest)
@@ -339,4 +439,4 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-COMMANDS: dict[str, Callable[..., None]] = {f.__name__: f for f in (train, evaluate, predict, plan)}
+COMMANDS: dict[str, Callable[..., None]] = {f.__name__: f for f in (train, evaluate, predict, plan, compare)}

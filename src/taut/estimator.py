@@ -17,12 +17,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from taut import latent
+from taut.baselines import DEFAULT
 from taut.data.dataset import DataError, Dataset, as_images
 from taut.evaluate.predict import batches, predict_posterior, predict_probabilities
 from taut.fit import fit
 from taut.labels import LabelError, LabelSpace, Scalar, is_missing
 from taut.nn.vae import LabelVAE
-from taut.plan import Plan, override, read_plan
+from taut.plan import Plan, flatten, override, read_plan
 from taut.run import load_model, save_model
 
 
@@ -33,6 +34,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
     ----------
     minutes: a budget for `fit`; None trains for the planned number of steps.
     plan: changes to the planned decisions, such as {"train.steps": 500, "model.z_dim": 8}, or a plan.yaml.
+    objective: the method, one of `taut.baselines.OBJECTIVES`; None for the one that plan names, or "tighter-elbo".
     unlabeled: the value of y that means "not annotated" where y is [N]; None where every value is a class.
         NaN in y always means not annotated.
     space: the label variables, where y does not speak for itself (soft labels, clusters without annotation).
@@ -52,6 +54,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         *,
         minutes: float | None = None,
         plan: dict[str, Any] | str | PathLike[str] | None = None,
+        objective: str | None = None,
         unlabeled: Scalar | None = -1,
         space: LabelSpace | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -59,6 +62,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
     ) -> None:
         self.minutes = minutes
         self.plan = plan
+        self.objective = objective
         self.unlabeled = unlabeled
         self.space = space
         self.random_state = random_state
@@ -91,18 +95,24 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             ids=[str(i) for i in range(len(x))],
             groups=None if groups is None else np.asarray(groups),
         )
-        fitted = fit(dataset, self._change, self.minutes, _seed(self.random_state), quiet=not self.verbose)
+        seed, quiet = _seed(self.random_state), not self.verbose
+        name = self.objective or self._changes().get("objective.name", DEFAULT)
+        fitted = fit(dataset, self._change, self.minutes, seed, quiet=quiet, objective=name)
         if self.verbose:
             print(*fitted.notes, sep="\n")
         self.notes_ = fitted.notes
         self._keep(fitted.model, fitted.plan)
         return self
 
-    def _change(self, plan: Plan) -> Plan:
+    def _changes(self) -> dict[str, Any]:
+        """The changes to the planned decisions by dotted name."""
         if not self.plan:
-            return plan
-        changes = self.plan if isinstance(self.plan, dict) else read_plan(Path(self.plan))
-        return override(plan, changes, "plan")
+            return {}
+        return flatten(self.plan if isinstance(self.plan, dict) else read_plan(Path(self.plan)))
+
+    def _change(self, plan: Plan) -> Plan:
+        changes = self._changes()
+        return override(plan, {**changes, "objective.name": plan.objective.name}, "plan") if changes else plan
 
     def _keep(self, model: LabelVAE, plan: Plan) -> None:
         self.model_, self.plan_, self.space_ = model, plan, model.space

@@ -13,21 +13,28 @@ import torch
 from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 
+from taut.baselines import DEFAULT, find_objective
 from taut.data.dataset import DataError, Dataset
 from taut.data.split import hide, split_off
 from taut.data.stream import Stream
 from taut.evaluate.calibration import fit_temperatures
 from taut.evaluate.predict import predict_logits
 from taut.nn.vae import LabelVAE
-from taut.objective import Objective, Weights
-from taut.plan import Facts, Plan, TrainPlan, fingerprint, make_plan
+from taut.objective import Objective
+from taut.plan import Facts, Plan, fingerprint, make_plan, override
 from taut.run import Run
-from taut.targets import Interpolation, Source, Teacher
-from taut.tighter import Sampling, TighterELBO
 from taut.train import TrainResult, processes, train
 
 MEASURED_STEPS, LEAST_STEPS = 14, 20
 RESERVE = 0.9  # share of a time budget that is planned for steps; the rest is start-up, calibration and a noisy machine
+
+
+def plan_for(facts: Facts, seed: int = 0, objective: str = DEFAULT) -> Plan:
+    """Every decision for an objective from the facts of the training set; ValueError for an unknown name."""
+    plan = make_plan(facts, seed)
+    plan.objective.name = objective
+    changes = find_objective(objective).plan_for(facts)
+    return override(plan, changes, f"objective {objective}") if changes else plan
 
 
 def build_model(dataset: Dataset, plan: Plan, facts: Facts) -> LabelVAE:
@@ -42,55 +49,20 @@ def build_model(dataset: Dataset, plan: Plan, facts: Facts) -> LabelVAE:
 
 
 def build_objective(model: LabelVAE, plan: Plan, facts: Facts) -> Objective:
-    """The tighter-ELBO objective of a plan."""
-    o, t = plan.objective, plan.train
-    source: Source
-    if o.source == "teacher":
-        source = Teacher(model, model.sizes, o.momentum, o.sharpen, o.threshold, o.alignment, o.mix)
-    elif o.source == "interpolation":
-        source = Interpolation(model.sizes, o.match)
-    else:
-        source = Source()
-    weights = Weights(
-        reconstruction=o.reconstruction,
-        beta_z=o.beta_z,
-        beta_c=o.beta_c,
-        alpha=o.alpha if o.alpha is not None else dilution(t, facts),
-        capacity_z=o.capacity_z,
-        capacity_c=o.capacity_c,
-        per=o.per,
-        mutual_information=o.mutual_information,
-        marginal=o.marginal,
-    )
-    sampling = Sampling(o.sampling, o.temperature, o.share)
-    onset = round(o.onset * t.steps), round(max(o.onset, o.full) * t.steps)
-    return TighterELBO(weights, source, sampling, o.consistency, o.z_consistency, round(o.ramp * t.steps), onset)
-
-
-def dilution(settings: TrainPlan, facts: Facts) -> float:
-    """Rows of a batch over those that carry an annotation: the factor that undoes the others' dilution of their term.
-
-    Partly annotated images are among the unlabelled rows too.
-    """
-    unfinished = facts.images - facts.fully_annotated_images
-    partly = facts.annotated_images - facts.fully_annotated_images
-    labelled = settings.batch_labelled if facts.annotated_images else 0
-    unlabelled = settings.batch_unlabelled if unfinished else 0
-    carrying = labelled + unlabelled * partly / max(1, unfinished)
-    return (labelled + unlabelled) / carrying if carrying else 1.0
+    """The objective that a plan names."""
+    return find_objective(plan.objective.name).from_plan(model, plan, facts)
 
 
 def build_stream(dataset: Dataset, plan: Plan, objective: Objective) -> Stream:
     """The stream of batches of a plan for this process."""
     state = processes()
-    strong = isinstance(objective, TighterELBO) and objective.source.needs_strong
     return Stream(
         dataset,
         plan.augment,
         plan.train.batch_labelled,
         plan.train.batch_unlabelled,
         plan.seed,
-        strong,
+        objective.second_view,
         state.process_index,
         state.num_processes,
     )
@@ -168,15 +140,17 @@ def fit(
     run: Run | None = None,
     source: dict[str, Any] | None = None,
     quiet: bool = False,
+    objective: str = DEFAULT,
 ) -> Fitted:
     """Plan, train and calibrate on a training set; test data is never passed in.
 
     change: takes the planned decisions to the ones to be used.  minutes: a time budget for the training.
+    objective: the method, one of `taut.baselines.OBJECTIVES`.
     """
     space = dataset.space
     space.check_observed(dataset.annotation)
     outside = np.ones(len(dataset), dtype=bool) if dataset.split is None else dataset.split != "valid"
-    plan = change(make_plan(fingerprint(dataset.rows(outside)), seed))
+    plan = change(plan_for(fingerprint(dataset.rows(outside)), seed, objective))
     kept, held = hold_out(dataset, plan)
     training = dataset.rows(kept)
     lost = dataset.annotation.observed.any(axis=0) & ~training.annotation.observed.any(axis=0)

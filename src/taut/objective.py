@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from taut import latent
 from taut.latent import Sizes
 
+SecondView = Literal["none", "weak", "strong"]
+
 
 @dataclass
 class Batch:
@@ -20,7 +22,7 @@ class Batch:
     x: [N, ...] prepared images in [0, 1] or standardised features, weakly augmented; annotated images first.
     targets: [N, W] annotations p̃(c|x), anything (NaN) where not observed.
     observed: [N, k] bool.
-    strong: [M, ...] a second, strongly augmented view of the last M rows of x, or None.
+    strong: [M, ...] a second view of the last M rows of x, strongly augmented if the objective asks for that, or None.
     """
 
     x: Tensor
@@ -61,7 +63,12 @@ class LossTerms:
 
 
 class Objective(nn.Module, ABC):
-    """What the training loop knows of a method: a loss for a model, a batch and a step."""
+    """What the training loop knows of a method: a loss for a model, a batch and a step.
+
+    second_view: which second view of the unlabelled rows the method asks for.
+    """
+
+    second_view: SecondView = "none"
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, step: int) -> LossTerms:

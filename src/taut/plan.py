@@ -92,12 +92,18 @@ class ModelPlan:
     """The reconstruction is at 1/reduce of the resolution, of area averages."""
     likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
     dropout: float = 0.0
+    z_given_c: bool = False
+    """Whether z has the posterior q(z|x,c) of M2 instead of q(z|x)."""
+    stack: int = 0
+    """Dimension of the first latent of M1+M2; 0 for none."""
 
 
 @dataclass
 class ObjectivePlan:
-    """The constants of the tighter ELBO (eq. 16) and of the source of label posteriors."""
+    """The method, the constants of the tighter ELBO (eq. 16) and of the source of label posteriors."""
 
+    name: str = "tighter-elbo"
+    """The method: tighter-elbo, or a rival of `taut.baselines`."""
     reconstruction: float = 1e-3
     """ρ."""
     beta_z: float = 1e-3
@@ -200,8 +206,8 @@ def override(plan: Plan, changes: dict[str, Any], where: str) -> Plan:
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Plan, "plan", instantiate=False)
-    flat = dict(_flatten(dataclasses.asdict(plan)))
-    for name, value in _flatten(changes):
+    flat = flatten(dataclasses.asdict(plan))
+    for name, value in flatten(changes).items():
         if name not in flat:
             section = [key for key in flat if key.split(".")[0] == name.split(".")[0]]
             there = section or dict.fromkeys(key.split(".")[0] for key in flat)
@@ -218,7 +224,7 @@ def override(plan: Plan, changes: dict[str, Any], where: str) -> Plan:
 
 
 def _check_ranges(plan: Plan, where: str) -> None:
-    for name, value in _flatten(dataclasses.asdict(plan)):
+    for name, value in flatten(dataclasses.asdict(plan)).items():
         if value is None and name not in OPTIONAL:
             raise DataError(f"{where}: {name} needs a value")
         low, high = RANGES.get(name, (-math.inf, math.inf))
@@ -237,11 +243,12 @@ def _build(parsed: Any) -> Plan:
     )
 
 
-def _flatten(data: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    items: list[tuple[str, Any]] = []
+def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a nested dictionary by dotted name."""
+    items: dict[str, Any] = {}
     for key, value in data.items():
         name = f"{prefix}{key}"
-        items += _flatten(value, f"{name}.") if isinstance(value, dict) else [(name, value)]
+        items |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return items
 
 

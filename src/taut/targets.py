@@ -60,6 +60,26 @@ class Source(nn.Module):
         return None
 
 
+class AveragedModel(nn.Module):
+    """The exponential moving average of a model's weights (Mean Teacher, Tarvainen 2017)."""
+
+    def __init__(self, model: nn.Module, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.model = copy.deepcopy(model).requires_grad_(False)
+
+    @torch.no_grad()
+    def follow(self, model: nn.Module) -> Any:
+        """The averaged model after the step that has just been taken."""
+        for mine, theirs in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(theirs, 1 - self.momentum)
+            else:
+                mine.copy_(theirs)
+        # In the student's mode: averaged running statistics lag behind in the first hundreds of steps.
+        return self.model.train(model.training)
+
+
 class Teacher(Source):
     """The posterior of a weak view as the target of a strong view, sharpened, aligned and weighted per label.
 
@@ -89,20 +109,8 @@ class Teacher(Source):
         super().__init__()
         self.sizes, self.momentum = sizes, momentum
         self.sharpen, self.threshold, self.alignment, self.mix = sharpen, threshold, alignment, mix
-        self.average = copy.deepcopy(model).requires_grad_(False) if momentum else None
+        self.average = AveragedModel(model, momentum) if momentum else None
         self.register_buffer("marginal", latent.log_softmax(torch.zeros(sum(sizes)), sizes).exp())
-
-    @torch.no_grad()
-    def _follow(self, model: nn.Module) -> nn.Module:
-        """The averaged teacher after the step that has just been taken."""
-        assert self.average is not None
-        for mine, theirs in zip(self.average.state_dict().values(), model.state_dict().values(), strict=True):
-            if mine.is_floating_point():
-                mine.lerp_(theirs, 1 - self.momentum)
-            else:
-                mine.copy_(theirs)
-        # In the student's mode: averaged running statistics lag behind in the first hundreds of steps.
-        return self.average.train(model.training)
 
     def propose(self, model: Any, batch: BatchLike, belief: float = 1.0) -> Proposal | None:
         """The strong views, with the teacher's posterior of the weak ones."""
@@ -114,7 +122,7 @@ class Teacher(Source):
         def estimate(posterior: Any) -> Estimate:
             logits = posterior.logits
             if self.average is not None:
-                logits = self._follow(model).encode(batch.x).logits  # type: ignore[operator]
+                logits = self.average.follow(model).classify(batch.x)
             own = self.targets(logits[rows], model.log_prior)
             own.confidence = own.confidence * belief
             return with_annotations(own, batch.targets[rows], batch.observed[rows], self.sizes)
@@ -135,11 +143,14 @@ class Teacher(Source):
                 log_q + self.alignment * (log_prior - self.marginal.clamp_min(1e-8).log()), self.sizes
             )
         confidence = latent.max_labels(log_q, self.sizes).exp() >= self.threshold
-        if self.sharpen == 0:
-            p = latent.hard_sample(log_q, self.sizes, torch.zeros_like(log_q))
-        else:
-            p = latent.log_softmax(log_q / self.sharpen, self.sizes).exp()
-        return Estimate(p, confidence.to(log_q.dtype))
+        return Estimate(sharpened(log_q, self.sharpen, self.sizes), confidence.to(log_q.dtype))
+
+
+def sharpened(log_q: Tensor, temperature: float, sizes: Sizes) -> Tensor:
+    """q^(1/T), normalised within each label: [..., W] probabilities; T = 0 takes the most probable class."""
+    if temperature == 0:
+        return latent.hard_sample(log_q, sizes, torch.zeros_like(log_q))
+    return latent.log_softmax(log_q / temperature, sizes).exp()
 
 
 def with_annotations(estimate: Estimate, targets: Tensor, observed: Tensor, sizes: Sizes) -> Estimate:

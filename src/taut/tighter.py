@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from taut import latent
 from taut.objective import Batch, LossTerms, Objective, Weights, tighter_elbo
-from taut.targets import Estimate, Source
+from taut.plan import Facts, Plan, TrainPlan
+from taut.targets import Estimate, Interpolation, Source, Teacher
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,38 @@ class TighterELBO(Objective):
         self.weights, self.source, self.sampling = weights, source or Source(), sampling or Sampling()
         self.consistency, self.z_consistency, self.ramp = consistency, z_consistency, ramp
         self.onset = onset
+        self.second_view = "strong" if self.source.needs_strong else "none"
+
+    @classmethod
+    def plan_for(cls, facts: Facts) -> dict[str, Any]:
+        """The decisions in which the plan differs from `make_plan`'s."""
+        return {}
+
+    @classmethod
+    def from_plan(cls, model: Any, plan: Plan, facts: Facts) -> Self:
+        """The objective of a plan for a training set with these facts."""
+        o, t = plan.objective, plan.train
+        source: Source
+        if o.source == "teacher":
+            source = Teacher(model, model.sizes, o.momentum, o.sharpen, o.threshold, o.alignment, o.mix)
+        elif o.source == "interpolation":
+            source = Interpolation(model.sizes, o.match)
+        else:
+            source = Source()
+        weights = Weights(
+            reconstruction=o.reconstruction,
+            beta_z=o.beta_z,
+            beta_c=o.beta_c,
+            alpha=o.alpha if o.alpha is not None else dilution(t, facts),
+            capacity_z=o.capacity_z,
+            capacity_c=o.capacity_c,
+            per=o.per,
+            mutual_information=o.mutual_information,
+            marginal=o.marginal,
+        )
+        onset = round(o.onset * t.steps), round(max(o.onset, o.full) * t.steps)
+        sampling = Sampling(o.sampling, o.temperature, o.share)
+        return cls(weights, source, sampling, o.consistency, o.z_consistency, round(o.ramp * t.steps), onset)
 
     @property
     def generative(self) -> bool:
@@ -156,3 +189,16 @@ class TighterELBO(Objective):
             std, wanted = (0.5 * posterior.log_var).exp(), (0.5 * log_var).exp()
             distance = (posterior.mean - mean).square() + (std - wanted).square()
             terms.total = terms.total + self.z_consistency * distance.sum(-1).mean()
+
+
+def dilution(settings: TrainPlan, facts: Facts) -> float:
+    """Rows of a batch over those that carry an annotation: the factor that undoes the others' dilution of their term.
+
+    Partly annotated images are among the unlabelled rows too.
+    """
+    unfinished = facts.images - facts.fully_annotated_images
+    partly = facts.annotated_images - facts.fully_annotated_images
+    labelled = settings.batch_labelled if facts.annotated_images else 0
+    unlabelled = settings.batch_unlabelled if unfinished else 0
+    carrying = labelled + unlabelled * partly / max(1, unfinished)
+    return (labelled + unlabelled) / carrying if carrying else 1.0

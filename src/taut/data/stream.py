@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from taut.data.augment import Augment
 from taut.data.dataset import Dataset
 from taut.nn.vae import LabelVAE
-from taut.objective import Batch
+from taut.objective import Batch, SecondView
 
 
 class Cycle:
@@ -45,8 +45,8 @@ class Cycle:
 class Stream:
     """Batches of annotated rows first, then rows with something unannotated.
 
-    labelled, unlabelled: rows of each kind in a batch of one process; the last `unlabelled` rows get a strong view
-    if `strong`. Images whose labels are partly annotated belong to both kinds.
+    labelled, unlabelled: rows of each kind in a batch of one process; the last `unlabelled` rows get the second view
+    that is asked for. Images whose labels are partly annotated belong to both kinds.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Stream:
         labelled: int,
         unlabelled: int,
         seed: int,
-        strong: bool = True,
+        second: SecondView = "strong",
         process: int = 0,
         processes: int = 1,
     ) -> None:
@@ -68,7 +68,7 @@ class Stream:
         self.unlabelled = unlabelled if len(self.rest.rows) else 0
         if self.labelled + self.unlabelled == 0:
             raise ValueError("the plan's batches are empty: batch_labelled and batch_unlabelled fit no image")
-        self.augment, self.seed, self.strong = augment, seed, strong
+        self.augment, self.seed, self.second = augment, seed, second
         self.process, self.processes = process, processes
         self.x = dataset.x
         self.targets = torch.from_numpy(dataset.annotation.targets)
@@ -90,14 +90,15 @@ class Stream:
         rows = torch.from_numpy(index)
         generator = Generator().manual_seed(_mix(self.seed, step, self.process))
         x = model.prepare(torch.from_numpy(self.x[index]).to(device, non_blocking=True))
-        strong: Tensor | None = None
-        if self.strong and self.unlabelled:
-            strong = self.augment.strongly(x[self.labelled :], generator)
+        second: Tensor | None = None
+        if self.second != "none" and self.unlabelled:
+            view = self.augment.weak if self.second == "weak" else self.augment.strongly
+            second = view(x[self.labelled :], generator)
         return Batch(
             x=self.augment.weak(x, generator),
             targets=self.targets[rows].to(device),
             observed=self.observed[rows].to(device),
-            strong=strong,
+            strong=second,
         )
 
 

@@ -28,7 +28,7 @@ class LabelModel(Protocol):
         """The prior log p(c), [W] nats."""
 
     def encode(self, x: Tensor, /) -> Any:
-        """The posterior of prepared inputs [N, ...]: mean, log_var [N, D] and logits [N, W]."""
+        """The posterior of prepared inputs [N, ...], with logits [N, W] and `given(c)`: see `taut.nn.Posterior`."""
 
     def decode(self, z: Tensor, c: Tensor, /) -> Tensor:
         """Likelihood parameters of p(x|z,c), [N, ...]."""
@@ -60,14 +60,15 @@ def elbo(
     posterior, log_r, kl_c = _proposal(model, x, targets, observed)
     total = torch.zeros_like(kl_c)
     for count in _chunks(samples, chunk):
-        z, c, _ = _draw(posterior, log_r, model.sizes, count, generator)
+        c = _draw_labels(log_r, model.sizes, count, generator)
+        noise = _noise(posterior, count, generator)
         if not enumerate:
-            total += _log_likelihood(model, x, z, c).sum(0)
+            total += _given_labels(model, x, posterior, c, noise).sum(0)
             continue
         for row in latent.enumerate_labels(model.sizes, log_r):
             probability = torch.where(row > 0, log_r, 0).sum(-1).exp()
-            total += probability * _log_likelihood(model, x, z, row.expand_as(c)).sum(0)
-    return total / samples - latent.gaussian_kl(posterior.mean, posterior.log_var) - kl_c
+            total += probability * _given_labels(model, x, posterior, row.expand_as(c), noise).sum(0)
+    return total / samples - kl_c
 
 
 @torch.no_grad()
@@ -89,8 +90,11 @@ def importance_weighted(
     posterior, log_r, _ = _proposal(model, x, targets, observed)
     parts = []
     for count in _chunks(samples, chunk):
-        z, c, noise = _draw(posterior, log_r, model.sizes, count, generator)
-        log_ratio_z = 0.5 * (noise.square() - z.square() + posterior.log_var).sum(-1)
+        c = _draw_labels(log_r, model.sizes, count, generator)
+        noise = _noise(posterior, count, generator)
+        mean, log_var = posterior.given(c)
+        z = latent.gaussian_sample(mean, log_var, noise)
+        log_ratio_z = 0.5 * (noise.square() - z.square() + log_var).sum(-1)
         log_ratio_c = torch.where(c > 0, model.log_prior - log_r, 0).sum(-1)
         parts.append(torch.logsumexp(_log_likelihood(model, x, z, c) + log_ratio_z + log_ratio_c, dim=0))
     return torch.logsumexp(torch.stack(parts), dim=0) - math.log(samples)
@@ -127,15 +131,24 @@ def _chunks(samples: int, chunk: int) -> list[int]:
     return [min(chunk, samples - start) for start in range(0, samples, chunk)]
 
 
-def _draw(
-    posterior: Any, log_r: Tensor, sizes: Sizes, count: int, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Draws of z ~ q(z|x) [S, N, D], hard c ~ r(c) [S, N, W], and the normal noise of z, for S = count."""
-    mean, log_var = posterior.mean, posterior.log_var
-    noise = torch.randn((count, *mean.shape), generator=generator, dtype=mean.dtype, device=mean.device)
+def _draw_labels(log_r: Tensor, sizes: Sizes, count: int, generator: torch.Generator | None) -> Tensor:
+    """Hard c ~ r(c), [S, N, W], for S = count."""
     exponential = torch.empty((count, *log_r.shape), dtype=log_r.dtype, device=log_r.device)
     gumbel = -exponential.exponential_(generator=generator).log()
-    return latent.gaussian_sample(mean, log_var, noise), latent.hard_sample(log_r, sizes, gumbel), noise
+    return latent.hard_sample(log_r, sizes, gumbel)
+
+
+def _noise(posterior: Any, count: int, generator: torch.Generator | None) -> Tensor:
+    """Standard normal noise of z, [S, N, D], for S = count."""
+    mean = posterior.mean
+    return torch.randn((count, *mean.shape), generator=generator, dtype=mean.dtype, device=mean.device)
+
+
+def _given_labels(model: LabelModel, x: Tensor, posterior: Any, c: Tensor, noise: Tensor) -> Tensor:
+    """log p(x|z,c) − KL(q(z|x,c) ‖ p(z)) of S samples for every row, [S, N] nats."""
+    mean, log_var = posterior.given(c)
+    z = latent.gaussian_sample(mean, log_var, noise)
+    return _log_likelihood(model, x, z, c) - latent.gaussian_kl(mean, log_var)
 
 
 def _log_likelihood(model: LabelModel, x: Tensor, z: Tensor, c: Tensor) -> Tensor:

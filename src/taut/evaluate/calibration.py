@@ -21,8 +21,8 @@ def fit_temperatures(logits: Tensor, annotation: Annotation, sizes: Sizes) -> Te
     """The temperature of each label that suits its held-out annotations best: [k] (Guo 2017).
 
     It minimises the summed NLL and −log of a prior on log T, normal with standard deviation 0.5 around the temperature
-    that suits all labels together, which in turn has such a prior around 1: a few annotations that happen to be separated
-    without an error would ask for T = 0. With many annotations the prior does not matter.
+    that suits all labels together, which in turn has such a prior around 1: a few annotations that happen to be
+    separated without an error would ask for T = 0. With many annotations the prior does not matter.
     logits: [N, W].  A label with fewer than 30 annotated images, or with one class only among them, keeps 1.
     """
     temperatures = torch.ones(len(sizes))

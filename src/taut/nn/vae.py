@@ -11,21 +11,36 @@ from torch import Tensor, nn
 from taut import latent
 from taut.labels import LabelSpace
 from taut.nn.decoders import make_decoder, reduce_image, reduced_shape
-from taut.nn.encoders import make_encoder
+from taut.nn.encoders import Features, make_encoder
+from taut.nn.stacked import HIDDEN, StackedDecoder, StackedEncoder, gaussian_parameters, z_head
 
 Likelihood = Literal["bernoulli", "gaussian"]
 
 
 @dataclass
 class Posterior:
-    """q(z|x) and q(c|x). mean, log_var: [N, D]; logits: [N, W], the only form in which q(c|x) travels."""
+    """q(z|x) and q(c|x). mean, log_var: [N, D]; logits: [N, W], the only form in which q(c|x) travels.
+
+    place, head: what q(z|x,c) is computed from in models whose z depends on the label; mean and log_var are then
+    those under the probabilities q(c|x).
+    """
 
     mean: Tensor
     log_var: Tensor
     logits: Tensor
+    place: Tensor | None = None
+    head: nn.Module | None = None
 
     def __getitem__(self, rows: slice | Tensor) -> Posterior:
-        return Posterior(self.mean[rows], self.log_var[rows], self.logits[rows])
+        place = None if self.place is None else self.place[rows]
+        return Posterior(self.mean[rows], self.log_var[rows], self.logits[rows], place, self.head)
+
+    def given(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x,c) for labels c, [N, W] or [S, N, W]: [N, D] or [S, N, D] each."""
+        if self.head is None or self.place is None:
+            return self.mean.expand(*c.shape[:-1], -1), self.log_var.expand(*c.shape[:-1], -1)
+        place = self.place.expand(*c.shape[:-1], -1)
+        return gaussian_parameters(self.head(torch.cat([place, c.to(place.dtype)], dim=-1)))
 
 
 @dataclass(frozen=True)
@@ -34,6 +49,8 @@ class Architecture:
 
     shape: of one prepared input, [C, H, W] or [F].  pool: see `MapEncoder`.  reduce: the reconstruction is at
     1/reduce of the resolution.  A width of None is the encoder's usual one.
+    z_given_c: whether the posterior of z is q(z|x,c) (M2) instead of q(z|x).
+    stack: the dimension of a first latent z1 under the labels and z (M1+M2); 0 for none.
     """
 
     shape: tuple[int, ...]
@@ -45,6 +62,8 @@ class Architecture:
     reduce: int = 1
     likelihood: Likelihood = "bernoulli"
     dropout: float = 0.0
+    z_given_c: bool = False
+    stack: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain values."""
@@ -74,11 +93,18 @@ class LabelVAE(nn.Module):
         self.sizes = space.sizes
         shape = architecture.shape
         self.encoder = make_encoder(architecture.encoder, shape, architecture.width, architecture.pool)
+        if architecture.stack:
+            self.encoder = StackedEncoder(self.encoder, architecture.stack)
         self.dropout = nn.Dropout(architecture.dropout)
         self.to_logits = nn.Linear(self.encoder.label_features, space.width)
-        self.to_z = nn.Linear(self.encoder.place_features, 2 * architecture.z_dim)
+        self.to_z = z_head(self.encoder.place_features, space.width, architecture)
         self.out_shape = reduced_shape(shape, architecture.reduce)
         self.decoder = make_decoder(architecture.z_dim, space.width, self.out_shape, architecture.decoder_width)
+        if architecture.stack:
+            first = make_decoder(architecture.stack, 0, self.out_shape, architecture.decoder_width)
+            self.decoder = StackedDecoder(
+                first, make_decoder(architecture.z_dim, space.width, (architecture.stack,), HIDDEN)
+            )
         self.log_noise = nn.Parameter(torch.zeros(()), requires_grad=architecture.likelihood == "gaussian")
         per_input = (shape[0],) if len(shape) == 1 else (shape[0], 1, 1)
         self.register_buffer("shift", torch.zeros(per_input))
@@ -98,13 +124,22 @@ class LabelVAE(nn.Module):
 
     def encode(self, x: Tensor) -> Posterior:
         """q(z|x) and q(c|x) of prepared inputs [N, ...]."""
-        if x.dim() == 4:
-            x = ((x - self.shift) / self.scale).contiguous(memory_format=torch.channels_last)
-        features = self.encoder(x)
+        return self.posterior(self.encoder(self.standardise(x)))
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Prepared inputs as the encoder reads them."""
+        if x.dim() != 4:
+            return x
+        return ((x - self.shift) / self.scale).contiguous(memory_format=torch.channels_last)
+
+    def posterior(self, features: Features) -> Posterior:
+        """q(z|x) and q(c|x) from an encoder's features."""
         logits = self.to_logits(self.dropout(features.label)).float()
-        mean, log_var = self.to_z(features.place).float().chunk(2, dim=1)
-        # Bounded, so that exp(log_var) cannot overflow before the first gradients arrive.
-        return Posterior(mean, 10 * torch.tanh(log_var / 10), logits)
+        if not self.architecture.z_given_c:
+            return Posterior(*gaussian_parameters(self.to_z(features.place)), logits)
+        posterior = Posterior(logits, logits, logits, features.place, self.to_z)
+        posterior.mean, posterior.log_var = posterior.given(latent.log_softmax(logits, self.sizes).exp())
+        return posterior
 
     def classify(self, x: Tensor) -> Tensor:
         """The logits of q(c|x) alone, [N, W], of prepared inputs."""

@@ -1,0 +1,128 @@
+"""Claim 2, O(k·c) against O(c^k): time and peak memory of a training step of this objective and of M2.
+
+The same networks and batch (64 images of 24x24 pixels, one in four annotated) for k labels of c classes. Each setting
+runs in a process of its own, which gives its peak memory. M2 is measured as far as a step stays under a minute.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import RESULTS, record
+from taut.data.dataset import Dataset
+from taut.fit import build_model, build_objective, build_stream, plan_for
+from taut.labels import Annotation, Label, LabelSpace
+from taut.plan import fingerprint
+from taut.train import make_optimizer
+
+SETTINGS = [(k, 2) for k in (1, 2, 3, 4, 6, 8, 10, 12, 14, 16)] + [(k, c) for c in (5, 10) for k in (1, 2, 3, 4)]
+BATCH, SIDE = 64, 24
+LIMIT_SECONDS, LIMIT_COMBINATIONS = 60.0, 4096
+BUDGET = 3.0  # seconds of steps for a setting
+
+
+def random_images(labels: int, classes: int) -> Dataset:
+    """Random images, one in four annotated: only time and memory are measured."""
+    rng = np.random.default_rng(0)
+    n = 4 * BATCH
+    space = LabelSpace([Label(f"l{j}", tuple(range(classes))) for j in range(labels)])
+    known = space.encode(rng.integers(0, classes, (n, labels)).astype(float))
+    observed = np.zeros((n, labels), dtype=bool)
+    observed[: n // 4] = True
+    targets = np.where(np.repeat(observed, classes, axis=1), known.targets, np.nan).astype(known.targets.dtype)
+    x = rng.integers(0, 256, (n, 1, SIDE, SIDE), dtype=np.uint8)
+    return Dataset("random", x, space, Annotation(targets, observed), [str(i) for i in range(n)])
+
+
+def step_cost(objective: str, labels: int, classes: int, budget: float = BUDGET) -> dict[str, float]:
+    """Median seconds of a step, and mebibytes of peak memory above those before the first step, in this process."""
+    data = random_images(labels, classes)
+    facts = fingerprint(data)
+    plan = plan_for(facts, 0, objective)
+    plan = dataclasses.replace(plan, train=dataclasses.replace(plan.train, batch_labelled=16, batch_unlabelled=48))
+    plan.objective = dataclasses.replace(
+        plan.objective, source="none", mutual_information=0.0, reconstruction=1.0, beta_z=1.0, beta_c=1.0, share=1.0
+    )
+    model = build_model(data, plan, facts).to(memory_format=torch.channels_last)
+    method = build_objective(model, plan, facts)
+    batch = build_stream(data, plan, method).batch(0, model, torch.device("cpu"))
+    optimizer = make_optimizer(model, plan.train)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < 3 or (time.perf_counter() - began < budget and len(times) < 200):
+        start = time.perf_counter()
+        method.loss(model, batch, len(times)).total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.perf_counter() - start)
+        if times[-1] > LIMIT_SECONDS:
+            break
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return {"step_ms": round(1000 * float(np.median(times)), 3), "memory_mib": round(peak / 1024, 1)}
+
+
+def measured(objective: str, labels: int, classes: int) -> dict[str, float]:
+    """`step_cost` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.label_cost", objective, str(labels), str(classes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def sweep(objective: str, settings: list[tuple[int, int]]) -> dict[str, Any]:
+    """Every setting of one objective; where M2 would take too long, its fitted growth stands in, and is marked."""
+    figures: dict[str, Any] = {}
+    times: dict[tuple[int, int], float] = {}
+    extrapolated: list[str] = []
+    for k, c in settings:
+        combinations = c**k
+        # Per combination, from the largest setting so far: the step is then as good as proportional to their number.
+        guess = max((1e-3 * ms / c0**k0 for (k0, c0), ms in times.items() if c0**k0 >= 64), default=0.0) * combinations
+        name = f"k={k} c={c}"
+        if objective == "m2" and (combinations > LIMIT_COMBINATIONS or guess > LIMIT_SECONDS):
+            extrapolated.append(name)
+            per = [ms / c0**k0 for (k0, c0), ms in times.items()]
+            figures[f"{name} ms"] = round(per[-1] * combinations, 1) if per else None
+            continue
+        cost = measured(objective, k, c)
+        times[k, c] = cost["step_ms"]
+        figures[f"{name} ms"], figures[f"{name} MiB"] = cost["step_ms"], cost["memory_mib"]
+    figures["extrapolated"] = extrapolated
+    two = [(k, ms) for (k, c), ms in times.items() if c == 2]
+    if len(two) > 1:
+        k, ms = np.array([k for k, _ in two]), np.array([ms for _, ms in two])
+        # Few labels cost what the encoder costs; the growth shows beyond.
+        far = k >= min(6, k[-2])
+        figures["doublings a label"] = round(float(np.polyfit(k[far], np.log2(ms[far]), 1)[0]), 4)
+        figures["last over first"] = round(float(ms[-1] / ms[0]), 4)
+    return figures
+
+
+def main(seeds: int = 3, folder: Path = RESULTS, settings: list[tuple[int, int]] | None = None) -> None:
+    """Measure both, `seeds` times over."""
+    about = f"time and peak memory of a training step, {BATCH} images; ms and MiB; k labels of c classes"
+    chosen = settings or SETTINGS
+    record(
+        "label-cost",
+        about,
+        {"taut": lambda _: sweep("tighter-elbo", chosen), "M2": lambda _: sweep("m2", chosen)},
+        range(seeds),
+        folder,
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 4:
+        print(json.dumps(step_cost(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+    else:
+        main()

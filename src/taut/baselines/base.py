@@ -1,0 +1,80 @@
+"""What the rival objectives share: the supervised term, ramps, and distances between label posteriors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from taut import latent
+from taut.latent import Sizes
+from taut.objective import Batch, LossTerms, Objective
+from taut.plan import Facts, Plan
+
+
+class Baseline(Objective):
+    """A rival objective, built from a plan and the facts of the training set.
+
+    settings: the decisions in which its plan differs from taut's own, by dotted name; the paper's where it names them.
+    A plan file and flags change them as they change any other.
+    """
+
+    settings: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, model: Any, plan: Plan, facts: Facts) -> None:
+        super().__init__()
+        self.sizes: Sizes = model.sizes
+        self.plan, self.steps = plan.objective, plan.train.steps
+
+    @classmethod
+    def from_plan(cls, model: Any, plan: Plan, facts: Facts) -> Self:
+        """The objective of a plan for a training set with these facts."""
+        return cls(model, plan, facts)
+
+    @classmethod
+    def plan_for(cls, facts: Facts) -> dict[str, Any]:
+        """The decisions in which the method's plan differs from taut's own on data with these facts."""
+        return cls.settings
+
+
+def annotated_term(logits: Tensor, batch: Batch, sizes: Sizes) -> Tensor:
+    """Σ_j m_j·KL(p̃(c_j|x) ‖ q(c_j|x)) averaged over the rows with an annotation: a scalar in nats, 0 without any.
+
+    logits: [N, W] of all rows of the batch.
+    """
+    rows = batch.observed.any(1).sum().clamp_min(1)
+    return annotation_kl(logits, batch.targets, batch.observed, sizes).sum() / rows
+
+
+def annotation_kl(logits: Tensor, targets: Tensor, counts: Tensor, sizes: Sizes) -> Tensor:
+    """KL(p̃(c_j|x) ‖ q(c_j|x)) times how much each cell counts: [N, W] and counts [N, k] to [N, k] nats.
+
+    targets may be anything where a cell does not count.
+    """
+    log_q = latent.log_softmax(logits, sizes)
+    weight = counts.to(log_q.dtype)
+    targets = torch.where(latent.spread_labels(weight, sizes) > 0, targets.to(log_q.dtype), log_q.detach().exp())
+    return torch.where(weight > 0, weight * latent.annotation_kl(targets, log_q, sizes), 0)
+
+
+def squared_distance(p: Tensor, q: Tensor, sizes: Sizes) -> Tensor:
+    """The mean over its classes of each label's (p − q)²: [N, W] to [N, k] (Laine 2017)."""
+    size = torch.tensor(sizes, device=p.device, dtype=p.dtype)
+    return latent.sum_labels((p - q).square(), sizes) / size
+
+
+def sigmoid_ramp(position: float) -> float:
+    """exp(−5·(1 − t)²) for t from 0 to 1, and 1 beyond (Laine 2017)."""
+    return math.exp(-5 * (1 - min(1.0, position)) ** 2)
+
+
+def last_rows(x: Tensor, count: int) -> Tensor:
+    """The last rows of a batch, those with a second view."""
+    return x[len(x) - count :]
+
+
+def terms_of(total: Tensor, label_kl: Tensor, **others: Tensor) -> LossTerms:
+    """The loss terms of a method without a decoder."""
+    return LossTerms(total=total, label_kl=label_kl.detach(), **others)

@@ -1,0 +1,50 @@
+"""FixMatch (Sohn et al. 2020)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from taut import latent
+from taut.baselines.base import Baseline, annotated_term, annotation_kl, last_rows, terms_of
+from taut.objective import Batch, LossTerms, SecondView
+
+
+class FixMatch(Baseline):
+    """L = CE + λ·1[max q(c|x) ≥ τ]·CE(argmax q(c|x), q(c|x_strong)), τ = 0.95 and λ = 1 (Sohn 2020, eq. 3-4).
+
+    With several labels each unannotated cell has a threshold test of its own; strong views show annotated cells too.
+    Limits: which images count is all or nothing, and a confident error is never taken back; without a strong
+    augmentation it is Pseudo-Label.
+    """
+
+    settings: ClassVar[dict[str, Any]] = {"objective.consistency": 1.0, "objective.threshold": 0.95}
+    second_view: SecondView = "strong"
+
+    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+        """The loss of one batch."""
+        if batch.strong is None:
+            kl = annotated_term(model.classify(batch.x), batch, self.sizes)
+            return terms_of(kl, kl)
+        n, count = len(batch.x), len(batch.strong)
+        logits = model.classify(torch.cat([batch.x, batch.strong]))
+        kl = annotated_term(logits[:n], batch, self.sizes)
+        with torch.no_grad():
+            log_q = latent.log_softmax(last_rows(logits[:n], count), self.sizes)
+            guess = latent.hard_sample(log_q, self.sizes, torch.zeros_like(log_q))
+            sure = self.sure(log_q)
+            seen = last_rows(batch.observed, count)
+            targets = torch.where(latent.spread_labels(seen, self.sizes), last_rows(batch.targets, count), guess)
+        pseudo = annotation_kl(logits[n:], targets, sure | seen, self.sizes).sum() / count
+        total = kl + self.plan.consistency * pseudo + self.fairness(log_q, logits[n:], sure)
+        return terms_of(total, kl, consistency=pseudo.detach(), confidence=sure.float().mean())
+
+    def sure(self, log_q: Tensor) -> Tensor:
+        """Which estimates count, [M, k] bool, from log q of the weak views [M, W]."""
+        return latent.max_labels(log_q, self.sizes).exp() >= self.plan.threshold
+
+    def fairness(self, log_q: Tensor, strong_logits: Tensor, sure: Tensor) -> Tensor | float:
+        """A further term in nats; FixMatch has none."""
+        return 0.0

@@ -1,0 +1,66 @@
+"""M1+M2, the two-stage model (Kingma et al. 2014, section 2.3)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from taut import latent
+from taut.baselines.m2 import M2
+from taut.nn import Posterior
+from taut.objective import Batch, LossTerms
+
+FIRST = 0.5
+
+
+class M1M2(M2):
+    """First a VAE without labels, p(x|z1)·p(z1); then M2 on its z1, q(c|z1), q(z2|z1,c), p(z1|z2,c).
+
+    The first half of the steps trains the VAE, the second half the rest on samples of q(z1|x), which learns no more
+    (Kingma 2014, sec. 2.3 and 4.1: z1 and z2 of 50 dimensions; α as in M2). p(z1|z2,c) is a Gaussian of variance 1.
+    Limits: those of M2; what the VAE did not keep is lost to the labels, and the two stages share no gradient.
+    """
+
+    settings: ClassVar[dict[str, Any]] = {**M2.settings, "model.stack": 50, "model.z_dim": 50}
+
+    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+        """The loss of the stage that the step belongs to."""
+        if step < FIRST * self.steps:
+            return self.first_stage(model, batch)
+        with torch.no_grad():
+            z1 = latent.gaussian_sample(*model.encoder.z1(model.standardise(batch.x)))
+        return super().loss(Second(model), Batch(z1, batch.targets, batch.observed), step)
+
+    def first_stage(self, model: Any, batch: Batch) -> LossTerms:
+        """Minus E log p(x|z1) − KL(q(z1|x) ‖ p(z1)), a batch mean in nats."""
+        mean, log_var = model.encoder.z1(model.standardise(batch.x))
+        parameters = model.decoder.image(latent.gaussian_sample(mean, log_var)).float()
+        likelihood = model.log_likelihood(batch.x, parameters).mean()
+        kl = latent.gaussian_kl(mean, log_var).mean()
+        return LossTerms(
+            total=kl - likelihood,
+            reconstruction=likelihood.detach(),
+            kl_z=kl.detach(),
+            bound=(likelihood - kl).detach(),
+        )
+
+
+class Second:
+    """The second stage seen as an M2 whose data is z1."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.log_prior = model, model.log_prior
+
+    def encode(self, z1: Tensor) -> Posterior:
+        """q(c|z1) and q(z2|z1,c) of [N, D1]."""
+        return self.model.posterior(self.model.encoder.read(z1))  # type: ignore[no-any-return]
+
+    def decode(self, z: Tensor, c: Tensor) -> Tensor:
+        """The mean of p(z1|z2,c), [N, D1]."""
+        return self.model.decoder.second(z, c).float()  # type: ignore[no-any-return]
+
+    def log_likelihood(self, z1: Tensor, parameters: Tensor) -> Tensor:
+        """log p(z1|z2,c), [N] nats."""
+        return latent.gaussian_log_likelihood(z1, parameters, torch.zeros((), device=z1.device))

@@ -1,0 +1,81 @@
+"""M2 (Kingma, Rezende, Mohamed & Welling 2014, Semi-supervised Learning with Deep Generative Models)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from taut import latent
+from taut.baselines.base import Baseline, annotated_term
+from taut.objective import Batch, LossTerms
+
+
+class M2(Baseline):
+    """Labels as data, marginalised exactly where unknown (Feng 2019, eq. 1-6; Kingma 2014, eq. 6-9).
+
+    Annotated: −L_l(x, c) = log p(x|z,c) + log p(c) − KL(q(z|x,c) ‖ p(z)), z ~ q(z|x,c).
+    Not: Σ_c q(c|x)·(−L_l(x, c)) + H(q(c|x)). Both are one formula: Σ_c r(c)·(−L_l(x, c)) + the entropy of r over what
+    is not annotated, with r = p̃ where annotated and q where not, which extends to images annotated in part.
+    The loss is minus its mean over the batch, in nats, plus α times the cross-entropy of annotated images; α is 0.1,
+    the paper's 0.1·N divided by the N images of its sums; 0 leaves the classifier to the bound alone.
+    With k labels the sum runs over all combinations: c^k decoder passes.
+    Limits: ValueError above 4,096 combinations; q(c|x) learns from annotations through α alone.
+    """
+
+    settings: ClassVar[dict[str, Any]] = {
+        "model.z_given_c": True,
+        "objective.alpha": 0.1,
+        "objective.reconstruction": 1.0,
+        "objective.beta_z": 1.0,
+        "objective.source": "none",
+        "objective.mutual_information": 0.0,
+    }
+
+    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+        """The loss of one batch."""
+        posterior = model.encode(batch.x)
+        kl = annotated_term(posterior.logits, batch, self.sizes)
+        bound = self.bound(model, batch, posterior)
+        alpha = self.plan.alpha if self.plan.alpha is not None else 1.0
+        total = -bound.mean() + alpha * kl
+        return LossTerms(total=total, label_kl=kl.detach(), bound=bound.detach().mean())
+
+    def bound(self, model: Any, batch: Batch, posterior: Any) -> Tensor:
+        """Σ_c r(c)·(−L_l(x, c)) + H(q) of the labels that are not annotated: [N] nats."""
+        mask = latent.spread_labels(batch.observed, self.sizes)
+        log_q = latent.log_softmax(posterior.logits, self.sizes)
+        log_known = torch.where(mask, batch.targets.to(log_q.dtype), 1.0).log()
+        log_r = torch.where(mask, log_known.clamp_min(-1e4), log_q)
+        whole = batch.observed.all(1) & (latent.max_labels(torch.where(mask, batch.targets, 0), self.sizes) == 1).all(1)
+        free = torch.where(batch.observed, 0, latent.label_entropy(log_q, self.sizes)).sum(1)
+        value = torch.zeros(len(log_q), dtype=log_q.dtype, device=log_q.device)
+        if bool(whole.any()):
+            one = latent.hard_sample(log_r[whole], self.sizes, torch.zeros_like(log_r[whole]))
+            value = value.index_put(
+                (whole.nonzero().flatten(),), self.joint(model, batch.x[whole], posterior[whole], one)
+            )
+        if not bool(whole.all()):
+            rows = (~whole).nonzero().flatten()
+            value = value.index_put((rows,), self._marginal(model, batch.x[rows], posterior[rows], log_r[rows]))
+        return value + free
+
+    def _marginal(self, model: Any, x: Tensor, posterior: Any, log_r: Tensor) -> Tensor:
+        """Σ_c r(c)·(−L_l(x, c)) over all combinations, [N] nats, in one decoder pass over all of them."""
+        combinations = latent.enumerate_labels(self.sizes, log_r)
+        c = combinations[:, None].expand(-1, len(x), -1)
+        # Sums, not matrix products: autocast would round these to bfloat16.
+        weight = (c * log_r).sum(-1).exp()
+        return (weight * self.joint(model, x, posterior, c)).sum(0)
+
+    def joint(self, model: Any, x: Tensor, posterior: Any, c: Tensor) -> Tensor:
+        """−L_l(x, c), a bound on log p(x, c): [N] nats for c [N, W], [R, N] for [R, N, W]."""
+        mean, log_var = posterior.given(c)
+        z = latent.gaussian_sample(mean, log_var)
+        shape = c.shape[:-1]
+        parameters = model.decode(z.reshape(-1, z.shape[-1]), c.reshape(-1, c.shape[-1]))
+        repeated = x.expand(*shape[:-1], *x.shape).reshape(-1, *x.shape[1:])
+        likelihood: Tensor = model.log_likelihood(repeated, parameters).reshape(shape)
+        log_prior: Tensor = (c * model.log_prior).sum(-1)
+        return likelihood + log_prior - latent.gaussian_kl(mean, log_var)

@@ -1,0 +1,60 @@
+"""MixMatch (Berthelot et al. 2019)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+
+from taut import latent
+from taut.baselines.base import Baseline, annotated_term, annotation_kl, last_rows, squared_distance, terms_of
+from taut.objective import Batch, LossTerms, SecondView
+from taut.targets import mixed, sharpened
+
+
+class MixMatch(Baseline):
+    """L = CE of mixed annotated images + λ(t)·squared distance of mixed unannotated ones (Berthelot 2019, eq. 2-5).
+
+    The guess is the mean of q over two weak views, sharpened with T = 0.5; all rows, annotated and not, are mixed with
+    partners among all of them, λ' = max(λ, 1 − λ), λ ~ Beta(0.75, 0.75), one an image. λ(t) rises linearly to 75.
+    With several labels guesses are sharpened label by label, and a cell counts in the term of its own row's kind.
+    Limits: squared distances hardly move sure predictions; without augmentation the two views are equal.
+    """
+
+    settings: ClassVar[dict[str, Any]] = {
+        "objective.consistency": 75.0,
+        "objective.sharpen": 0.5,
+        "objective.mix": 0.75,
+    }
+    second_view: SecondView = "weak"
+
+    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+        """The loss of one batch."""
+        if batch.strong is None:
+            kl = annotated_term(model.classify(batch.x), batch, self.sizes)
+            return terms_of(kl, kl)
+        second = batch.strong
+        count = len(second)
+        seen = last_rows(batch.observed, count)
+        observed = torch.cat([batch.observed, seen])
+        targets = torch.cat([batch.targets, last_rows(batch.targets, count)])
+        x = torch.cat([batch.x, second])
+        with torch.no_grad():
+            q = latent.log_softmax(model.classify(x), self.sizes).exp()
+            first, again = q[: len(batch.x)], q[len(batch.x) :]
+            mean = 0.5 * (last_rows(first, count) + again)
+            # Rows without a second view may still be annotated in part only; their guess is that of one view.
+            mean = torch.cat([first[: len(first) - count], mean, mean])
+            guess = sharpened(mean.clamp_min(1e-12).log(), self.plan.sharpen, self.sizes)
+            known = latent.spread_labels(observed, self.sizes)
+            labels = torch.where(known, targets.to(guess.dtype), guess)
+        if self.plan.mix:
+            x, partner, share = mixed(x, self.plan.mix)
+            labels = torch.lerp(labels[partner], labels, share.to(labels.dtype)[:, None])
+        logits = model.classify(x)
+        rows, others = observed.any(1).sum().clamp_min(1), (~observed).any(1).sum().clamp_min(1)
+        kl = annotation_kl(logits, labels, observed, self.sizes).sum() / rows
+        q = latent.log_softmax(logits, self.sizes).exp()
+        distance = torch.where(observed, 0, squared_distance(q, labels, self.sizes)).sum() / others
+        weight = self.plan.consistency * min(1.0, step / self.steps)
+        return terms_of(kl + weight * distance, kl, consistency=distance.detach())

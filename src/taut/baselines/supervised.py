@@ -1,0 +1,39 @@
+"""Masked cross-entropy of what is annotated, and nothing else: the floor of every comparison."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from taut.baselines.base import Baseline, annotated_term, annotation_kl, last_rows, terms_of
+from taut.objective import Batch, LossTerms, SecondView
+from taut.plan import Facts
+
+
+class Supervised(Baseline):
+    """L = mean over annotated images of Σ_j m_j·KL(p̃_j ‖ q_j), in nats.
+
+    Where images are annotated in part, their strong views are shown too, as every consistency method does.
+    Limits: images without annotation are never seen.
+    """
+
+    second_view: SecondView = "strong"
+
+    @classmethod
+    def plan_for(cls, facts: Facts) -> dict[str, Any]:
+        """Images without any annotation have nothing to do in a batch."""
+        partly = facts.annotated_images > facts.fully_annotated_images
+        return {} if partly or not facts.annotated_images else {"train.batch_unlabelled": 0}
+
+    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+        """The loss of one batch; step does not matter."""
+        n, views = len(batch.x), batch.strong
+        logits = model.classify(batch.x if views is None else torch.cat([batch.x, views]))
+        kl = annotated_term(logits[:n], batch, self.sizes)
+        if views is None:
+            return terms_of(kl, kl)
+        targets, observed = last_rows(batch.targets, len(views)), last_rows(batch.observed, len(views))
+        rows = observed.any(1).sum().clamp_min(1)
+        strong = annotation_kl(logits[n:], targets, observed, self.sizes).sum() / rows
+        return terms_of(kl + strong, kl, consistency=strong.detach())

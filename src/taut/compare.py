@@ -1,0 +1,115 @@
+"""Several objectives side by side: the same draws of annotations, networks, budget and loop for each of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from taut.baselines import find_objective
+from taut.data.dataset import DataError, Dataset
+from taut.evaluate.metrics import evaluate
+from taut.fit import fit
+from taut.plan import Plan
+
+FIGURES = ("error", "nll", "ece", "auroc_macro", "ap_macro", "elbo", "seconds")
+
+
+def compare(
+    draw: Callable[[int], Dataset],
+    testing: Dataset,
+    objectives: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    minutes: float | None = None,
+    change: Callable[[Plan], Plan] = lambda plan: plan,
+    about: dict[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Train every objective on every draw and evaluate it on the same test data: one row for each of them.
+
+    draw: the training set with the annotations of a seed.  folder: draws.jsonl gets a line for each finished training,
+    and what is there already is not trained again.  about: what the draws depend on; DataError where a folder was
+    begun with something else.  Returns the columns of `FIGURES` that are defined, with method and seed.
+    """
+    for name in objectives:
+        find_objective(name)
+    path, settings = folder / "draws.jsonl", folder / "settings.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = json.loads(json.dumps({**(about or {}), "minutes": minutes}, default=str))
+    if not settings.exists():
+        settings.write_text(json.dumps(asked, indent=1))
+    elif json.loads(settings.read_text()) != asked:
+        raise DataError(f"{folder} was begun with other data or flags (see {settings}); choose another --out")
+    rows = read_rows(path)
+    for seed in seeds:
+        training = draw(seed)
+        for name in objectives:
+            if any(row["method"] == name and row["seed"] == seed for row in rows):
+                continue
+            fitted = fit(training, change, minutes, seed, quiet=True, objective=name)
+            figures = evaluate(fitted.model, testing)
+            row = {
+                "method": name,
+                "seed": seed,
+                **{key: value for key, value in figures.items() if key in FIGURES and value is not None},
+                "seconds": round(fitted.result.seconds, 1),
+                "steps": fitted.result.steps,
+                "parameters": sum(p.numel() for p in fitted.model.parameters()),
+            }
+            rows.append(row)
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+    chosen = [row for row in rows if row["method"] in objectives and row["seed"] in seeds]
+    return pd.DataFrame(chosen)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The finished trainings, but for a last line that an interruption cut off."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    if len(rows) < len(lines):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean ± standard deviation (n − 1) of each figure over the draws, a row for each method in order of appearance."""
+    names = [name for name in FIGURES if name in rows]
+    result: dict[str, dict[str, Any]] = {}
+    for method, group in rows.groupby("method", sort=False):
+        cells = {name: _cell(group[name].dropna().to_numpy(dtype=float)) for name in names}
+        result[str(method)] = {**cells, "draws": len(group), "parameters": int(group["parameters"].iloc[0])}
+    return pd.DataFrame.from_dict(result, orient="index")
+
+
+def _cell(values: Any) -> str:
+    if len(values) == 0:
+        return ""
+    spread = f" ± {values.std(ddof=1):.4g}" if len(values) > 1 else ""
+    return f"{values.mean():.4g}{spread}"
+
+
+def pictures(rows: pd.DataFrame, folder: Path) -> list[Path]:
+    """One picture for each figure: every draw as a point, the mean as a line."""
+    from matplotlib.figure import Figure  # slow to import
+
+    paths = []
+    methods = list(dict.fromkeys(rows["method"]))
+    for name in (name for name in FIGURES if name in rows):
+        figure = Figure(figsize=(5, 0.4 * len(methods) + 1.2), dpi=120, layout="constrained")
+        axis = figure.subplots()
+        for place, method in enumerate(methods):
+            values = rows.loc[rows["method"] == method, name].dropna().to_numpy(dtype=float)
+            axis.plot(values, np.full(len(values), place), "o", alpha=0.6)
+            if len(values):
+                axis.plot([values.mean()] * 2, [place - 0.3, place + 0.3], "k-")
+        axis.set_yticks(range(len(methods)), methods)
+        axis.invert_yaxis()
+        axis.set_xlabel({"error": "error, %", "nll": "NLL, nats", "elbo": "ELBO, nats"}.get(name, name))
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1])
+    return paths

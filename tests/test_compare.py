@@ -1,0 +1,253 @@
+"""Several objectives side by side: the table, the draws that are kept, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from commands import Capture, refused, taut
+from taut import compare as module
+from taut.baselines import OBJECTIVES
+from taut.compare import FIGURES, compare, pictures, read_rows, table
+from taut.data.dataset import DataError, Dataset
+from taut.data.split import draw_fraction
+from taut.fit import fit
+from tiny import FLAGS, SEVERAL, cells, images, some_known, tiny, vectors
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+DIGITS = ("compare", "digits", "--labels-per-class", 5, *FLAGS, "--train.steps", 20)
+PAIR = ("--objectives", "supervised,fixmatch", "--draws", 2)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The method and the seed of every training that is begun."""
+    begun: list[tuple[str, int]] = []
+
+    def counted(dataset: Dataset, change: Any, minutes: Any, seed: int, **options: Any) -> Any:
+        begun.append((options["objective"], seed))
+        return fit(dataset, change, minutes, seed, **options)
+
+    monkeypatch.setattr(module, "fit", counted)
+    return begun
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "draws.jsonl").read_text().splitlines()]
+
+
+# --- the command --------------------------------------------------------------------------------------------
+
+
+def test_two_objectives_on_two_draws(tmp_path: Path, capsys: Capture, trained: list[tuple[str, int]]) -> None:
+    out = tmp_path / "deep" / "comparison"
+    taut(*DIGITS, *PAIR, "--out", out)
+    assert trained == [("supervised", 0), ("fixmatch", 0), ("supervised", 1), ("fixmatch", 1)]
+    shown = capsys.readouterr().out
+    assert f"draws.jsonl) are in {out}" in shown
+    rows = lines(out)
+    assert [(row["method"], row["seed"]) for row in rows] == trained
+    assert all(row["steps"] == 20 and 0 <= row["error"] <= 100 and row["seconds"] > 0 for row in rows)
+    assert len({row["parameters"] for row in rows}) == 1
+    figures = [name for name in FIGURES if name in rows[0]]
+    assert figures == ["error", "nll", "ece", "elbo", "seconds"]  # one ten-way label has no AUROC
+    assert {path.name for path in out.iterdir()} == {
+        "settings.json", "draws.jsonl", "table.csv", *(f"{name}.png" for name in figures)
+    }  # fmt: skip
+    for name in figures:
+        with Image.open(out / f"{name}.png") as image:
+            assert np.asarray(image.convert("L")).std() > 1
+    saved = pd.read_csv(out / "table.csv", index_col="method")
+    assert list(saved.index) == ["supervised", "fixmatch"]
+    assert list(saved.columns) == [*figures, "draws", "parameters"]
+    for name in saved.index:
+        errors = np.array([row["error"] for row in rows if row["method"] == name])
+        assert saved.loc[name, "error"] == f"{errors.mean():.4g} ± {errors.std(ddof=1):.4g}"
+        assert saved.loc[name, "error"] in shown
+        assert saved.loc[name, "draws"] == 2
+    # A second call has all of it.
+    taut(*DIGITS, *PAIR, "--out", out)
+    assert len(trained) == 4
+    assert capsys.readouterr().out == shown
+    # A method and a draw more cost only their own trainings.
+    taut(*DIGITS, "--objectives", "fixmatch,pi-model", "--draws", 3, "--out", out)
+    assert trained[4:] == [("pi-model", 0), ("pi-model", 1), ("fixmatch", 2), ("pi-model", 2)]
+    assert list(pd.read_csv(out / "table.csv")["method"]) == ["fixmatch", "pi-model"]
+
+
+def test_the_draws_are_those_of_train(tmp_path: Path, capsys: Capture) -> None:
+    """The same figures as `taut train` prints for the seed, so that nothing of a method leaks into another."""
+    taut(*DIGITS, "--objectives", "fixmatch,supervised", "--draws", 1, "--seed", 3, "--out", tmp_path / "c")
+    flags = ("train", *DIGITS[1:], "--objective", "supervised", "--seed", 3, "--out", tmp_path / "run")
+    capsys.readouterr()
+    taut(*flags)
+    row = lines(tmp_path / "c")[1]
+    assert (row["method"], row["seed"]) == ("supervised", 3)
+    assert f"error {row['error']:.4g}, ece {row['ece']:.4g}, nll {row['nll']:.4g}" in capsys.readouterr().out
+
+
+def test_other_flags_into_the_same_folder_are_refused(tmp_path: Path, capsys: Capture) -> None:
+    out, few = tmp_path / "c", ("--objectives", "supervised", "--draws", 1)
+    taut(*DIGITS, *few, "--out", out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (tmp_path / "plan.yaml").write_text("train: {learning_rate: 0.01}")
+    for changed in (
+        ("--train.learning_rate", 0.01),
+        ("--minutes", 1),
+        ("--plan", tmp_path / "plan.yaml"),
+        ("--train.steps", 21),
+    ):
+        said = refused(capsys, *DIGITS, *few, *changed, "--out", out)
+        assert said == (f"{out} was begun with other data or flags (see {out / 'settings.json'}); choose another --out")
+    other = ("compare", "digits", "--labels-per-class", 6, *FLAGS, "--train.steps", 20)
+    assert "was begun with other data or flags" in refused(capsys, *other, *few, "--out", out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_what_cannot_be_compared_is_one_sentence(tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "c"
+    said = refused(capsys, *DIGITS, "--objectives", "supervised,fixmach", "--out", out)
+    assert said == f"--objective 'fixmach' is not one of {', '.join(OBJECTIVES)}"
+    assert refused(capsys, *DIGITS, "--objectives", ",", "--out", out) == "--objectives names no method"
+    assert refused(capsys, *DIGITS, *PAIR[:2], "--draws", 0, "--out", out) == "--draws 0 is not a positive number"
+    assert "leave out --objective.name" in refused(capsys, *DIGITS, "--objective.name", "vat", "--out", out)
+    pack, hidden = tmp_path / "pack.npz", tmp_path / "hidden.npz"
+    rng = np.random.default_rng(0)
+    np.savez(pack, x=rng.normal(size=(30, 4)), y=np.arange(30) % 3)
+    np.savez(hidden, x=rng.normal(size=(10, 4)), y=np.full(10, -1))
+    said = refused(capsys, "compare", pack, *FLAGS, "--out", out)
+    assert said == f"{pack} has no annotated test part to compare on; give one with --test"
+    assert "has no annotated test part" in refused(capsys, "compare", pack, "--test", hidden, *FLAGS, "--out", out)
+    assert not out.exists()
+
+
+def test_test_data_of_its_own_and_a_plan_file(tmp_path: Path, trained: list[tuple[str, int]]) -> None:
+    rng = np.random.default_rng(0)
+    for name, n in (("pack", 40), ("test", 20)):
+        np.savez(tmp_path / f"{name}.npz", x=rng.normal(size=(n, 4)), y=np.arange(n) % 3)
+    # A plan that names a method does not make all methods that one.
+    (tmp_path / "plan.yaml").write_text("objective: {name: vat}\ntrain: {weight_decay: 0.01}")
+    files = ("--test", tmp_path / "test.npz", "--plan", tmp_path / "plan.yaml")
+    flags = ("--labelled-fraction", 0.5, *FLAGS, "--objectives", "supervised, tighter-elbo", "--draws", 1)
+    taut("compare", tmp_path / "pack.npz", *files, *flags, "--out", tmp_path / "c")
+    assert trained == [("supervised", 0), ("tighter-elbo", 0)]
+    one, two = lines(tmp_path / "c")
+    assert one["nll"] != two["nll"]
+    saved = pd.read_csv(tmp_path / "c" / "table.csv")
+    assert "±" not in saved["error"].astype(str).iloc[0]  # one draw has no spread
+
+
+# --- the function -------------------------------------------------------------------------------------------
+
+
+def draws_of(data: Dataset) -> Callable[[int], Dataset]:
+    return lambda seed: replace(data, annotation=draw_fraction(data, 0.5, seed))
+
+
+def test_a_line_that_was_cut_off_is_trained_again(tmp_path: Path, trained: list[tuple[str, int]]) -> None:
+    data = vectors(some_known(60, 60))
+    arguments = (draws_of(data), data, ["supervised", "pi-model"], [0, 1], tmp_path, None, tiny())
+    want = compare(*arguments)
+    assert len(trained) == 4
+    whole = (tmp_path / "draws.jsonl").read_text()
+    (tmp_path / "draws.jsonl").write_text(whole[:-20])
+    rows = read_rows(tmp_path / "draws.jsonl")
+    assert [(row["method"], row["seed"]) for row in rows] == trained[:3]
+    # The file ends with a whole line again, so that the next one does not run into the rest of it.
+    assert (tmp_path / "draws.jsonl").read_text() == "".join(whole.splitlines(keepends=True)[:3])
+    (tmp_path / "draws.jsonl").write_text(whole[:-20])
+    got = compare(*arguments)
+    assert trained[4:] == [("pi-model", 1)]
+    assert len(lines(tmp_path)) == 4
+    pd.testing.assert_frame_equal(got.drop(columns="seconds"), want.drop(columns="seconds"))
+
+
+def test_finished_trainings_survive_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = vectors(some_known(60, 60))
+
+    def stops(dataset: Dataset, *rest: Any, **options: Any) -> Any:
+        if options["objective"] == "pi-model":
+            raise KeyboardInterrupt
+        return fit(dataset, *rest, **options)
+
+    monkeypatch.setattr(module, "fit", stops)
+    with pytest.raises(KeyboardInterrupt):
+        compare(draws_of(data), data, ["supervised", "pi-model"], [0], tmp_path, None, tiny())
+    assert [row["method"] for row in lines(tmp_path)] == ["supervised"]
+
+
+def test_every_method_gets_the_same_draw_and_its_own_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, Any]] = []
+
+    def kept(dataset: Dataset, *rest: Any, **options: Any) -> Any:
+        fitted = fit(dataset, *rest, **options)
+        seen.append((dataset.annotation.observed, fitted.plan))
+        return fitted
+
+    monkeypatch.setattr(module, "fit", kept)
+    data = images(cells(60, 1.0), SEVERAL)
+    rows = compare(draws_of(data), data, ["fixmatch", "m2"], [4, 5], tmp_path, None, tiny())
+    assert [plan.objective.name for _, plan in seen] == ["fixmatch", "m2"] * 2
+    assert [plan.seed for _, plan in seen] == [4, 4, 5, 5]
+    assert np.array_equal(seen[0][0], seen[1][0])
+    assert not np.array_equal(seen[0][0], seen[2][0])
+    assert seen[0][1].objective.threshold == 0.95
+    assert seen[1][1].model.z_given_c
+    # Two-way labels have the figures of a ranking, and networks of different kinds different numbers of weights.
+    assert {"auroc_macro", "ap_macro"} <= set(rows.columns)
+    counts = table(rows)["parameters"]
+    assert counts["fixmatch"] != counts["m2"]
+
+
+def test_an_unknown_name_leaves_nothing_behind(tmp_path: Path) -> None:
+    data = vectors(some_known())
+    with pytest.raises(ValueError, match="'nothing' is not one of"):
+        compare(draws_of(data), data, ["supervised", "nothing"], [0], tmp_path / "c", None, tiny())
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_folder_of_another_budget_is_refused(tmp_path: Path) -> None:
+    data = vectors(some_known(60, 60))
+    arguments = (draws_of(data), data, ["supervised"], [0], tmp_path)
+    compare(*arguments, None, tiny(), {"data": Path("x")})
+    compare(*arguments, None, tiny(), {"data": "x"})  # as JSON has it
+    for minutes, about in ((1.0, {"data": "x"}), (None, {"data": "y"}), (None, None)):
+        with pytest.raises(DataError, match="begun with other data or flags"):
+            compare(*arguments, minutes, tiny(), about)
+
+
+def figures() -> pd.DataFrame:
+    """Three draws of a method and one of another, which misses a figure."""
+    rows = [{"method": "a", "seed": s, "error": e, "nll": 0.5, "parameters": 7} for s, e in enumerate([1.0, 2.0, 6.0])]
+    return pd.DataFrame([*rows, {"method": "b", "seed": 0, "error": 12345.678, "parameters": 9}])
+
+
+def test_the_table_has_means_and_deviations() -> None:
+    shown = table(figures())
+    assert shown.loc["a", "error"] == "3 ± 2.646"
+    assert shown.loc["b", "error"] == "1.235e+04"
+    assert (shown.loc["a", "nll"], shown.loc["b", "nll"]) == ("0.5 ± 0", "")
+    assert list(shown["draws"]) == [3, 1]
+    assert list(shown["parameters"]) == [7, 9]
+    assert "seed" not in shown
+
+
+@pytest.mark.parametrize("methods", [["a"], ["a", "b"], [*"abcdefghijklmn"]])
+def test_a_picture_for_each_figure(methods: list[str], tmp_path: Path) -> None:
+    rows = figures()
+    more = [rows[rows["method"] == "b"].assign(method=name) for name in methods[2:]]
+    drawn = pictures(pd.concat([rows[rows["method"].isin(methods)], *more]), tmp_path)
+    assert drawn == [tmp_path / "error.png", tmp_path / "nll.png"]
+    for path in drawn:
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+            assert np.asarray(image.convert("L")).min() < 128
