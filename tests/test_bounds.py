@@ -14,6 +14,8 @@ from taut.latent import Sizes
 from taut.nn import Architecture, LabelVAE, Posterior
 from taut.nn.vae import Likelihood
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES: list[Sizes] = [(4,), (2, 3)]
 MODELS = [LinearGaussian, ConditionalGaussian]
 REPEATS = 4000
@@ -207,18 +209,19 @@ def test_bounds_of_a_label_vae(likelihood: Likelihood, z_given_c: bool) -> None:
     space = LabelSpace.multilabel(3)
     architecture = Architecture((1, 8, 8), width=4, z_dim=4, likelihood=likelihood, z_given_c=z_given_c)
     model = LabelVAE(space, architecture).eval()
-    with torch.no_grad():
-        # An untrained decoder hardly reacts to z, which leaves no room between the bounds.
-        model.decoder.linear.weight.mul_(4)
     x = torch.rand(6, 1, 8, 8)
     annotation = space.encode([[0, 1, float("nan")]] * 6)
     targets, observed = torch.from_numpy(annotation.targets), torch.from_numpy(annotation.observed)
-    low = elbo(model, x, targets, observed, samples=1000)
-    exact = elbo(model, x, targets, observed, samples=1000, enumerate=True)
-    high = importance_weighted(model, x, targets, observed, samples=1000)
+    low = elbo(model, x, targets, observed, samples=200)
+    exact = elbo(model, x, targets, observed, samples=200, enumerate=True)
+    torch.testing.assert_close(low, exact, atol=0.5, rtol=0)
+    with torch.no_grad():
+        # An untrained decoder hardly reacts to z, which leaves no room between the bounds.
+        model.decoder.linear.weight.mul_(8)
+    low = elbo(model, x, targets, observed, samples=200)
+    high = importance_weighted(model, x, targets, observed, samples=200)
     assert low.shape == high.shape == (6,)
     assert not high.requires_grad
-    torch.testing.assert_close(low, exact, atol=1.0, rtol=0)
     assert bool((high > low).all())
 
 

@@ -81,7 +81,7 @@ def train(
         minutes: a budget; the number of steps and the schedules are fitted to it.
         seed: of the draw of annotations, the weights and the batches; by default that of --plan, or 0.
         objective: tighter-elbo (the default), or a rival: supervised, pseudo-label, pi-model, mean-teacher, vat,
-            mixmatch, fixmatch, freematch, m2, m1m2, siddharth, shot-vae, joint-vae.
+            mixmatch, fixmatch, freematch, m2, m1m2, siddharth, shot-vae, joint-vae, vae.
         out: the run folder to write.
         plan: a YAML file of decisions that override the planned ones.
         resume: go on with the interrupted run in --out.

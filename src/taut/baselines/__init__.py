@@ -15,6 +15,7 @@ from taut.baselines.pseudo_label import PseudoLabel
 from taut.baselines.shot_vae import ShotVAE
 from taut.baselines.siddharth import Siddharth
 from taut.baselines.supervised import Supervised
+from taut.baselines.vae import VAE
 from taut.baselines.vat import VAT
 from taut.tighter import TighterELBO
 
@@ -34,6 +35,7 @@ OBJECTIVES: dict[str, type[Baseline] | type[TighterELBO]] = {
     "siddharth": Siddharth,
     "shot-vae": ShotVAE,
     "joint-vae": JointVAE,
+    "vae": VAE,
 }
 
 
