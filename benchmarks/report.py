@@ -50,7 +50,28 @@ def section(data: dict[str, Any]) -> list[str]:
     machine = data["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     where = f"{machine['cpu']}, {machine['threads']} threads; Python {machine['python']}; {versions}"
-    return [f"## {data['benchmark']}", f"{data['about']}. `{data['command']}`; {where}.", "\n".join(lines)]
+    tables = ["\n".join(lines), *settings_table(data)]
+    return [f"## {data['benchmark']}", f"{data['about']}. `{data['command']}`; {where}.", *tables]
+
+
+def settings_table(data: dict[str, Any]) -> list[str]:
+    """The table of a benchmark that measured the same figures at several settings, a row for each, or nothing."""
+    methods = list(data["summary"])
+    found = [re.fullmatch(r"(k=.*) (ms|MiB)", key) for key in data["summary"][methods[0]]]
+    names = list(dict.fromkeys(match[1] for match in found if match))
+    if not names:
+        return []
+    guessed = {(d["method"], name) for d in data["draws"] for name in d["extrapolated"]}
+    columns = [(method, unit) for method in methods for unit in ("ms", "MiB")]
+    lines = ["| setting | " + " | ".join(f"{method}, {unit}" for method, unit in columns) + " |"]
+    lines.append("|" + "---|" * (len(columns) + 1))
+    for name in names:
+        cells = []
+        for method, unit in columns:
+            cell = _cell(data["summary"][method].get(f"{name} {unit}"))
+            cells.append(f"{cell} (extrapolated)" if cell and (method, name) in guessed else cell)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return ["\n".join(lines)]
 
 
 def _cell(value: dict[str, float] | None) -> str:

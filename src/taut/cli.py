@@ -310,7 +310,7 @@ def compare(
         "path_column": path_column, "label_columns": label_columns, "joined_column": joined_column,
         "split_column": split_column,
     }  # fmt: skip
-    dataset = load_source(source, None, out.with_name(out.name + "-skipped.csv") if Path(data).is_dir() else None)
+    dataset = load_source(source, None, out.with_name(f"{out.name}-skipped.csv") if Path(data).is_dir() else None)
     training, testing = train_and_test(dataset, test, source, None)
     if testing is None or not testing.annotation.observed.any():
         raise DataError(f"{data} has no annotated test part to compare on; give one with --test")

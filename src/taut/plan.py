@@ -24,7 +24,7 @@ RANGES = {
     **dict.fromkeys(("model.width", "model.z_dim", "model.decoder_width", "model.reduce"), (1, math.inf)),
     **dict.fromkeys(("train.steps", "train.accumulate", "train.log_every", "train.checkpoint_every"), (1, math.inf)),
     **dict.fromkeys(("train.batch_labelled", "train.batch_unlabelled", "train.learning_rate"), (0, math.inf)),
-    "objective.mix": (0, math.inf),
+    **dict.fromkeys(("objective.mix", "model.stack"), (0, math.inf)),
     **dict.fromkeys(("train.valid_fraction", "train.warmup", "train.ema", "objective.momentum"), (0, 1)),
     **dict.fromkeys(("objective.onset", "objective.full", "objective.ramp"), (0, 1)),
 }

@@ -29,9 +29,9 @@ class ShotVAE(TighterELBO):
         return {
             "objective.source": "interpolation" if facts.images > facts.fully_annotated_images else "none",
             "objective.mutual_information": 0.0,
-            "objective.reconstruction": 1e-2,
-            "objective.beta_z": 1e-2,
-            "objective.beta_c": 1e-2,
+            "objective.reconstruction": 1e-3,
+            "objective.beta_z": 1e-3,
+            "objective.beta_c": 1e-3,
             "objective.capacity_c": 1.0,
             "objective.onset": 0.0,
             "objective.full": 0.3,
