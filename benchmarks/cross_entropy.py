@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS, record
-from benchmarks.mnist import draw, parts
+from benchmarks.mnist import changed, draw, parts
 from taut.data.dataset import Dataset
 from taut.evaluate.metrics import evaluate
 from taut.evaluate.predict import predict_probabilities
 from taut.fit import fit
-from taut.plan import Plan, override
 from taut.run import Run
 
 STILL: dict[str, Any] = {f"augment.{name}": 0.0 for name in ("rotation", "scale", "shift", "shear")}
@@ -39,11 +38,6 @@ EQ_13: dict[str, Any] = {
 ALPHAS = (1.0, 10.0, 100.0, 1000.0)
 VALID = 10_000
 CURVE = 25  # points that are kept of a training's curve
-
-
-def changed(changes: dict[str, Any], plan: Plan) -> Plan:
-    """The plan with a method's changes."""
-    return override(plan, changes, "benchmark")
 
 
 def trained(
@@ -108,8 +102,6 @@ def main(seeds: int = 3, minutes: float = 0.5, folder: Path = RESULTS, alphas: t
     }
     record("cross-entropy", f"{about}; test error in percent", methods, range(seeds), folder)
 
-
-__all__ = ["EQ_13", "STILL", "main", "trained"]
 
 if __name__ == "__main__":
     main()

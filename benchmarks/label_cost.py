@@ -1,7 +1,8 @@
 """Claim 2, O(k·c) against O(c^k): time and peak memory of a training step of this objective and of M2.
 
 The same networks and batch (64 images of 24x24 pixels, one in four annotated) for k labels of c classes. Each setting
-runs in a process of its own, which gives its peak memory. M2 is measured as far as a step stays under a minute.
+runs in a process of its own, which gives its peak memory. M2 is measured as far as a step
+stays under a minute and the library enumerates, 4,096 combinations.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, record
+from taut.baselines import DEFAULT
 from taut.data import load_dataset
 from taut.data.dataset import Dataset
 from taut.data.split import draw_per_class
@@ -43,24 +44,29 @@ def draw(seed: int, per_class: int = 10) -> Dataset:
     return dataclasses.replace(train, annotation=draw_per_class(train, per_class, seed))
 
 
-def plain(plan: Plan) -> Plan:
-    """Eq. 16 alone: no teacher, no interpolation, no mutual information."""
-    return override(plan, EQ_16, "benchmark")
+def changed(changes: dict[str, Any], plan: Plan) -> Plan:
+    """The plan with a method's changes."""
+    return override(plan, changes, "benchmark")
 
 
-def one(change: Any, minutes: float, seed: int) -> dict[str, Any]:
-    """One draw: figures on the test images."""
-    fitted = fit(draw(seed), change, minutes, seed)
+def one(
+    changes: dict[str, Any], minutes: float, seed: int, objective: str = DEFAULT, labels: int | None = None
+) -> dict[str, Any]:
+    """Figures on the test images of one training; the labels are those of the draw `labels`, or of the seed."""
+    training = draw(seed if labels is None else labels)
+    fitted = fit(training, partial(changed, changes), minutes, seed, quiet=True, objective=objective)
     figures = evaluate(fitted.model, parts()[1])
     del figures["per_label"]
-    return {**figures, "steps": fitted.result.steps, "seconds": round(fitted.result.seconds, 1)}
+    parameters = sum(p.numel() for p in fitted.model.parameters())
+    took = {"steps": fitted.result.steps, "seconds": round(fitted.result.seconds, 1)}
+    return {**figures, "parameters": parameters, **took}
 
 
 def main(seeds: int = 5, minutes: float = 4.0, plain_minutes: float = 1.5, folder: Path = RESULTS) -> None:
     """Measure draws 0 … seeds − 1."""
     about = f"100 labels, last checkpoint, test error in percent; {minutes:g} and {plain_minutes:g} minutes a draw"
-    record("mnist-100", about, {"taut": partial(one, lambda plan: plan, minutes)}, range(seeds), folder)
-    record("mnist-100", about, {"eq_16": partial(one, plain, plain_minutes)}, range(seeds), folder)
+    record("mnist-100", about, {"taut": partial(one, {}, minutes)}, range(seeds), folder)
+    record("mnist-100", about, {"eq_16": partial(one, EQ_16, plain_minutes)}, range(seeds), folder)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.common import RESULTS
+from taut.compare import draw_points
 
 DOCS = Path(__file__).parent.parent / "docs" / "explain"
 PAGE = DOCS / "results.md"
@@ -123,17 +124,14 @@ def draw_cost(axis: Axes, data: dict[str, Any]) -> None:
     axis.legend()
 
 
-def draw_points(figure: str, label: str) -> Callable[[Axes, dict[str, Any]], None]:
-    """A function that draws one figure of every draw as a point, and the mean as a line."""
+def points(figure: str, label: str) -> Callable[[Axes, dict[str, Any]], None]:
+    """A function that draws one figure of every draw of every method."""
 
     def draw(axis: Axes, data: dict[str, Any]) -> None:
-        for place, method in enumerate(data["summary"]):
-            values = [d[figure] for d in data["draws"] if d["method"] == method and figure in d]
-            axis.plot(values, [place] * len(values), "o", alpha=0.6)
-            axis.plot([sum(values) / len(values)] * 2, [place - 0.3, place + 0.3], "k-")
-        axis.set_yticks(range(len(data["summary"])), list(data["summary"]))
-        axis.invert_yaxis()
-        axis.set_xlabel(label)
+        methods = data["summary"]
+        draw_points(
+            axis, {m: [d[figure] for d in data["draws"] if d["method"] == m and figure in d] for m in methods}, label
+        )
 
     return draw
 
@@ -141,11 +139,11 @@ def draw_points(figure: str, label: str) -> Callable[[Axes, dict[str, Any]], Non
 PICTURES: dict[str, Callable[[Axes, dict[str, Any]], None]] = {
     "cross-entropy": draw_curves,
     "label-cost": draw_cost,
-    "stages-seeds": draw_points("error", "test error, %"),
-    "stages-draws": draw_points("error", "test error, %"),
-    "tightness": draw_points("gap_11", "log p̂(x) − ELBO, nats"),
-    "rivals-augmented": draw_points("error", "test error, %"),
-    "rivals-plain": draw_points("error", "test error, %"),
+    "stages-seeds": points("error", "test error, %"),
+    "stages-draws": points("error", "test error, %"),
+    "tightness": points("gap_11", "log p̂(x) − ELBO, nats"),
+    "rivals-augmented": points("error", "test error, %"),
+    "rivals-plain": points("error", "test error, %"),
 }
 
 

@@ -12,33 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, record
-from benchmarks.cross_entropy import STILL, changed
-from benchmarks.mnist import draw, parts
+from benchmarks.cross_entropy import STILL
+from benchmarks.mnist import one
 from taut.baselines import OBJECTIVES
-from taut.evaluate.metrics import evaluate
-from taut.fit import fit
 
 SETTINGS: dict[str, dict[str, Any]] = {"augmented": {}, "plain": {**STILL, "augment.erase": 0}}
 
 
-def one(objective: str, setting: str, minutes: float, seed: int) -> dict[str, Any]:
-    """Figures of one method on the test images."""
-    change = partial(changed, SETTINGS[setting])
-    fitted = fit(draw(seed), change, minutes, seed, quiet=True, objective=objective)
-    figures = evaluate(fitted.model, parts()[1])
-    del figures["per_label"]
-    parameters = sum(p.numel() for p in fitted.model.parameters())
-    return {
-        **figures, "parameters": parameters, "steps": fitted.result.steps, "seconds": round(fitted.result.seconds, 1)
-    }  # fmt: skip
-
-
 def main(seeds: int = 3, minutes: float = 2.0, folder: Path = RESULTS) -> None:
     """Measure every objective on draws 0 … seeds − 1."""
-    for setting in SETTINGS:
+    for setting, changes in SETTINGS.items():
         about = f"MNIST, 100 labels, {setting}, {minutes:g} minutes each; test error in percent"
         methods: dict[str, Callable[[int], dict[str, Any]]] = {
-            name: partial(one, name, setting, minutes) for name in OBJECTIVES
+            name: partial(one, changes, minutes, objective=name) for name in OBJECTIVES
         }
         record(f"rivals-{setting}", about, methods, range(seeds), folder)
 

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, record
-from benchmarks.cross_entropy import STILL, changed
-from benchmarks.mnist import EQ_16, draw, parts
-from taut.evaluate.metrics import evaluate
-from taut.fit import fit
+from benchmarks.cross_entropy import STILL
+from benchmarks.mnist import EQ_16, one
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "eq. 16, one stage": ("tighter-elbo", {**STILL, **EQ_16}),
@@ -22,23 +20,13 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def one(name: str, minutes: float, same_labels: bool, seed: int) -> dict[str, Any]:
-    """Figures on the test images; the labels are those of draw 0 or of the seed."""
-    objective, changes = METHODS[name]
-    fitted = fit(
-        draw(0 if same_labels else seed), partial(changed, changes), minutes, seed, quiet=True, objective=objective
-    )
-    figures = evaluate(fitted.model, parts()[1])
-    del figures["per_label"]
-    return {**figures, "steps": fitted.result.steps, "seconds": round(fitted.result.seconds, 1)}
-
-
 def main(seeds: int = 5, minutes: float = 0.75, folder: Path = RESULTS) -> None:
     """Measure both over seeds 0 … seeds − 1."""
     for same, which in ((True, "the same labels, other seeds"), (False, "other labels, other seeds")):
         about = f"MNIST, 100 labels, no augmentation, {minutes:g} minutes each; {which}; test error in percent"
         methods: dict[str, Callable[[int], dict[str, Any]]] = {
-            name: partial(one, name, minutes, same) for name in METHODS
+            name: partial(one, changes, minutes, objective=objective, labels=0 if same else None)
+            for name, (objective, changes) in METHODS.items()
         }
         record(f"stages-{'seeds' if same else 'draws'}", about, methods, range(seeds), folder)
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from benchmarks.common import RESULTS, record
-from benchmarks.cross_entropy import EQ_13, STILL, changed
-from benchmarks.mnist import draw, parts
+from benchmarks.cross_entropy import EQ_13, STILL
+from benchmarks.mnist import changed, draw, parts
 from taut.data.dataset import Dataset
 from taut.evaluate.bounds import elbo, importance_weighted
 from taut.evaluate.metrics import evaluate

@@ -102,14 +102,19 @@ def pictures(rows: pd.DataFrame, folder: Path) -> list[Path]:
     for name in (name for name in FIGURES if name in rows):
         figure = Figure(figsize=(5, 0.4 * len(methods) + 1.2), dpi=120, layout="constrained")
         axis = figure.subplots()
-        for place, method in enumerate(methods):
-            values = rows.loc[rows["method"] == method, name].dropna().to_numpy(dtype=float)
-            axis.plot(values, np.full(len(values), place), "o", alpha=0.6)
-            if len(values):
-                axis.plot([values.mean()] * 2, [place - 0.3, place + 0.3], "k-")
-        axis.set_yticks(range(len(methods)), methods)
-        axis.invert_yaxis()
-        axis.set_xlabel({"error": "error, %", "nll": "NLL, nats", "elbo": "ELBO, nats"}.get(name, name))
+        values = {method: rows.loc[rows["method"] == method, name].dropna().tolist() for method in methods}
+        draw_points(axis, values, {"error": "error, %", "nll": "NLL, nats", "elbo": "ELBO, nats"}.get(name, name))
         paths.append(folder / f"{name}.png")
         figure.savefig(paths[-1])
     return paths
+
+
+def draw_points(axis: Any, values: dict[str, list[float]], label: str) -> None:
+    """A row for each method on matplotlib axes: every draw as a point, the mean as a line."""
+    for place, numbers in enumerate(values.values()):
+        axis.plot(numbers, [place] * len(numbers), "o", alpha=0.6)
+        if numbers:
+            axis.plot([float(np.mean(numbers))] * 2, [place - 0.3, place + 0.3], "k-")
+    axis.set_yticks(range(len(values)), list(values))
+    axis.invert_yaxis()
+    axis.set_xlabel(label)
