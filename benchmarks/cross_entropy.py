@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS, record
-from benchmarks.mnist import changed, draw, parts
+from benchmarks.mnist import STILL, changed, draw, parts
 from taut.data.dataset import Dataset
 from taut.evaluate.metrics import evaluate
 from taut.evaluate.predict import predict_probabilities
 from taut.fit import fit
 from taut.run import Run
 
-STILL: dict[str, Any] = {f"augment.{name}": 0.0 for name in ("rotation", "scale", "shift", "shear")}
 EQ_13: dict[str, Any] = {
     **STILL,
     "objective.source": "none",

@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, record
-from benchmarks.cross_entropy import STILL
-from benchmarks.mnist import one
+from benchmarks.mnist import SETTINGS, one
 from taut.baselines import OBJECTIVES
-
-SETTINGS: dict[str, dict[str, Any]] = {"augmented": {}, "plain": {**STILL, "augment.erase": 0}}
 
 
 def main(seeds: int = 3, minutes: float = 2.0, folder: Path = RESULTS) -> None:

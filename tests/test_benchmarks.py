@@ -9,22 +9,32 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks import common, cross_entropy, embedded, label_cost, mnist, overhead, report, rivals, stages, tightness
+from benchmarks import (
+    common,
+    cross_entropy,
+    embedded,
+    label_cost,
+    mnist,
+    overhead,
+    report,
+    rivals,
+    speed,
+    stages,
+    tightness,
+)
 from examples import demo
 
 from taut.data.dataset import Dataset
 from taut.fit import fit
 from taut.plan import Plan, make_plan
-from taut.run import Run
-from taut.tighter import dilution
-from tiny import SEVERAL, cells, images, some_known, tiny
+from tiny import tiny
 
 Change = Callable[[Plan], Plan]
 HERE = os.environ.get("TAUT_DATA")
 MNIST = HERE is not None and all((Path(HERE) / f"mnist_{part}.npz").is_file() for part in ("train", "test"))
 
 
-def tiny_fit(dataset: Dataset, change: Change, *rest: Any, **options: Any) -> Any:
+def tiny_fit(dataset: Dataset, change: Change = lambda plan: plan, *rest: Any, **options: Any) -> Any:
     """`fit` with tiny networks and few steps on top of a method's own change."""
     return fit(dataset, lambda plan: tiny()(change(plan)), *rest, **options)
 
@@ -116,24 +126,6 @@ def test_the_embedded_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest
     assert 0 < grid["summary"]["taut"]["ap_macro"]["mean"] < 1
 
 
-@pytest.mark.parametrize("partly", [False, True])
-def test_the_rival_of_the_demo_learns_from_annotations_only(partly: bool, tmp_path: Path) -> None:
-    train, run = images(cells(60, 0.5), SEVERAL) if partly else images(some_known(60, 12)), Run.create(tmp_path / "run")
-
-    def change(plan: Plan) -> Plan:
-        return demo.masked_cross_entropy(tiny()(plan), partly)
-
-    fitted = fit(train, change, run=run, quiet=True)
-    row, alpha = run.metrics()[-1], dilution(fitted.plan.train, fitted.facts)
-    assert "bound" not in row
-    if partly:
-        assert 0 < row["confidence"] < 1  # the annotated cells of the views, and no others
-        assert row["total"] == pytest.approx(alpha * row["label_kl"] + row["consistency"], rel=1e-5)
-    else:
-        assert fitted.plan.train.batch_unlabelled == 0
-        assert row["total"] == pytest.approx(alpha * row["label_kl"], rel=1e-5)
-
-
 def test_the_draws_of_the_demo_hide_what_they_say_and_keep_the_test_part() -> None:
     train, test = demo.draw_digits(1)
     assert train.annotation.observed.sum() == 50
@@ -163,13 +155,13 @@ def test_the_plain_objective_of_the_mnist_benchmark_has_no_other_sources() -> No
 def test_the_mnist_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mnist, "fit", tiny_fit)
     monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
-    mnist.main(seeds=1, minutes=0.01, plain_minutes=0.01, folder=tmp_path)
-    summary = json.loads((tmp_path / "mnist-100.json").read_text())["summary"]
-    assert set(summary) == {"taut", "eq_16"}
-    for row in summary.values():
+    mnist.main(seeds=1, minutes=0.01, plain_seeds=1, plain_minutes=0.01, folder=tmp_path)
+    for name in ("100-augmented", "100-plain", "20-augmented", "100-eq-16"):
+        (row,) = json.loads((tmp_path / f"mnist-{name}.json").read_text())["summary"].values()
         assert row["images"]["mean"] == 10_000
         assert row["steps"]["mean"] == 20
         assert 0 < row["error"]["mean"] < 100
+    assert mnist.draw(0, 2).annotation.observed.sum() == 20
 
 
 NEEDS_MNIST = pytest.mark.skipif(not MNIST, reason="$TAUT_DATA names no folder with mnist_train.npz and mnist_test.npz")
@@ -181,9 +173,8 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = (
         part.rows(np.arange(len(part)) < count) for part, count in zip(mnist.parts(), (600, 200), strict=True)
     )
-    for module in (mnist, cross_entropy, tightness):
+    for module in (mnist, cross_entropy, tightness, speed):
         monkeypatch.setattr(module, "parts", lambda: (train, test))
-    for module in (mnist, cross_entropy, tightness):
         monkeypatch.setattr(module, "fit", tiny_fit)
     monkeypatch.setattr(cross_entropy, "VALID", 100)
     monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
@@ -204,6 +195,26 @@ def test_the_cross_entropy_benchmark_in_miniature(tmp_path: Path) -> None:
     assert all(0 < row["annotated_q"] < 1 and row["curve"] for row in rows.values())
     report.pictures(tmp_path, tmp_path / "pictures")
     assert (tmp_path / "pictures" / "cross-entropy.png").stat().st_size > 5000
+
+
+@NEEDS_MNIST
+@pytest.mark.usefixtures("few_images")
+def test_the_speed_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "EVERY", 4)
+    speed.main(seeds=1, minutes=0.01, folder=tmp_path)
+    (draw,) = json.loads((tmp_path / "mnist-speed.json").read_text())["draws"]
+    seconds = [point[0] for point in draw["curve"]]
+    assert seconds == sorted(seconds)
+    assert len(seconds) == 5  # 20 steps, one snapshot in 4
+    assert draw["error"] == draw["curve"][-1][1]
+    assert len({error for _, error in draw["curve"]}) > 1
+
+
+def test_the_time_from_which_on_the_error_stays_under_a_bound() -> None:
+    curve = [(1.0, 9.0), (2.0, 2.9), (3.0, 3.2), (4.0, 3.0), (5.0, 2.5)]
+    assert speed.until(curve, 3.12) == 4.0
+    assert speed.until(curve, 10.0) == 1.0
+    assert speed.until(curve, 2.5) is None
 
 
 @NEEDS_MNIST
