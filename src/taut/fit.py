@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from taut.data.stream import Stream
 from taut.evaluate.calibration import fit_temperatures
 from taut.evaluate.predict import predict_logits
 from taut.nn.vae import LabelVAE
+from taut.nn.weights import load_weights
 from taut.objective import Objective
 from taut.plan import Facts, Plan, fingerprint, make_plan, override
 from taut.run import Run
@@ -29,19 +31,35 @@ MEASURED_STEPS, LEAST_STEPS = 14, 20
 RESERVE = 0.9  # share of a time budget that is planned for steps; the rest is start-up, calibration and a noisy machine
 
 
-def plan_for(facts: Facts, seed: int = 0, objective: str = DEFAULT) -> Plan:
+def plan_for(
+    facts: Facts, seed: int = 0, objective: str = DEFAULT, encoder: str | None = None, weights: str | None = None
+) -> Plan:
     """Every decision for an objective from the facts of the training set; ValueError for an unknown name."""
-    plan = make_plan(facts, seed)
+    plan = make_plan(facts, seed, encoder, weights)
     plan.objective.name = objective
     changes = find_objective(objective).plan_for(facts)
     return override(plan, changes, f"objective {objective}") if changes else plan
 
 
+def changed_plan(facts: Facts, change: Callable[[Plan], Plan], seed: int = 0, objective: str = DEFAULT) -> Plan:
+    """The planned decisions as a person changed them: those that follow from another encoder or its weights follow."""
+    planned = plan_for(facts, seed, objective)
+    plan = change(planned)
+    if (plan.model.encoder, plan.model.weights) == (planned.model.encoder, planned.model.weights):
+        return plan
+    return change(plan_for(facts, seed, objective, plan.model.encoder, plan.model.weights))
+
+
 def build_model(dataset: Dataset, plan: Plan, facts: Facts) -> LabelVAE:
-    """A fresh LabelVAE: weights drawn from the plan's seed, prior and standardisation from the training set."""
+    """A fresh LabelVAE: weights drawn from the plan's seed, prior and standardisation from the training set.
+
+    The encoder has the weights that the plan names; DataError where they do not fit.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         model = LabelVAE(dataset.space, plan.architecture(facts.shape))
+    if plan.model.weights is not None:
+        load_weights(model.encoder.backbone, Path(plan.model.weights), plan.model.encoder)
     model.log_prior.copy_(torch.from_numpy(dataset.space.prior(dataset.annotation, plan.objective.prior)))
     model.shift.copy_(torch.tensor(facts.mean).reshape(model.shift.shape))
     model.scale.copy_(torch.tensor(facts.std).reshape(model.scale.shape))
@@ -150,7 +168,7 @@ def fit(
     space = dataset.space
     space.check_observed(dataset.annotation)
     outside = np.ones(len(dataset), dtype=bool) if dataset.split is None else dataset.split != "valid"
-    plan = change(plan_for(fingerprint(dataset.rows(outside)), seed, objective))
+    plan = changed_plan(fingerprint(dataset.rows(outside)), change, seed, objective)
     kept, held = hold_out(dataset, plan)
     training = dataset.rows(kept)
     lost = dataset.annotation.observed.any(axis=0) & ~training.annotation.observed.any(axis=0)

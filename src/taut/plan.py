@@ -19,7 +19,7 @@ from taut.nn.vae import Architecture
 
 FEW_ANNOTATED = 1000
 SMALL = 5000
-OPTIONAL = ("model.width", "model.decoder_width", "objective.alpha")
+OPTIONAL = ("model.width", "model.decoder_width", "model.weights", "objective.alpha")
 RANGES = {
     **dict.fromkeys(("model.width", "model.z_dim", "model.decoder_width", "model.reduce"), (1, math.inf)),
     **dict.fromkeys(("train.steps", "train.accumulate", "train.log_every", "train.checkpoint_every"), (1, math.inf)),
@@ -81,7 +81,9 @@ class ModelPlan:
     """The networks."""
 
     encoder: str = "conv"
-    """One of mlp, conv, wrn-28-2, preact-resnet-18, densenet-121."""
+    """One of mlp, conv, wrn-28-2, preact-resnet-18, densenet-121, resnet-18, resnet-50, or timm:NAME."""
+    weights: str | None = None
+    """A file of weights (.safetensors, or a torch state dict) or a run that the encoder starts from; None for none."""
     width: int | None = None
     """Channels of the first layer (or units of an MLP); None is the encoder's usual width."""
     pool: Literal["mean", "meanmax", "grid"] = "mean"
@@ -174,7 +176,9 @@ class Plan:
 
     def architecture(self, shape: tuple[int, ...]) -> Architecture:
         """The networks for inputs of a shape."""
-        return Architecture(shape=tuple(shape), **dataclasses.asdict(self.model))
+        networks = dataclasses.asdict(self.model)
+        del networks["weights"]  # where training starts says nothing of what is built
+        return Architecture(shape=tuple(shape), **networks)
 
     def save(self, path: Path) -> None:
         """Write the plan as YAML."""
@@ -263,10 +267,10 @@ def _nest(flat: dict[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def make_plan(facts: Facts, seed: int = 0) -> Plan:
-    """Every decision from the facts of the training set."""
+def make_plan(facts: Facts, seed: int = 0, encoder: str | None = None, weights: str | None = None) -> Plan:
+    """Every decision from the facts of the training set, and from the encoder and its weights where they are chosen."""
     plan = Plan(seed=seed)
-    _plan_model(plan, facts)
+    _plan_model(plan, facts, encoder, weights)
     _plan_batches(plan, facts)
     _plan_augmentation(plan, facts)
     _plan_objective(plan, facts)
@@ -274,18 +278,22 @@ def make_plan(facts: Facts, seed: int = 0) -> Plan:
     return plan
 
 
-def _plan_model(plan: Plan, facts: Facts) -> None:
+def _plan_model(plan: Plan, facts: Facts, encoder: str | None, weights: str | None) -> None:
+    plan.model.weights = weights
     if not facts.is_image:
         plan.model.encoder, plan.model.likelihood = "mlp", "gaussian"
         plan.model.z_dim = max(2, min(16, facts.shape[0] // 2))
         plan.model.width = plan.model.decoder_width = 128
         return
     side = min(facts.shape[1:])
-    plan.model.encoder = "conv" if side <= 96 else "densenet-121"
+    plan.model.encoder = encoder or ("conv" if side <= 96 else "densenet-121")
     if plan.model.encoder == "conv":
         # Small nets must know where the parts of one object are; several objects are found wherever they are.
         plan.model.pool = "grid" if facts.labels == 1 else "meanmax"
         plan.train.learning_rate = 1.6e-2
+    if weights is not None:
+        # What has been learnt elsewhere is to be kept.
+        plan.train.learning_rate = 5e-4
     plan.model.reduce = max(1, round(side / 32))
     if not facts.grey:
         plan.model.likelihood = "gaussian"
