@@ -41,9 +41,7 @@ class M2(Baseline):
         bound = self.bound(model, batch, posterior)
         alpha = self.plan.alpha if self.plan.alpha is not None else 1.0
         total = -bound.mean() + alpha * kl
-        return LossTerms(
-            total=total, label_kl=kl.detach(), bound=bound.detach().mean() if self.unweighted else None
-        )
+        return LossTerms(total=total, label_kl=kl.detach(), bound=bound.detach().mean() if self.unweighted else None)
 
     @property
     def unweighted(self) -> bool:
