@@ -8,6 +8,8 @@ from pathlib import Path
 from taut.data.arrays import load_npz
 from taut.data.dataset import DataError, Dataset
 from taut.data.embedded import digit_grid, digits
+from taut.data.embeddings import SUFFIXES as EMBEDDINGS
+from taut.data.embeddings import load_embeddings
 from taut.data.folder import load_folder
 from taut.data.public import PUBLIC, load_public
 from taut.labels import LabelSpace, Scalar
@@ -31,10 +33,10 @@ def load_dataset(
     split_column: str | None = None,
     skipped: Path | None = None,
 ) -> Dataset:
-    """The dataset of a name (digits, digit-grid, mnist, svhn, cifar10), a .npz file or a folder of images.
+    """The dataset of a name (digits, digit-grid, mnist, svhn, cifar10), a .npz file, a folder of images, or embeddings.
 
-    A name goes before a path: write ./digits for a folder of that name. See `load_npz` and `load_folder` for
-    the options. Raises DataError for a source that is none of these, or an option that says nothing of it.
+    A name goes before a path: write ./digits for a folder of that name. See `load_npz`, `load_folder` and
+    `load_embeddings` for the options. Raises DataError for a source that is none of these, or an option that says nothing of it.
     """
     table = {
         "--labels": labels,
@@ -48,9 +50,24 @@ def load_dataset(
         _refuse(source, {**table, "--group": group})
         return EMBEDDED[source]() if source in EMBEDDED else load_public(source)
     path = Path(source).expanduser()
-    if path.suffix.lower() == ".npz":
+    kind = path.suffix.lower()
+    if kind == ".npz" and labels is None:
         _refuse(source, table)
         return load_npz(path, space, group, unlabeled)
+    if kind in EMBEDDINGS:
+        _refuse(source, {"--image-size": image_size})
+        return load_embeddings(
+            path,
+            labels,
+            path_column=path_column,
+            label_columns=label_columns,
+            joined_column=joined_column,
+            group=group,
+            split_column=split_column,
+            space=space,
+            skipped=skipped,
+            unlabeled=unlabeled,
+        )
     if path.is_dir():
         return load_folder(
             path,
@@ -66,7 +83,7 @@ def load_dataset(
             unlabeled=unlabeled,
         )
     names = ", ".join([*EMBEDDED, *PUBLIC])
-    raise DataError(f"{source!r} is neither one of {names}, nor a .npz file, nor a folder of images")
+    raise DataError(f"{source!r} is neither one of {names}, nor a .npz, .npy or Parquet file, nor a folder of images")
 
 
 def _refuse(source: str, options: Mapping[str, object]) -> None:

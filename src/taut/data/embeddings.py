@@ -60,7 +60,7 @@ def read_inputs_file(path: Path) -> Inputs:
 
 def load_embeddings(
     path: Path,
-    labels: Path,
+    labels: Path | None,
     *,
     path_column: str | None = None,
     label_columns: Sequence[str] | None = None,
@@ -74,6 +74,7 @@ def load_embeddings(
 ) -> Dataset:
     """The dataset of a file of embeddings and a CSV table with a row for each of them that is annotated.
 
+    Without a table all of them are unannotated, which needs `space`.
     path: .npy, an array [N, F]; .npz, with `x` (or one such array of any name) and, where there are, `image_id`, `ids`
         or `id` [N]; Parquet, with a column of lists, or one column a feature, and a column of ids.
     path_column: the column of the table that says which input a row is for: its id, or its number from 0 where the
@@ -82,6 +83,11 @@ def load_embeddings(
     are left out, and so are inputs whose rows contradict each other. Raises DataError or LabelError.
     """
     inputs = read_inputs_file(path)
+    if labels is None:
+        if space is None:
+            raise DataError(f"{path} has no annotations: pass a table with --labels")
+        blank = annotate(space, np.full((len(inputs.x), len(space)), -1))
+        return Dataset(path.name, inputs.x, space, blank, inputs.ids)
     column = path_column or _key_column(read_table(labels), inputs, path, labels)
     listing = from_table(
         path,
