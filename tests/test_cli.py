@@ -161,6 +161,33 @@ def test_train_on_a_folder_with_a_table(folder: Path, tmp_path: Path, capsys: Ca
     assert same["per_label"] == found["per_label"]
 
 
+def test_images_of_other_sizes_are_evaluated_at_the_models(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Height and width of their own, and colour where the training images are grey, as `taut predict` reads them."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    taut("train", folder, "--labels", tmp_path / "table.csv", *FLAGS, "--out", run)
+    assert Run(run).load_model().architecture.shape == (1, 8, 6)
+    for i in range(6):
+        paint(other / f"{i:02}.png", size=(20, 31), mode="RGB" if i % 2 else "L")
+    flags = ("--data", other, "--labels", tmp_path / "table.csv")
+    found = figures(capsys, run, *flags)
+    assert found["images"] == 6
+    taut("predict", run, other, "--out", tmp_path / "p.csv")
+    q = np.array([float(row["oedema"]) for row in rows_of(tmp_path / "p.csv")])
+    truth = np.arange(6) % 2
+    assert found["per_label"]["oedema"]["nll"] == pytest.approx(-np.log(np.where(truth, q, 1 - q)).mean(), abs=1e-4)
+    # So are the images of a test set of its own, whose size does not make another network.
+    test = ("train", folder, "--labels", tmp_path / "table.csv", "--test", other, *FLAGS, "--out", tmp_path / "tested")
+    taut(*test)
+    assert "test part of other, 6 images" in capsys.readouterr().out
+    assert figures(capsys, tmp_path / "tested")["images"] == 6
+
+
+def test_a_test_set_of_another_shape_is_refused_before_training(pack: Path, tmp_path: Path, capsys: Capture) -> None:
+    np.savez(tmp_path / "test.npz", x=np.zeros((4, 9, 7), np.uint8), y=np.eye(4)[:, :2])
+    said = refused(capsys, "train", pack, "--test", tmp_path / "test.npz", *FLAGS, "--out", tmp_path / "run")
+    assert said == "test.npz has inputs of shape [1, 9, 7], but the model takes [1, 8, 8]"
+
+
 def test_train_on_vectors_with_a_test_set_of_its_own(vectors: Path, tmp_path: Path, capsys: Capture) -> None:
     rng = np.random.default_rng(1)
     np.savez(tmp_path / "test.npz", x=rng.normal(size=(20, 5)), y=np.arange(20) % 3)

@@ -18,7 +18,7 @@ from taut.evaluate.metrics import evaluate as figures_of
 from taut.evaluate.predict import predict_probabilities
 from taut.nn.vae import LabelVAE
 from taut.run import Run
-from taut.sources import DataFlags, check_shape, load_source, read_inputs, replaced_source
+from taut.sources import DataFlags, load_source, read_inputs, replaced_source
 
 
 @command()
@@ -45,7 +45,7 @@ def evaluate(
     source = DataFlags.from_json(folder.source())
     tested = source.test if data is None and split in (None, "test") else None
     source = replaced_source(dataclasses.replace(source, data=tested or source.data), data, labels)
-    dataset = load_source(source, model.space)
+    dataset = load_source(source, model.space, shape=model.architecture.shape)
     if split is not None and split not in SPLITS:
         raise DataError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
     has_test = dataset.split is not None and bool((dataset.split == "test").any())
@@ -53,7 +53,6 @@ def evaluate(
     dataset = dataset.part(chosen) if chosen else dataset
     if data is None and tested is None and chosen is None:
         print("taut: there is no test part; these are the images that the run was trained on", file=sys.stderr)
-    check_shape(model, dataset)
     figures = {"data": dataset.name, "split": chosen or "all", **figures_of(_on_device(model), dataset, calibrated)}
     print(dumps(figures) if json else _table(figures))
 

@@ -26,7 +26,8 @@ def load_dataset(
     space: LabelSpace | None = None,
     group: str | None = None,
     unlabeled: Scalar | None = -1,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
     path_column: str | None = None,
     label_columns: Sequence[str] | None = None,
     joined_column: str | None = None,
@@ -41,6 +42,7 @@ def load_dataset(
     table = {
         "--labels": labels,
         "--image-size": image_size,
+        "--channels": channels,
         "--path-column": path_column,
         "--label-columns": label_columns,
         "--joined-column": joined_column,
@@ -79,6 +81,7 @@ def load_dataset(
             split_column=split_column,
             space=space,
             image_size=image_size,
+            channels=channels,
             skipped=skipped,
             unlabeled=unlabeled,
         )
