@@ -20,6 +20,7 @@ from taut.features import FrozenEncoder, usual_side
 from taut.fit import fit
 from taut.labels import LabelSpace
 from taut.nn import Architecture, LabelVAE
+from taut.plan import Plan, override
 from taut.run import save_model
 from tiny import images, some_known
 
@@ -80,7 +81,7 @@ def test_features_of_a_run_are_what_its_label_head_reads(run: Path) -> None:
     from taut.run import load_model
 
     x = colours(4, 8, 1)
-    frozen = FrozenEncoder.find(str(run), None, (1, 8, 8))
+    frozen = FrozenEncoder.find(str(run))
     model = load_model(run)
     with torch.no_grad():
         prepared = model.prepare(torch.from_numpy(x))
@@ -189,12 +190,16 @@ def test_a_dataset_keeps_its_annotations(run: Path) -> None:
     [
         ("resnet-18", (3, 40, 40), "--frozen resnet-18 needs its weights in a local file, --weights FILE"),
         ("RUN", (1, 9, 9), "takes images of 1x8x8, but these are 1x9x9"),
-        ("RUN", (5,), "is for images, but these are feature vectors already"),
     ],
 )
 def test_what_does_not_fit_is_refused(given: str, shape: tuple[int, ...], sentence: str, run: Path) -> None:
     with pytest.raises(DataError, match=sentence):
-        FrozenEncoder.find(given.replace("RUN", str(run)), None, shape)
+        FrozenEncoder.find(given.replace("RUN", str(run)), None, shape).features(np.zeros((2, *shape), np.uint8))
+
+
+def test_feature_vectors_need_no_encoder(weights: Path) -> None:
+    with pytest.raises(DataError, match="is for images, but these are feature vectors already"):
+        FrozenEncoder.find("resnet-18", weights, (5,))
 
 
 def test_runs_that_are_no_encoders_of_images_are_refused(run: Path, weights: Path, tmp_path: Path) -> None:
@@ -221,21 +226,21 @@ def test_features_learnt_from_some_classes_carry_others(tmp_path: Path) -> None:
         annotation = space.encode(classes[rows] % 5)
         return dataclasses.replace(part.rows(rows), space=space, annotation=annotation, split=None)
 
-    lower = fit(half(train, False), seed=0, quiet=True, change=lambda p: dataclasses.replace(p, train=short(p.train)))
+    lower = fit(half(train, False), short, seed=0, quiet=True)
     save_model(lower.model, tmp_path / "lower", {})
     frozen = FrozenEncoder.of_run(tmp_path / "lower")
     few = half(train, True)
     few = dataclasses.replace(few, annotation=draw_per_class(few, 1, 0))
-    fitted = fit(frozen.dataset(few), seed=0, quiet=True)
+    fitted = fit(frozen.dataset(few), short, seed=0, quiet=True)
     assert fitted.plan.model.encoder == "mlp"
     error = evaluate(fitted.model, frozen.dataset(half(test, True)))["error"]
     pixels = dataclasses.replace(few, x=few.x.reshape(len(few), -1).astype(np.float32))
-    plain = fit(pixels, seed=0, quiet=True)
+    plain = fit(pixels, short, seed=0, quiet=True)
     tested = half(test, True)
     flat = dataclasses.replace(tested, x=tested.x.reshape(len(tested), -1).astype(np.float32))
     assert error < evaluate(plain.model, flat)["error"]
     assert error < 30
 
 
-def short(train):  # type: ignore[no-untyped-def]
-    return dataclasses.replace(train, steps=60)
+def short(plan: Plan) -> Plan:
+    return override(plan, {"train.steps": 60, "train.precision": "fp32"}, "test")

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,29 +68,27 @@ class FrozenEncoder:
             self.encoder.load_state_dict(own)
 
     @classmethod
-    def find(cls, given: str, weights: Path | None, shape: tuple[int, ...]) -> FrozenEncoder:
-        """The encoder that --frozen and --weights name, for images of a shape [C, H, W].
+    def find(cls, given: str, weights: Path | None = None, shape: Sequence[int] = ()) -> FrozenEncoder:
+        """The encoder that --frozen and --weights name.
 
-        given: a run folder, or a name that `make_encoder` knows; then `weights` is a file for it.
+        given: a run folder, or a name that `make_encoder` knows; then `weights` is a file for it, and `shape` that
+            of the images, [C, H, W].
         Raises DataError or ValueError where it cannot be had or does not take such images.
         """
-        if len(shape) != 3:
-            raise DataError(f"--frozen {given} is for images, but these are feature vectors already: leave it out")
-        size = (shape[0], shape[1], shape[2])
         if Path(given).is_dir():
             if weights is not None:
                 raise DataError(f"--weights {weights}: the run {given} has its own weights; leave the flag out")
-            found = cls.of_run(Path(given))
-            found.check(shape, "the images")
-            return found
+            return cls.of_run(Path(given))
         if weights is None:
             raise DataError(
                 f"--frozen {given} needs its weights in a local file, --weights FILE (there is no folder of this name, "
                 "and features of random weights say little)"
             )
-        found = cls(About(given, given, size))
+        if len(shape) != 3:
+            raise DataError(f"--frozen {given} is for images, but these are feature vectors already: leave it out")
+        found = cls(About(given, given, (shape[0], shape[1], shape[2])))
         load_weights(found.encoder.backbone, weights, given)
-        found.shift, found.scale = standardisation(given, size[0])
+        found.shift, found.scale = standardisation(given, shape[0])
         return found
 
     @classmethod
@@ -182,8 +181,11 @@ class FrozenEncoder:
     def dataset(self, dataset: Dataset, quiet: bool = True) -> Dataset:
         """The dataset with the features of its images in their place."""
         x = self.features(dataset.x, dataset.name, quiet)
-        note = f"The {self.width} features of {self.about.given} stand in for the images; its weights stay as they are."
-        return dataclasses.replace(dataset, x=x, notes=[*dataset.notes, note])
+        return dataclasses.replace(dataset, x=x, notes=[*dataset.notes, self.note()])
+
+    def note(self) -> str:
+        """What is said of a dataset of its features."""
+        return f"The {self.width} features of {self.about.given} stand in for the images; its weights stay as they are."
 
     def save(self, folder: Path) -> None:
         """Write frozen.safetensors and frozen.json into a run folder, so that the run needs nothing else."""
@@ -220,10 +222,7 @@ def standardisation(name: str, channels: int) -> tuple[Tensor, Tensor]:
 
 
 def usual_side(given: str) -> int | None:
-    """The side in pixels of the images that a frozen encoder is for, or None where it takes any."""
-    if Path(given).is_dir():
-        shape = FrozenEncoder.of_run(Path(given)).about.shape
-        return shape[1] if shape[1] == shape[2] else None
+    """The side in pixels of the images that an encoder's published weights are for, or None where it has none."""
     published = _published(given)
     return None if published is None else published[2]
 

@@ -359,6 +359,18 @@ def _plan_objective(plan: Plan, facts: Facts) -> None:
         objective.reconstruction = objective.beta_z = 1.0 / facts.shape[0]
 
 
+def advice(facts: Facts, plan: Plan) -> str | None:
+    """What else to try, in one sentence, or None."""
+    weights = plan.model.weights
+    if weights is None or not facts.is_image or facts.annotated_images >= FEW_ANNOTATED:
+        return None
+    frozen = f"--frozen {weights}" if Path(weights).is_dir() else f"--frozen {plan.model.encoder} --weights {weights}"
+    return (
+        f"With {facts.annotated_images} annotated images and weights that know other images, first try {frozen} in the "
+        "place of the --model flags: it trains on the features in seconds, and cannot unlearn them"
+    )
+
+
 def fast_bf16() -> bool:
     """Whether bfloat16 is faster than float32 here: matrix units of the CPU (AMX) or a recent GPU."""
     if torch.cuda.is_available():

@@ -10,10 +10,13 @@ from typing import Any, Self
 
 from taut.data import EMBEDDED, PUBLIC, DataError, Dataset, load_dataset
 from taut.data.cache import read_images
+from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.files import find_images
 from taut.data.split import check_groups, draw_fraction, draw_per_class
+from taut.features import FrozenEncoder, usual_side
 from taut.labels import Annotation, LabelSpace
 from taut.nn.vae import LabelVAE
+from taut.train import processes
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,15 @@ class ReadFlags:
     """How data is read: each field is a flag, and the argument of `load_dataset` of that name."""
 
     data: str
-    """digits, digit-grid, mnist, svhn, cifar10, an .npz file, or a folder of images."""
+    """digits, digit-grid, mnist, svhn, cifar10, an .npz file, a folder of images, or embeddings (.npy, .parquet)."""
     labels: Path | None = None
-    """a CSV table of annotations for a folder."""
+    """a CSV table of annotations for a folder or for embeddings."""
     group: str | None = None
     """the column or array whose values (patients) stay on one side of every split."""
     image_size: int | None = None
     """side in pixels to which the images of a folder are resized."""
     path_column: str | None = None
-    """the column of the table that names the images."""
+    """the column of the table that names the images, or the rows of embeddings."""
     label_columns: list[str] | None = None
     """the columns of the table that are labels."""
     joined_column: str | None = None
@@ -56,6 +59,10 @@ class DataFlags(ReadFlags):
     """hide all annotations but this fraction of the table's cells."""
     classes: int | None = None
     """the number of clusters where nothing is annotated."""
+    frozen: str | None = None
+    """train on the features of an encoder that stays as it is: a run on images, resnet-18, timm:NAME, …"""
+    weights: Path | None = None
+    """a local file of weights for the encoder that --frozen names."""
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of plain values, as a run folder keeps it."""
@@ -66,8 +73,8 @@ class DataFlags(ReadFlags):
     def from_json(cls, data: dict[str, Any]) -> Self:
         """The flags that `to_json` wrote; fields that it did not have yet are at their defaults."""
         known = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
-        labels = known.get("labels")
-        return cls(**{**known, "labels": None if labels is None else Path(labels)})
+        paths = {name: Path(known[name]) for name in ("labels", "weights") if known.get(name) is not None}
+        return cls(**{**known, **paths})
 
 
 def replaced_source(source: DataFlags, data: str | None, labels: Path | None) -> DataFlags:
@@ -98,42 +105,79 @@ def cluster_space(data: str, classes: int | None) -> LabelSpace | None:
 
 
 def load_source(
-    source: ReadFlags, space: LabelSpace | None, skipped: Path | None = None, shape: Sequence[int] | None = None
+    source: ReadFlags,
+    space: LabelSpace | None,
+    skipped: Path | None = None,
+    shape: Sequence[int] | None = None,
+    frozen: FrozenEncoder | None = None,
 ) -> Dataset:
     """The dataset that flags name.
 
-    skipped: a CSV file that lists what was left out of a folder.
+    skipped: a CSV file that lists what was left out of a folder, or of a table of embeddings.
     shape: of the inputs that a model takes; the images of a folder are brought to it, and others must have it.
+    frozen: whose features stand in for images, which are brought to the shape that it takes.
     """
     options = source.options()
     folder = is_folder(source.data)
-    if shape is not None and len(shape) == 3 and folder:
-        options |= {"channels": shape[0], "image_size": (shape[1], shape[2])}
-    dataset = load_dataset(source.data, space=space, skipped=skipped if folder else None, **options)
+    images = shape if frozen is None else frozen.about.shape
+    if images is not None and len(images) == 3 and folder:
+        options |= {"channels": images[0], "image_size": (images[1], images[2])}
+    listed = skipped if folder or source.labels is not None else None
+    dataset = load_dataset(source.data, space=space, skipped=listed, **options)
+    if frozen is not None and dataset.is_image:
+        dataset = frozen.dataset(dataset)
     if shape is not None:
         check_shape(dataset, shape)
     return dataset
 
 
-def load_parts(source: DataFlags, skipped: Path | None = None) -> tuple[Dataset, Dataset | None]:
+def load_parts(
+    source: DataFlags, skipped: Path | None = None, keep: Path | None = None
+) -> tuple[Dataset, Dataset | None]:
     """The training rows (with a "valid" part kept for calibration) and the test set, if any.
 
     skipped: a CSV file that lists what was left out of a folder.
+    keep: a run folder, to which a frozen encoder is written, or which has it already.
     """
     space = cluster_space(source.data, source.classes)
-    dataset = load_source(source, space, skipped)
+    dataset, frozen = _load_frozen(source, space, skipped, keep)
     testing: Dataset | None = None
     training = dataset
     if dataset.split is not None and (dataset.split == "test").any():
         testing, training = dataset.part("test"), dataset.rows(dataset.split != "test")
     if source.test is not None:
         other = dataclasses.replace(source, data=source.test)
-        testing = load_source(other, space or dataset.space, shape=dataset.x.shape[1:])
+        testing = load_source(other, space or dataset.space, shape=dataset.x.shape[1:], frozen=frozen)
         if testing.split is not None and (testing.split == "test").any():
             testing = testing.part("test")
     if testing is not None:
         check_groups(training, testing)
     return training, testing
+
+
+def _load_frozen(
+    source: DataFlags, space: LabelSpace | None, skipped: Path | None, keep: Path | None
+) -> tuple[Dataset, FrozenEncoder | None]:
+    """The dataset of the flags, of features where they name a frozen encoder, and that encoder."""
+    if source.frozen is None:
+        if source.weights is not None:
+            raise DataError("--weights is for --frozen; training starts from the weights of --model.weights")
+        return load_source(source, space, skipped), None
+    frozen = None if keep is None else FrozenEncoder.load(keep)
+    if frozen is None and Path(source.frozen).is_dir():
+        frozen = FrozenEncoder.find(source.frozen, source.weights)
+    if frozen is not None:
+        dataset = load_source(source, space, skipped, frozen=frozen)
+    else:
+        side = usual_side(source.frozen) if is_folder(source.data) else None
+        dataset = load_source(dataclasses.replace(source, image_size=source.image_size or side), space, skipped)
+        frozen = FrozenEncoder.find(source.frozen, source.weights, dataset.x.shape[1:])
+        dataset = frozen.dataset(dataset)
+    if dataset.notes[-1:] != [frozen.note()]:
+        raise DataError(f"--frozen {source.frozen} is for images, but {dataset.name} holds feature vectors: leave it out")
+    if keep is not None and processes().is_main_process:
+        frozen.save(keep)
+    return dataset, frozen
 
 
 def draw_annotations(training: Dataset, source: DataFlags, seed: int) -> Dataset:
@@ -172,15 +216,22 @@ def check_shape(dataset: Dataset, shape: Sequence[int]) -> None:
         )
 
 
-def read_inputs(path: Path, model: LabelVAE) -> tuple[list[str], Any, list[tuple[Path, str]]]:
-    """Names, inputs and what could not be read, from an image, a folder or an .npz pack."""
+def read_inputs(
+    path: Path, model: LabelVAE, frozen: FrozenEncoder | None = None
+) -> tuple[list[str], Any, list[tuple[Path, str]]]:
+    """Names, inputs and what could not be read, from an image, a folder, an .npz pack or a file of embeddings.
+
+    frozen: the encoder whose features the model takes; vectors are taken for its features.
+    """
     if not path.exists():
         raise DataError(f"{path} does not exist")
-    if path.suffix.lower() == ".npz":
+    if path.suffix.lower() in EMBEDDINGS:
         dataset = load_dataset(str(path), space=model.space)
+        if frozen is not None and dataset.is_image:
+            dataset = frozen.dataset(dataset)
         check_shape(dataset, model.architecture.shape)
         return list(dataset.ids), dataset.x, []
-    shape = model.architecture.shape
+    shape = model.architecture.shape if frozen is None else frozen.about.shape
     if len(shape) != 3:
         raise DataError(f"{path}: the model takes feature vectors, not images")
     files = [path / name for name in find_images(path)] if path.is_dir() else [path]
@@ -189,4 +240,4 @@ def read_inputs(path: Path, model: LabelVAE) -> tuple[list[str], Any, list[tuple
     names = [str(file) for file in files if file not in bad]
     if not names:
         raise DataError(f"{path}: no image can be read" + (f" ({unread[0][0]}: {unread[0][1]})" if unread else ""))
-    return names, x, unread
+    return names, x if frozen is None else frozen.features(x, str(path)), unread

@@ -14,10 +14,11 @@ from taut.cli.decisions import PlanFlags
 from taut.cli.results import evaluate, predict
 from taut.data import DataError, Dataset
 from taut.evaluate.metrics import evaluate as figures_of
-from taut.fit import fit, plan_for
+from taut.fit import changed_plan, fit
 from taut.fit import resume as resume_fit
 from taut.labels import LabelError
-from taut.plan import describe, fingerprint
+from taut.memory import estimate_memory
+from taut.plan import advice, describe, fingerprint
 from taut.run import Run
 from taut.sources import DataFlags, draw_annotations, load_parts
 from taut.train import TrainingError, processes
@@ -50,7 +51,7 @@ def train(
     main_process = processes().is_main_process
     run = Run.create(out) if main_process and not resume else Run(out)
     processes().wait_for_everyone()
-    training, testing = load_parts(source, run.path / "skipped.csv")
+    training, testing = load_parts(source, run.path / "skipped.csv", run.path)
     if resume:
         fitted = resume_fit(training, run, quiet)
     else:
@@ -79,7 +80,11 @@ def plan(source: DataFlags, decisions: PlanFlags) -> None:
     for note in training.notes:
         print(note)
     facts = fingerprint(training)
-    print(describe(facts, training.space, decisions.change(plan_for(facts, seed, decisions.method()))))
+    decided = changed_plan(facts, decisions.change, seed, decisions.method())
+    print(describe(facts, training.space, decided))
+    print(f"\n{estimate_memory(training, decided, facts).sentence()}")
+    if (said := advice(facts, decided)) is not None:
+        print(said)
 
 
 @command(without=("classes", "objective"))

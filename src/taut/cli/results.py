@@ -16,6 +16,7 @@ from taut.data import DataError
 from taut.data.dataset import SPLITS
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.evaluate.predict import predict_probabilities
+from taut.features import FrozenEncoder
 from taut.nn.vae import LabelVAE
 from taut.run import Run
 from taut.sources import DataFlags, load_source, read_inputs, replaced_source
@@ -45,7 +46,7 @@ def evaluate(
     source = DataFlags.from_json(folder.source())
     tested = source.test if data is None and split in (None, "test") else None
     source = replaced_source(dataclasses.replace(source, data=tested or source.data), data, labels)
-    dataset = load_source(source, model.space, shape=model.architecture.shape)
+    dataset = load_source(source, model.space, shape=model.architecture.shape, frozen=FrozenEncoder.load(run))
     if split is not None and split not in SPLITS:
         raise DataError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
     has_test = dataset.split is not None and bool((dataset.split == "test").any())
@@ -63,11 +64,11 @@ def predict(run: Path, images: Path, out: Path = Path("predictions.csv")) -> Non
 
     Args:
         run: a run folder.
-        images: an image file, a folder of them, or an .npz file with an array x.
+        images: an image file, a folder of them, or an .npz, .npy or Parquet file.
         out: the CSV file to write.
     """
     model = _on_device(Run(run).load_model())
-    names, x, unread = read_inputs(images, model)
+    names, x, unread = read_inputs(images, model, FrozenEncoder.load(run))
     probabilities = predict_probabilities(model, x)
     table = pd.DataFrame({"image": names})
     decided = model.space.predict(probabilities).reshape(len(names), -1)
