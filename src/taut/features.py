@@ -123,20 +123,20 @@ class FrozenEncoder:
             )
 
     @torch.no_grad()
-    def compute(self, x: NDArray[Any], quiet: bool = True) -> NDArray[np.float32]:
+    def compute(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """Features [N, F] of images [N, C, H, W], uint8 or floats in [0, 1], without the cache."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         encoder = self.encoder.to(device)
         shift, scale = self.shift.to(device), self.scale.to(device)
         out = np.empty((len(x), self.width), dtype=np.float32)
-        for start in tqdm(range(0, len(x), BATCH), "features", unit="batch", delay=2, disable=quiet or None):
+        for start in tqdm(range(0, len(x), BATCH), "features", unit="batch", delay=2, disable=None):
             images = torch.from_numpy(np.ascontiguousarray(x[start : start + BATCH])).to(device)
             images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
             standard = ((images - shift) / scale).contiguous(memory_format=torch.channels_last)
             out[start : start + BATCH] = encoder(standard).label.float().cpu().numpy()
         return out
 
-    def features(self, x: NDArray[Any], name: str = "the images", quiet: bool = True) -> NDArray[np.float32]:
+    def features(self, x: NDArray[Any], name: str = "the images") -> NDArray[np.float32]:
         """Features [N, F] of images [N, C, H, W]: from the cache folder where these very images are there already.
 
         Raises DataError where the images do not fit, where a feature is not finite, or where the disk has no room.
@@ -152,7 +152,7 @@ class FrozenEncoder:
                     f"{name}: the features take {size / 2**20:.0f} MiB, more than is free in {root}: "
                     "set TAUT_CACHE to a folder with more room"
                 )
-            found = self.compute(x, quiet)
+            found = self.compute(x)
             if not np.isfinite(found).all():
                 row = int(np.argwhere(~np.isfinite(found))[0][0])
                 raise DataError(
@@ -178,9 +178,9 @@ class FrozenEncoder:
             digest.update(np.ascontiguousarray(x[start : start + 1024]).tobytes())
         return digest.hexdigest()
 
-    def dataset(self, dataset: Dataset, quiet: bool = True) -> Dataset:
+    def dataset(self, dataset: Dataset) -> Dataset:
         """The dataset with the features of its images in their place."""
-        x = self.features(dataset.x, dataset.name, quiet)
+        x = self.features(dataset.x, dataset.name)
         return dataclasses.replace(dataset, x=x, notes=[*dataset.notes, self.note()])
 
     def note(self) -> str:

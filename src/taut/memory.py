@@ -98,9 +98,8 @@ def _activations(dataset: Dataset, plan: Plan, facts: Facts, labelled: int, unla
                 kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        half = plan.train.precision != "fp32"
-        kind = torch.bfloat16 if half else torch.float32
-        with saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", dtype=kind, enabled=half):
+        half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=plan.train.precision != "fp32")
+        with saved_tensors_hooks(keep, lambda tensor: tensor), half:
             terms = objective.loss(model, batch, plan.train.steps - 1)
         size = sum(kept.values())
         del terms
