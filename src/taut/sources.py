@@ -10,7 +10,7 @@ from taut.data import EMBEDDED, PUBLIC, DataError, Dataset, load_dataset
 from taut.data.cache import read_images
 from taut.data.files import find_images
 from taut.data.split import check_groups, draw_fraction, draw_per_class
-from taut.labels import Annotation, LabelSpace
+from taut.labels import LabelSpace
 from taut.nn.vae import LabelVAE
 
 LOADED = ("data", "labels", "group", "image_size", "path_column", "label_columns", "joined_column", "split_column")
@@ -79,7 +79,7 @@ def draw_annotations(
         annotation = training.annotation
         targets, observed = annotation.targets.copy(), annotation.observed.copy()
         targets[~valid], observed[~valid] = hidden.annotation.targets, hidden.annotation.observed
-        return dataclasses.replace(training, annotation=Annotation(targets, observed))
+        return dataclasses.replace(training, annotation=dataclasses.replace(annotation, targets=targets, observed=observed))
     if per_class is not None:
         annotation = draw_per_class(training, per_class, seed)
     elif cells is not None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taut.labels import Annotation, LabelSpace
+
+if TYPE_CHECKING:
+    from taut.data.cells import CellPolicy
 
 SPLITS = ("train", "valid", "test")
 
@@ -27,6 +30,9 @@ class Dataset:
     groups: [N] values that must not be on both sides of a split (a patient), or None.
     split: [N] of "train", "valid", "test", or None where the source has none.
     notes: what was found and left out while reading, one sentence each.
+    cells: [N, k] what the source says in each cell: the index of a class, or a code of `taut.data.cells`; or None.
+    policy: what became of the cells that state no class; or None where there is no such question.
+    prevalence: the probability of "yes" by label, where it is known and not to be estimated.
     """
 
     name: str
@@ -37,10 +43,13 @@ class Dataset:
     groups: NDArray[Any] | None = None
     split: NDArray[Any] | None = None
     notes: list[str] = field(default_factory=list)
+    cells: NDArray[np.int16] | None = None
+    policy: CellPolicy | None = None
+    prevalence: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse parts of different lengths, and values that are not numbers."""
-        parts = {"annotations": self.annotation.targets, "ids": self.ids, "groups": self.groups, "split": self.split}
+        parts = {"annotations": self.annotation.targets, "ids": self.ids, "groups": self.groups, "split": self.split, "cells": self.cells}
         for part, values in parts.items():
             if values is not None and len(values) != len(self.x):
                 raise DataError(f"{self.name}: {len(self.x)} images but {len(values)} {part}")
@@ -70,6 +79,7 @@ class Dataset:
             ids=[self.ids[int(i)] for i in index],
             groups=None if self.groups is None else self.groups[index],
             split=None if self.split is None else self.split[index],
+            cells=None if self.cells is None else self.cells[index],
         )
 
     def part(self, split: str) -> Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,10 +61,15 @@ def draw_fraction(dataset: Dataset, fraction: float, seed: int, cells: bool = Fa
 
 
 def hide(annotation: Annotation, kept: NDArray[np.bool_], sizes: Sequence[int]) -> Annotation:
-    """The annotation with only the cells of a mask [N, k] or [N, 1] left: targets of all others are NaN."""
+    """The annotation with only the cells of a mask [N, k] or [N, 1] left: targets of all others are NaN.
+
+    Cells that are ignored stay so: that they take no part is not an annotation.
+    """
     observed = annotation.observed & kept
     seen = np.repeat(observed, sizes, axis=1)
-    return Annotation(np.where(seen, annotation.targets, np.nan).astype(np.float32), observed)
+    return replace(
+        annotation, targets=np.where(seen, annotation.targets, np.nan).astype(np.float32), observed=observed
+    )
 
 
 def _choose(dataset: Dataset, fraction: float, rng: np.random.Generator) -> NDArray[np.intp]:
