@@ -37,6 +37,8 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
     objective: the method, one of `taut.baselines.OBJECTIVES`; None for the one that plan names, or "tighter-elbo".
     unlabeled: the value of y that means "not annotated" where y is [N]; None where every value is a class.
         NaN in y always means not annotated.
+    prevalence: the prior probability of "yes" by label, where the annotated cells do not tell it, as when cells are
+        filled in because they are positive.
     space: the label variables, where y does not speak for itself (soft labels, clusters without annotation).
     random_state: the seed; a RandomState, or numpy's global one for None, is asked for one.
     verbose: whether to show a progress bar and notes.
@@ -57,6 +59,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         objective: str | None = None,
         unlabeled: Scalar | None = -1,
         space: LabelSpace | None = None,
+        prevalence: dict[str, float] | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
     ) -> None:
@@ -65,6 +68,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         self.objective = objective
         self.unlabeled = unlabeled
         self.space = space
+        self.prevalence = prevalence
         self.random_state = random_state
         self.verbose = verbose
 
@@ -94,6 +98,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             annotation=space.encode(known, self.unlabeled),
             ids=[str(i) for i in range(len(x))],
             groups=None if groups is None else np.asarray(groups),
+            prevalence=dict(self.prevalence or {}),
         )
         seed, quiet = _seed(self.random_state), not self.verbose
         name = self.objective or self._changes().get("objective.name", DEFAULT)
@@ -256,6 +261,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             "pixel_max": getattr(self, "pixel_max_", None),
             "feature_names": [str(name) for name in getattr(self, "feature_names_in_", [])],
             "plan": dataclasses.asdict(self.plan_),
+            "prevalence": self.prevalence,
         }
         save_model(self.model_, Path(folder), about)
 
@@ -270,7 +276,13 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         plan = override(Plan(), about.get("plan") or read_plan(Path(folder) / "plan.yaml"), str(folder))
         changes = dataclasses.asdict(plan)
         seed = changes.pop("seed")
-        estimator = cls(plan=changes, unlabeled=about.get("unlabeled", -1), space=model.space, random_state=seed)
+        estimator = cls(
+            plan=changes,
+            unlabeled=about.get("unlabeled", -1),
+            space=model.space,
+            prevalence=about.get("prevalence"),
+            random_state=seed,
+        )
         estimator.notes_, estimator.pixel_max_ = [], about.get("pixel_max")
         if about.get("feature_names"):
             estimator.feature_names_in_ = np.asarray(about["feature_names"], dtype=object)

@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 
 from taut.baselines import DEFAULT, find_objective
+from taut.data.cells import certain, prior_notes
 from taut.data.dataset import DataError, Dataset
 from taut.data.split import hide, split_off
 from taut.data.stream import Stream
@@ -42,7 +43,9 @@ def build_model(dataset: Dataset, plan: Plan, facts: Facts) -> LabelVAE:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         model = LabelVAE(dataset.space, plan.architecture(facts.shape))
-    model.log_prior.copy_(torch.from_numpy(dataset.space.prior(dataset.annotation, plan.objective.prior)))
+    model.log_prior.copy_(
+        torch.from_numpy(dataset.space.prior(dataset.annotation, plan.objective.prior, dataset.prevalence))
+    )
     model.shift.copy_(torch.tensor(facts.mean).reshape(model.shift.shape))
     model.scale.copy_(torch.tensor(facts.std).reshape(model.scale.shape))
     return model
@@ -160,7 +163,7 @@ def fit(
             "calibration; --train.valid_fraction 0 holds none out"
         )
     facts = fingerprint(training)
-    notes = list(dataset.notes)
+    notes = [*dataset.notes, *prior_notes(training)]
     if minutes is not None:
         notes.append(fit_to_budget(training, plan, facts, minutes))
     if run is not None and processes().is_main_process:
@@ -203,7 +206,7 @@ def _train(
     result = train(model, objective, build_stream(training, plan, objective), plan, run, again, quiet)
     model = result.model
     if len(held):
-        valid = dataset.rows(held)
+        valid = certain(dataset.rows(held))
         model.temperature.copy_(fit_temperatures(predict_logits(model, valid.x), valid.annotation, model.sizes))
         fitted = int((model.temperature != 1).sum())
         notes.append(

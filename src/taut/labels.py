@@ -42,9 +42,7 @@ class Annotation:
         return len(self.targets)
 
     def __getitem__(self, rows: Any) -> Annotation:
-        return Annotation(
-            self.targets[rows], self.observed[rows], None if self.ignored is None else self.ignored[rows]
-        )
+        return Annotation(self.targets[rows], self.observed[rows], None if self.ignored is None else self.ignored[rows])
 
     @property
     def complete(self) -> NDArray[np.bool_]:

@@ -22,6 +22,7 @@ from taut.nn.vae import Architecture, LabelVAE
 from taut.plan import Facts, Plan
 
 FORMAT = 1
+LISTS = ("skipped.csv", "leakage.csv")
 
 
 class Run:
@@ -34,8 +35,8 @@ class Run:
     def create(cls, path: Path | str) -> Run:
         """A new run folder; DataError where one is there already, so that nothing is lost."""
         run = cls(path)
-        # The list of skipped images is written while data is read, and is there after a start that failed.
-        if run.path.exists() and any(path.name != "skipped.csv" for path in run.path.iterdir()):
+        # These lists are written while data is read, and are there after a start that failed.
+        if run.path.exists() and any(path.name not in LISTS for path in run.path.iterdir()):
             raise DataError(f"--out {path}: the folder is there already; choose another, or --resume it")
         run.path.mkdir(parents=True, exist_ok=True)
         return run

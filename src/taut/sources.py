@@ -7,12 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+import pandas as pd
+
 from taut.data import EMBEDDED, PUBLIC, DataError, Dataset, load_dataset
 from taut.data.cache import read_images
 from taut.data.files import find_images
-from taut.data.split import check_groups, draw_fraction, draw_per_class
+from taut.data.leakage import check_leakage
+from taut.data.split import draw_fraction, draw_per_class, parse_fractions, split_by
+from taut.data.table import read_table
 from taut.labels import LabelSpace
 from taut.nn.vae import LabelVAE
+
+
+PATHS = ("labels", "images", "train_list", "test_list")
 
 
 @dataclass(frozen=True)
@@ -20,9 +28,23 @@ class ReadFlags:
     """How data is read: each field is a flag, and the argument of `load_dataset` of that name."""
 
     data: str
-    """digits, digit-grid, mnist, svhn, cifar10, an .npz file, or a folder of images."""
+    """digits, digit-grid, mnist, svhn, cifar10, an .npz file, a folder of images, or a CSV table of images."""
     labels: Path | None = None
     """a CSV table of annotations for a folder."""
+    images: Path | None = None
+    """where the images of a table that is DATA are; by default in the table's folder."""
+    format: str | None = None
+    """the table's format: chexpert, chexpert-5 (the five findings of its leader board), nih, or table for any other;
+    by default what its header speaks for."""
+    view: str | None = None
+    """the images of CheXpert (frontal, lateral, AP, PA) or NIH (AP, PA) to take."""
+    uncertain: str | None = None
+    """what -1 cells become: latent (the default), positive, negative, ignore or soft=P, for all labels or by label, as
+    in 'latent,Edema=positive'."""
+    blank: str | None = None
+    """what blank cells become, likewise: latent by default, but negative in CheXpert's tables."""
+    prevalence: str | None = None
+    """the prior probability of labels, as in 'Edema=0.1,Fracture=0.02', or a YAML file of them."""
     group: str | None = None
     """the column or array whose values (patients) stay on one side of every split."""
     image_size: int | None = None
@@ -35,6 +57,12 @@ class ReadFlags:
     """a column of joined names, such as 'A|B', that are the labels."""
     split_column: str | None = None
     """a column of train, valid and test."""
+    train_list: Path | None = None
+    """a text file of the images to train on, one a line; without it all that --test-list leaves."""
+    test_list: Path | None = None
+    """a text file of the test images, one a line."""
+    split_fractions: str | None = None
+    """shares of train, valid and test, as in 0.7,0.1,0.2, for data without a split: stratified, patients kept whole."""
 
     def options(self) -> dict[str, Any]:
         """The arguments of `load_dataset` beside the data."""
@@ -45,6 +73,8 @@ class ReadFlags:
 class DataFlags(ReadFlags):
     """All flags of data, for every command that trains or plans; a run folder keeps them for those that follow."""
 
+    leakage: str | None = None
+    """refuse (the default) stops where a patient or an image is in two parts of a split; report only tells."""
     test: str | None = None
     """data to evaluate on after training; by default the data's own test part, where it has one."""
     labels_per_class: int | None = None
@@ -65,19 +95,33 @@ class DataFlags(ReadFlags):
     def from_json(cls, data: dict[str, Any]) -> Self:
         """The flags that `to_json` wrote; fields that it did not have yet are at their defaults."""
         known = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
-        labels = known.get("labels")
-        return cls(**{**known, "labels": None if labels is None else Path(labels)})
+        paths = {name: Path(known[name]) for name in PATHS if known.get(name) is not None}
+        return cls(**known | paths)
 
 
 def replaced_source(source: DataFlags, data: str | None, labels: Path | None) -> DataFlags:
     """The flags of a run for other data, which has no groups to keep apart, and columns only with a table."""
     if data is None:
         return source if labels is None else dataclasses.replace(source, labels=labels)
-    if labels is None:
+    source = dataclasses.replace(source, split_fractions=None, train_list=None, test_list=None)
+    source = dataclasses.replace(source, data=data, labels=labels, group=None)
+    if is_table(data):
+        other = dataclasses.replace(source, split_column=None)
+    elif labels is None:
         other = DataFlags(data, image_size=source.image_size)
     else:
-        other = dataclasses.replace(source, data=data, labels=labels, group=None)
-    return other if Path(data).is_dir() else dataclasses.replace(other, image_size=None)
+        other = dataclasses.replace(source, images=None)
+    return other if is_folder(data) else dataclasses.replace(other, image_size=None)
+
+
+def is_table(data: str) -> bool:
+    """Whether DATA names a CSV table of images."""
+    return data.lower().endswith(".csv")
+
+
+def is_folder(data: str) -> bool:
+    """Whether DATA names image files, in a folder or by a table, and neither an .npz file nor a set that has a name."""
+    return is_table(data) or (data not in EMBEDDED and data not in PUBLIC and Path(data).expanduser().is_dir())
 
 
 def cluster_space(data: str, classes: int | None) -> LabelSpace | None:
@@ -101,19 +145,78 @@ def load_parts(source: DataFlags, skipped: Path | None = None) -> tuple[Dataset,
 
     skipped: a CSV file that lists what was left out of a folder.
     """
+    if source.leakage not in (None, "refuse", "report"):
+        raise DataError(f"--leakage {source.leakage!r} is neither refuse nor report")
     space = cluster_space(source.data, source.classes)
-    dataset = load_source(source, space, skipped if Path(source.data).is_dir() else None)
+    dataset = load_source(source, space, skipped if is_folder(source.data) else None)
     testing: Dataset | None = None
     training = dataset
     if dataset.split is not None and (dataset.split == "test").any():
         testing, training = dataset.part("test"), dataset.rows(dataset.split != "test")
     if source.test is not None:
-        testing = load_source(dataclasses.replace(source, data=source.test), space or dataset.space)
+        testing = load_source(test_flags(source), space or dataset.space)
         if testing.split is not None and (testing.split == "test").any():
             testing = testing.part("test")
-    if testing is not None:
-        check_groups(training, testing)
+    report = None if skipped is None else skipped.with_name(skipped.name.replace("skipped", "leakage"))
+    leaks = check_leakage(
+        named_parts(training, testing),
+        report,
+        # The splits of these are the field's, with the few copies that they have.
+        pixels=source.test is not None or not (source.data in EMBEDDED or source.data in PUBLIC),
+        refuse=source.leakage != "report",
+    )
+    training.notes = [*training.notes, *leaks]
     return training, testing
+
+
+def test_flags(source: DataFlags) -> DataFlags:
+    """How --test is read: as the data is, but for what splits it, and a table of its own where it is one."""
+    assert source.test is not None
+    other = dataclasses.replace(source, data=source.test, split_fractions=None, train_list=None, test_list=None)
+    if is_table(source.test):
+        return dataclasses.replace(other, labels=None)
+    return dataclasses.replace(other, images=None) if is_table(source.data) else other
+
+
+def named_parts(training: Dataset, testing: Dataset | None) -> dict[str, Dataset]:
+    """The parts of a split by name, those that there are."""
+    valid = np.zeros(len(training), dtype=bool) if training.split is None else training.split == "valid"
+    parts = {"training": training.rows(~valid)} if not valid.all() else {}
+    if valid.any():
+        parts["valid"] = training.rows(valid)
+    return parts if testing is None else {**parts, "test": testing}
+
+
+def save_split(path: Path, parts: dict[str, Dataset]) -> None:
+    """Write a CSV of every image with its group and the part of the split that it was in: train, valid or test."""
+    tables = [
+        pd.DataFrame({"image": list(data.ids), "group": "" if data.groups is None else data.groups, "split": part})
+        for part, data in parts.items()
+        if len(data)
+    ]
+    pd.concat(tables).to_csv(path, index=False)
+
+
+def write_split_table(source: ReadFlags, fractions: str, seed: int, out: Path) -> Dataset:
+    """Split the images of a table, and write its rows with a column `split`; returns them with that split.
+
+    Rows without an image that can be used are left out. Raises DataError where DATA has no table, or `out` is there.
+    """
+    path = Path(source.data) if is_table(source.data) else source.labels
+    if path is None or not is_folder(source.data):
+        raise DataError(f"{source.data} has no table to write with a split: use --split-fractions with `taut train`")
+    if out.exists():
+        raise DataError(f"--out {out} is there already: choose another name")
+    shares = parse_fractions(fractions)
+    dataset = split_by(load_source(source, None, out.with_name(f"{out.stem}-skipped.csv")), shares, seed)
+    assert dataset.split is not None
+    assert dataset.lines is not None
+    table = read_table(path)
+    listed = dataset.lines > 0
+    rows = table.loc[dataset.lines[listed]].assign(split=dataset.split[listed])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    rows.sort_index().to_csv(out, index=False)
+    return dataset.rows(listed)
 
 
 def draw_annotations(training: Dataset, source: DataFlags, seed: int) -> Dataset:

@@ -28,7 +28,8 @@ class BatchLike(Protocol):
     ignored: Tensor | None
 
     @property
-    def settled(self) -> Tensor: ...
+    def settled(self) -> Tensor:
+        """The cells that nothing is estimated for."""
 
 
 @dataclass

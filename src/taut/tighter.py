@@ -147,7 +147,7 @@ class TighterELBO(Objective):
         mask = latent.spread_labels(observed, model.sizes)
         logits = posterior.logits
         if batch.ignored is not None:
-            # The decoder needs some class of every label; an ignored cell's is drawn, but teaches the classifier nothing.
+            # The decoder needs a class of every label: an ignored cell's is drawn, but teaches the classifier nothing.
             logits = torch.where(latent.spread_labels(batch.ignored[rows], model.sizes), logits.detach(), logits)
         log_annotation = torch.where(mask, targets, 1.0).clamp_min(1e-30).log()
         value = (

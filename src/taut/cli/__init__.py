@@ -13,13 +13,15 @@ from taut.cli.command import Command, command, parse
 from taut.cli.decisions import PlanFlags
 from taut.cli.results import evaluate, predict
 from taut.data import DataError, Dataset
+from taut.data.cells import certain, prior_notes, unscored
+from taut.data.dataset import SPLITS
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.fit import fit, plan_for
 from taut.fit import resume as resume_fit
 from taut.labels import LabelError
 from taut.plan import describe, fingerprint
 from taut.run import Run
-from taut.sources import DataFlags, draw_annotations, load_parts
+from taut.sources import DataFlags, ReadFlags, draw_annotations, load_parts, save_split, write_split_table
 from taut.train import TrainingError, processes
 
 
@@ -58,11 +60,16 @@ def train(
         fitted = fit(training, decisions.change, minutes, seed, run, source.to_json(), quiet, method)
     if not main_process:
         return
+    kept, held, _ = run.load_draw()
+    parts = {"train": training.rows(kept), "valid": training.rows(held)}
+    save_split(run.path / "split.csv", parts if testing is None else {**parts, "test": testing})
     for note in fitted.notes:
         print(note)
     print(f"trained {fitted.result.steps} steps in {fitted.result.seconds:.0f} s; the run is in {run.path}")
     if testing is not None and testing.annotation.observed.any() and not source.classes:
-        print(_sentence(figures_of(fitted.model, testing), testing))
+        for note in unscored(testing):
+            print(note)
+        print(_sentence(figures_of(fitted.model, certain(testing)), testing))
 
 
 @command(without=("test",))
@@ -75,11 +82,30 @@ def plan(source: DataFlags, decisions: PlanFlags) -> None:
     """
     seed = decisions.first_seed()
     training, _ = load_parts(source)
+    training.space.check_observed(training.annotation)
     training = draw_annotations(training, source, seed)
-    for note in training.notes:
+    for note in (*training.notes, *prior_notes(training)):
         print(note)
     facts = fingerprint(training)
     print(describe(facts, training.space, decisions.change(plan_for(facts, seed, decisions.method()))))
+
+
+@command(without=("split_column", "train_list", "test_list", "split_fractions"))
+def split(source: ReadFlags, fractions: str = "0.7,0.1,0.2", seed: int = 0, out: Path = Path("split.csv")) -> None:
+    """Write the table of DATA with a column "split": train, valid and test, stratified, with patients kept whole.
+
+    Args:
+        source: a folder with --labels, or a table.
+        fractions: the shares of train, valid and test.
+        seed: another seed gives another split.
+        out: the table to write.
+    """
+    parts = write_split_table(source, fractions, seed, out)
+    assert parts.split is not None
+    counts = ", ".join(f"{int((parts.split == part).sum()):,} {part}" for part in SPLITS)
+    for note in parts.notes:
+        print(note)
+    print(f"wrote {len(parts):,} rows to {out} ({counts}); it is read with --split-column split")
 
 
 @command(without=("classes", "objective"))
@@ -115,9 +141,11 @@ def compare(
     if testing is None or not testing.annotation.observed.any():
         raise DataError(f"{source.data} has no annotated test part to compare on; give one with --test")
     seed = decisions.first_seed()
+    for note in unscored(testing):
+        print(note)
     rows = run_all(
         lambda s: draw_annotations(training, source, s),
-        testing,
+        certain(testing),
         names,
         range(seed, seed + draws),
         out,
@@ -150,4 +178,4 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-COMMANDS: dict[str, Command] = {item.name: item for item in (train, evaluate, predict, plan, compare)}
+COMMANDS: dict[str, Command] = {item.name: item for item in (train, evaluate, predict, plan, split, compare)}

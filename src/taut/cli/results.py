@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from json import dumps
 from pathlib import Path
@@ -13,12 +12,13 @@ import torch
 
 from taut.cli.command import command
 from taut.data import DataError
+from taut.data.cells import certain, unscored
 from taut.data.dataset import SPLITS
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.evaluate.predict import predict_probabilities
 from taut.nn.vae import LabelVAE
 from taut.run import Run
-from taut.sources import DataFlags, check_shape, load_source, read_inputs, replaced_source
+from taut.sources import DataFlags, check_shape, load_source, read_inputs, replaced_source, test_flags
 
 
 @command()
@@ -44,7 +44,7 @@ def evaluate(
     model = folder.load_model()
     source = DataFlags.from_json(folder.source())
     tested = source.test if data is None and split in (None, "test") else None
-    source = replaced_source(dataclasses.replace(source, data=tested or source.data), data, labels)
+    source = replaced_source(source if tested is None else test_flags(source), data, labels)
     dataset = load_source(source, model.space)
     if split is not None and split not in SPLITS:
         raise DataError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
@@ -54,6 +54,9 @@ def evaluate(
     if data is None and tested is None and chosen is None:
         print("taut: there is no test part; these are the images that the run was trained on", file=sys.stderr)
     check_shape(model, dataset)
+    for note in unscored(dataset):
+        print(f"taut: {note}", file=sys.stderr)
+    dataset = certain(dataset)
     figures = {"data": dataset.name, "split": chosen or "all", **figures_of(_on_device(model), dataset, calibrated)}
     print(dumps(figures) if json else _table(figures))
 

@@ -66,7 +66,9 @@ def parse_policy(flag: str, text: str, space: LabelSpace) -> list[str]:
     yes_no = [label.name for label in space if label.classes == YES_NO]
     unknown = [name for name in named if name not in yes_no]
     if unknown:
-        raise DataError(f"{flag} {text!r}: {unknown[0]!r} is not one of the yes/no labels {', '.join(yes_no) or '(none)'}")
+        raise DataError(
+            f"{flag} {text!r}: {unknown[0]!r} is not one of the yes/no labels {', '.join(yes_no) or '(none)'}"
+        )
     return [named.get(label.name, usual or "latent") for label in space]
 
 

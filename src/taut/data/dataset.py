@@ -33,6 +33,7 @@ class Dataset:
     cells: [N, k] what the source says in each cell: the index of a class, or a code of `taut.data.cells`; or None.
     policy: what became of the cells that state no class; or None where there is no such question.
     prevalence: the probability of "yes" by label, where it is known and not to be estimated.
+    lines: [N] the row of its table that names an image, as a spreadsheet counts, 0 where none does; or None.
     """
 
     name: str
@@ -46,10 +47,18 @@ class Dataset:
     cells: NDArray[np.int16] | None = None
     policy: CellPolicy | None = None
     prevalence: dict[str, float] = field(default_factory=dict)
+    lines: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         """Refuse parts of different lengths, and values that are not numbers."""
-        parts = {"annotations": self.annotation.targets, "ids": self.ids, "groups": self.groups, "split": self.split, "cells": self.cells}
+        parts = {
+            "annotations": self.annotation.targets,
+            "ids": self.ids,
+            "groups": self.groups,
+            "split": self.split,
+            "cells": self.cells,
+            "lines": self.lines,
+        }
         for part, values in parts.items():
             if values is not None and len(values) != len(self.x):
                 raise DataError(f"{self.name}: {len(self.x)} images but {len(values)} {part}")
@@ -80,6 +89,7 @@ class Dataset:
             groups=None if self.groups is None else self.groups[index],
             split=None if self.split is None else self.split[index],
             cells=None if self.cells is None else self.cells[index],
+            lines=None if self.lines is None else self.lines[index],
         )
 
     def part(self, split: str) -> Dataset:

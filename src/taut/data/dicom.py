@@ -61,9 +61,9 @@ def read_dicom(path: Path) -> NDArray[np.float32]:
     Raises DataError where pydicom, or the decoder of a compressed file, is not installed; ValueError, or what pydicom
     raises, for a file that holds no single image.
     """
-    from pydicom import pixels
-
     data = _read(path)
+    from pydicom import pixels  # after the sentence that tells how to install it
+
     _check(data)
     try:
         values = pixels.pixel_array(data)

@@ -169,6 +169,7 @@ class _Reading:
             notes=[*self._summary(), *self.listing.notes, *self._label_notes(rows, annotation), *notes],
             cells=self.listing.codes[rows].astype(np.int16),
             policy=self.policy,
+            lines=self.entries["row"].iloc[rows].fillna(0).to_numpy(dtype=np.int64),
         )
 
     def _leave_out(self, rows: NDArray[np.intp], kind: str, reason: str | list[str]) -> None:

@@ -41,10 +41,14 @@ def choose_view(layout: Layout, view: str) -> pd.Series[bool]:
     """
     columns = [name for name in layout.views if name in layout.table.columns]
     if not columns:
-        raise DataError(f"--view {view} is for tables of CheXpert and NIH with a column of views, which this one has not")
+        raise DataError(
+            f"--view {view} is for tables of CheXpert and NIH with a column of views, which this one has not"
+        )
     for name in columns:
         shown = layout.table[name].str.casefold() == view.casefold()
         if shown.any():
             return shown.fillna(False)
     there = sorted({str(value) for name in columns for value in layout.table[name].dropna().unique()})
-    raise DataError(f"--view {view!r} is in no row of {' or '.join(map(repr, columns))}: there are {', '.join(there[:10])}")
+    raise DataError(
+        f"--view {view!r} is in no row of {' or '.join(map(repr, columns))}: there are {', '.join(there[:10])}"
+    )
