@@ -18,7 +18,7 @@ from taut.evaluate.metrics import evaluate as figures_of
 from taut.evaluate.predict import predict_probabilities
 from taut.nn.vae import LabelVAE
 from taut.run import Run
-from taut.sources import DataFlags, check_shape, load_source, read_inputs, replaced_source, test_flags
+from taut.sources import DataFlags, load_source, read_inputs, replaced_source, test_flags
 
 
 @command()
@@ -45,7 +45,7 @@ def evaluate(
     source = DataFlags.from_json(folder.source())
     tested = source.test if data is None and split in (None, "test") else None
     source = replaced_source(source if tested is None else test_flags(source), data, labels)
-    dataset = load_source(source, model.space)
+    dataset = load_source(source, model.space, None, model.architecture.shape, folder.pixel_max())
     if split is not None and split not in SPLITS:
         raise DataError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
     has_test = dataset.split is not None and bool((dataset.split == "test").any())
@@ -53,7 +53,6 @@ def evaluate(
     dataset = dataset.part(chosen) if chosen else dataset
     if data is None and tested is None and chosen is None:
         print("taut: there is no test part; these are the images that the run was trained on", file=sys.stderr)
-    check_shape(model, dataset)
     for note in unscored(dataset):
         print(f"taut: {note}", file=sys.stderr)
     dataset = certain(dataset)
@@ -70,8 +69,9 @@ def predict(run: Path, images: Path, out: Path = Path("predictions.csv")) -> Non
         images: an image file, a folder of them, or an .npz file with an array x.
         out: the CSV file to write.
     """
-    model = _on_device(Run(run).load_model())
-    names, x, unread = read_inputs(images, model)
+    folder = Run(run)
+    model = _on_device(folder.load_model())
+    names, x, unread = read_inputs(images, model, folder.pixel_max())
     probabilities = predict_probabilities(model, x)
     table = pd.DataFrame({"image": names})
     decided = model.space.predict(probabilities).reshape(len(names), -1)

@@ -27,7 +27,8 @@ def load_dataset(
     space: LabelSpace | None = None,
     group: str | None = None,
     unlabeled: Scalar | None = -1,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
     path_column: str | None = None,
     label_columns: Sequence[str] | None = None,
     joined_column: str | None = None,
@@ -42,6 +43,7 @@ def load_dataset(
     blank: str | None = None,
     prevalence: str | None = None,
     split_fractions: str | None = None,
+    white: float | None = None,
 ) -> Dataset:
     """The dataset of a name (digits, digit-grid, mnist, svhn, cifar10), a .npz file, a folder of images or a table.
 
@@ -56,6 +58,7 @@ def load_dataset(
     table = {
         "--labels": labels,
         "--image-size": image_size,
+        "--channels": channels,
         "--path-column": path_column,
         "--label-columns": label_columns,
         "--joined-column": joined_column,
@@ -73,7 +76,7 @@ def load_dataset(
         dataset = EMBEDDED[source]() if source in EMBEDDED else load_public(source)
     elif path.suffix.lower() == ".npz":
         _refuse(source, table)
-        dataset = load_npz(path, space, group, unlabeled)
+        dataset = load_npz(path, space, group, unlabeled, white)
         dataset = dataset if blank is None else with_policy(dataset, CellPolicy(blank=blank))
     elif path.is_dir() or path.suffix.lower() == ".csv":
         is_table = not path.is_dir()
@@ -95,6 +98,7 @@ def load_dataset(
             blank=blank,
             space=space,
             image_size=image_size,
+            channels=channels,
             skipped=skipped,
             unlabeled=unlabeled,
         )
