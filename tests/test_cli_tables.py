@@ -99,6 +99,7 @@ def test_a_split_is_written_as_a_table_and_read_again(chest: Path, tmp_path: Pat
     assert testing is not None
     assert set(testing.ids) == set(written.loc[written["split"] == "test", "file"])
     assert "is there already" in refused(capsys, "split", chest, "--labels", labels, "--out", out)
+    assert "has a column 'split' already" in refused(capsys, "split", chest, "--labels", out, "--out", tmp_path / "x.csv")
     assert "digits has no table" in refused(capsys, "split", "digits")
     # A table by itself: its images are found below --images.
     other = tmp_path / "other.csv"

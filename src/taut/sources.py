@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 
 from taut.data import EMBEDDED, PUBLIC, DataError, Dataset, load_dataset
 from taut.data.cache import read_images
 from taut.data.files import find_images
 from taut.data.leakage import check_leakage
-from taut.data.split import draw_fraction, draw_per_class, parse_fractions, split_by
-from taut.data.table import read_table
+from taut.data.split import draw_fraction, draw_per_class
 from taut.labels import LabelSpace
 from taut.nn.vae import LabelVAE
 
@@ -206,38 +204,6 @@ def named_parts(training: Dataset, testing: Dataset | None) -> dict[str, Dataset
     if valid.any():
         parts["valid"] = training.rows(valid)
     return parts if testing is None else {**parts, "test": testing}
-
-
-def save_split(path: Path, parts: dict[str, Dataset]) -> None:
-    """Write a CSV of every image with its group and the part of the split that it was in: train, valid or test."""
-    tables = [
-        pd.DataFrame({"image": list(data.ids), "group": "" if data.groups is None else data.groups, "split": part})
-        for part, data in parts.items()
-        if len(data)
-    ]
-    pd.concat(tables).to_csv(path, index=False)
-
-
-def write_split_table(source: ReadFlags, fractions: str, seed: int, out: Path) -> Dataset:
-    """Split the images of a table, and write its rows with a column `split`; returns them with that split.
-
-    Rows without an image that can be used are left out. Raises DataError where DATA has no table, or `out` is there.
-    """
-    path = Path(source.data) if is_table(source.data) else source.labels
-    if path is None or not is_folder(source.data):
-        raise DataError(f"{source.data} has no table to write with a split: use --split-fractions with `taut train`")
-    if out.exists():
-        raise DataError(f"--out {out} is there already: choose another name")
-    shares = parse_fractions(fractions)
-    dataset = split_by(load_source(source, None, out.with_name(f"{out.stem}-skipped.csv")), shares, seed)
-    assert dataset.split is not None
-    assert dataset.lines is not None
-    table = read_table(path)
-    listed = dataset.lines > 0
-    rows = table.loc[dataset.lines[listed]].assign(split=dataset.split[listed])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    rows.sort_index().to_csv(out, index=False)
-    return dataset.rows(listed)
 
 
 def draw_annotations(training: Dataset, source: DataFlags, seed: int) -> Dataset:

@@ -1,6 +1,6 @@
 """The command line: one typed function per command, and every field of the plan as a flag.
 
-The commands that train are here, those that begin with a finished run in `results`.
+The commands that train are here, those that begin with a finished run in `results`, splits in `splits`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 from taut.cli.command import Command, command, parse
 from taut.cli.decisions import PlanFlags
 from taut.cli.results import evaluate, predict
+from taut.cli.splits import save_split, split
 from taut.data import DataError, Dataset
 from taut.data.cells import certain, prior_notes, unscored
-from taut.data.dataset import SPLITS
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.fit import fit, plan_for
 from taut.fit import resume as resume_fit
 from taut.labels import LabelError
 from taut.plan import describe, fingerprint
 from taut.run import Run
-from taut.sources import DataFlags, ReadFlags, draw_annotations, load_parts, save_split, write_split_table
+from taut.sources import DataFlags, draw_annotations, load_parts
 from taut.train import TrainingError, processes
 
 
@@ -88,24 +88,6 @@ def plan(source: DataFlags, decisions: PlanFlags) -> None:
         print(note)
     facts = fingerprint(training)
     print(describe(facts, training.space, decisions.change(plan_for(facts, seed, decisions.method()))))
-
-
-@command(without=("split_column", "train_list", "test_list", "split_fractions"))
-def split(source: ReadFlags, fractions: str = "0.7,0.1,0.2", seed: int = 0, out: Path = Path("split.csv")) -> None:
-    """Write the table of DATA with a column "split": train, valid and test, stratified, with patients kept whole.
-
-    Args:
-        source: a folder with --labels, or a table.
-        fractions: the shares of train, valid and test.
-        seed: another seed gives another split.
-        out: the table to write.
-    """
-    parts = write_split_table(source, fractions, seed, out)
-    assert parts.split is not None
-    counts = ", ".join(f"{int((parts.split == part).sum()):,} {part}" for part in SPLITS)
-    for note in parts.notes:
-        print(note)
-    print(f"wrote {len(parts):,} rows to {out} ({counts}); it is read with --split-column split")
 
 
 @command(without=("classes", "objective"))
