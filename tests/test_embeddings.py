@@ -10,6 +10,7 @@ import pytest
 from conftest import Array
 from taut.data.dataset import DataError, Dataset
 from taut.data.embeddings import load_embeddings
+from taut.data.listing import TableOptions
 
 pytest.importorskip("pyarrow")
 N, F = 6, 3
@@ -65,7 +66,7 @@ def test_a_column_of_known_ids_is_found_whatever_its_name(tmp_path: Path) -> Non
     path = tmp_path / "e.npz"
     np.savez(path, embeddings=vectors(), image_id=np.array([f"p{i}" for i in range(N)]))
     data = load_embeddings(
-        path, table(tmp_path, lines), group="patient", split_column="part", label_columns=["sick"]
+        path, table(tmp_path, lines), TableOptions(group="patient", split_column="part", label_columns=["sick"])
     )
     assert data.groups is not None
     assert data.split is not None
@@ -75,9 +76,20 @@ def test_a_column_of_known_ids_is_found_whatever_its_name(tmp_path: Path) -> Non
 
 def test_joined_names_and_several_labels(tmp_path: Path) -> None:
     lines = "row,found\n0,mass|oedema\n1,No Finding\n2,mass\n"
-    data = load_embeddings(write(tmp_path / "e.npy"), table(tmp_path, lines), joined_column="found")
+    data = load_embeddings(write(tmp_path / "e.npy"), table(tmp_path, lines), TableOptions(joined_column="found"))
     assert data.space.names == ("mass", "oedema")
     assert data.annotation.targets[:3, 1::2].tolist() == [[1, 1], [0, 0], [1, 0]]
+
+
+def test_cells_follow_the_policy(tmp_path: Path) -> None:
+    lines = "row,sick,mass\n0,-1,1\n1,,0\n2,1,1\n"
+    path, labels = write(tmp_path / "e.npy"), table(tmp_path, lines)
+    usual = load_embeddings(path, labels)
+    assert usual.annotation.observed[:3, 0].tolist() == [False, False, True]
+    assert "1 cell is −1 (uncertain): taken as unannotated." in usual.notes
+    filled = load_embeddings(path, labels, uncertain="positive", blank="negative")
+    assert filled.annotation.targets[:3, 1].tolist() == [1, 0, 1]
+    assert not filled.annotation.observed[3:].any()  # nothing was said of the inputs without a row
 
 
 def test_rows_that_cannot_be_used_are_counted_and_listed(tmp_path: Path) -> None:
@@ -106,7 +118,7 @@ def test_tables_that_name_no_row_are_refused(tmp_path: Path) -> None:
     lines = "sick\n" + "1\n" * N
     assert "no column says which row" in refused(path, table(tmp_path, lines))
     assert "no row names" in refused(path, table(tmp_path, "id,sick\nx,1\ny,0\n"))
-    assert "'nobody' is not a column" in refused(path, table(tmp_path, "id,sick\n0,1\n"), path_column="nobody")
+    assert "'nobody' is not a column" in refused(path, table(tmp_path, "id,sick\n0,1\n"), options=TableOptions(path_column="nobody"))
 
 
 def test_files_that_hold_no_embeddings_are_refused(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_embeddings_from_training_to_predictions(tmp_path: Path, capsys: Capture
     assert len(probabilities(tmp_path / "p.csv")) == 60
     np.save(tmp_path / "narrow.npy", x[:, :4])
     assert "inputs of shape [4], but the model takes [5]" in refused(capsys, "predict", run, tmp_path / "narrow.npy")
-    assert "holds feature vectors: leave it out" in refused(
+    assert "holds feature vectors already: leave it out" in refused(
         capsys, "train", data, *flags, "--frozen", _images_run(tmp_path), "--out", tmp_path / "other"
     )
 

@@ -114,7 +114,11 @@ class FrozenEncoder:
         return {**own, "shift": self.shift.contiguous(), "scale": self.scale.contiguous()}
 
     def check(self, shape: tuple[int, ...], name: str) -> None:
-        """DataError where images have another shape than the encoder takes."""
+        """DataError where inputs are no images of the shape that the encoder takes."""
+        if len(shape) == 1:
+            raise DataError(
+                f"--frozen {self.about.given} is for images, but {name} holds feature vectors already: leave it out"
+            )
         if tuple(shape) != self.about.shape:
             hint = f" (--image-size {self.about.shape[1]} resizes those of a folder)" if len(shape) == 3 else ""
             raise DataError(
@@ -181,11 +185,8 @@ class FrozenEncoder:
     def dataset(self, dataset: Dataset) -> Dataset:
         """The dataset with the features of its images in their place."""
         x = self.features(dataset.x, dataset.name)
-        return dataclasses.replace(dataset, x=x, notes=[*dataset.notes, self.note()])
-
-    def note(self) -> str:
-        """What is said of a dataset of its features."""
-        return f"The {self.width} features of {self.about.given} stand in for the images; its weights stay as they are."
+        note = f"The {self.width} features of {self.about.given} stand in for the images; its weights stay as they are."
+        return dataclasses.replace(dataset, x=x, notes=[*dataset.notes, note])
 
     def save(self, folder: Path) -> None:
         """Write frozen.safetensors and frozen.json into a run folder, so that the run needs nothing else."""

@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 
 from taut.baselines import DEFAULT, find_objective
+from taut.data.cells import certain, prior_notes
 from taut.data.dataset import DataError, Dataset
 from taut.data.split import hide, split_off
 from taut.data.stream import Stream
@@ -60,7 +61,9 @@ def build_model(dataset: Dataset, plan: Plan, facts: Facts) -> LabelVAE:
         model = LabelVAE(dataset.space, plan.architecture(facts.shape))
     if plan.model.weights is not None:
         load_weights(model.encoder.backbone, Path(plan.model.weights), plan.model.encoder)
-    model.log_prior.copy_(torch.from_numpy(dataset.space.prior(dataset.annotation, plan.objective.prior)))
+    model.log_prior.copy_(
+        torch.from_numpy(dataset.space.prior(dataset.annotation, plan.objective.prior, dataset.prevalence))
+    )
     model.shift.copy_(torch.tensor(facts.mean).reshape(model.shift.shape))
     model.scale.copy_(torch.tensor(facts.std).reshape(model.scale.shape))
     return model
@@ -178,7 +181,7 @@ def fit(
             "calibration; --train.valid_fraction 0 holds none out"
         )
     facts = fingerprint(training)
-    notes = list(dataset.notes)
+    notes = [*dataset.notes, *prior_notes(training)]
     if minutes is not None:
         notes.append(fit_to_budget(training, plan, facts, minutes))
     if run is not None and processes().is_main_process:
@@ -221,7 +224,7 @@ def _train(
     result = train(model, objective, build_stream(training, plan, objective), plan, run, again, quiet)
     model = result.model
     if len(held):
-        valid = dataset.rows(held)
+        valid = certain(dataset.rows(held))
         model.temperature.copy_(fit_temperatures(predict_logits(model, valid.x), valid.annotation, model.sizes))
         fitted = int((model.temperature != 1).sum())
         notes.append(
@@ -232,5 +235,6 @@ def _train(
     elif not quiet:
         notes.append("not calibrated: too few annotated images to hold some out")
     if run is not None and processes().is_main_process:
-        run.save_model(model, {"steps": result.steps, "seconds": round(result.seconds, 1), "checkpoint": "last"})
+        about = {"steps": result.steps, "seconds": round(result.seconds, 1), "checkpoint": "last"}
+        run.save_model(model, {**about, "pixel_max": dataset.pixel_max})
     return Fitted(model, plan, facts, result, notes)

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from taut.data.augment import Augment
+from taut.data.cells import BLANK, UNCERTAIN
 from taut.data.dataset import DataError, Dataset
 from taut.labels import LabelSpace
 from taut.nn.vae import Architecture
@@ -45,6 +46,12 @@ class Facts:
     grey: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    uncertain: tuple[int, ...] = ()
+    blank: tuple[int, ...] = ()
+    """Cells of each label that the table leaves uncertain (−1) or blank; () where there is no table of yes/no labels."""
+    uncertain_as: tuple[str, ...] = ()
+    blank_as: tuple[str, ...] = ()
+    """What they became; see `taut.data.cells.CellPolicy`."""
 
     @property
     def is_image(self) -> bool:
@@ -60,6 +67,12 @@ def fingerprint(dataset: Dataset) -> Facts:
     sample = np.asarray(x[::step], dtype=np.float64) / (255 if x.dtype == np.uint8 else 1)
     axes = (0, 2, 3) if dataset.is_image else (0,)
     std = sample.std(axis=axes)
+    cells: dict[str, tuple[Any, ...]] = {}
+    if dataset.cells is not None and dataset.policy is not None:
+        fates = dataset.policy.fates(dataset.space)
+        for name, code in (("uncertain", UNCERTAIN), ("blank", BLANK)):
+            cells[name] = tuple(int(n) for n in (dataset.cells == code).sum(axis=0))
+            cells[f"{name}_as"] = tuple(fates[code])
     last = np.nan_to_num(dataset.annotation.targets)[:, [block.stop - 1 for block in dataset.space.blocks]]
     return Facts(
         images=len(x),
@@ -67,12 +80,13 @@ def fingerprint(dataset: Dataset) -> Facts:
         labels=len(dataset.space),
         classes=dataset.space.sizes,
         annotated_images=int(observed.any(axis=1).sum()),
-        fully_annotated_images=int(observed.all(axis=1).sum()),
+        fully_annotated_images=int(dataset.annotation.complete.sum()),
         annotated_cells=tuple(int(n) for n in observed.sum(axis=0)),
         positives=tuple(int(n) for n in np.round(np.where(observed, last, 0).sum(axis=0))),
         grey=x.shape[1] == 1 if dataset.is_image else False,
         mean=tuple(float(v) for v in sample.mean(axis=axes)),
         std=tuple(float(v) if v > 1e-6 else 1.0 for v in std),
+        **cells,
     )
 
 
@@ -382,6 +396,19 @@ def fast_bf16() -> bool:
     return bool(supported and supported())
 
 
+def _became(facts: Facts, j: int) -> str:
+    """What the uncertain and blank cells of a label became, where its table has any."""
+    parts = [
+        f"{counts[j]} {name} → {fates[j]}"
+        for name, counts, fates in (
+            ("uncertain", facts.uncertain, facts.uncertain_as),
+            ("blank", facts.blank, facts.blank_as),
+        )
+        if counts and counts[j]
+    ]
+    return f"; in the table {', '.join(parts)}" if parts else ""
+
+
 def describe(facts: Facts, space: LabelSpace, plan: Plan) -> str:
     """The facts found and the decisions taken, for people."""
     share = 100 * facts.annotated_images / facts.images
@@ -394,7 +421,10 @@ def describe(facts: Facts, space: LabelSpace, plan: Plan) -> str:
         *(
             f"  {label.name}: {known} known"
             + (f", {positive} of them {label.classes[-1]}" if len(label.classes) == 2 else "")
-            for label, known, positive in zip(space, facts.annotated_cells, facts.positives, strict=True)
+            + _became(facts, j)
+            for j, (label, known, positive) in enumerate(
+                zip(space, facts.annotated_cells, facts.positives, strict=True)
+            )
         ),
         "",
         yaml.safe_dump(dataclasses.asdict(plan), sort_keys=False).rstrip(),

@@ -8,15 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from taut.data import EMBEDDED, PUBLIC, DataError, Dataset, load_dataset
 from taut.data.cache import read_images
 from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.files import find_images
-from taut.data.split import check_groups, draw_fraction, draw_per_class
+from taut.data.leakage import check_leakage
+from taut.data.split import draw_fraction, draw_per_class
 from taut.features import FrozenEncoder, usual_side
-from taut.labels import Annotation, LabelSpace
+from taut.labels import LabelSpace
 from taut.nn.vae import LabelVAE
 from taut.train import processes
+
+
+PATHS = ("labels", "images", "train_list", "test_list", "weights")
 
 
 @dataclass(frozen=True)
@@ -24,9 +30,24 @@ class ReadFlags:
     """How data is read: each field is a flag, and the argument of `load_dataset` of that name."""
 
     data: str
-    """digits, digit-grid, mnist, svhn, cifar10, an .npz file, a folder of images, or embeddings (.npy, .parquet)."""
+    """digits, digit-grid, mnist, svhn, cifar10, an .npz file, a folder of images, a CSV table of images, or embeddings
+    (.npy, .npz, .parquet)."""
     labels: Path | None = None
     """a CSV table of annotations for a folder or for embeddings."""
+    images: Path | None = None
+    """where the images of a table that is DATA are; by default in the table's folder."""
+    format: str | None = None
+    """the table's format: chexpert, chexpert-5 (the five findings of its leader board), nih, or table for any other;
+    by default what its header speaks for."""
+    view: str | None = None
+    """the images of CheXpert (frontal, lateral, AP, PA) or NIH (AP, PA) to take."""
+    uncertain: str | None = None
+    """what -1 cells become: latent (the default), positive, negative, ignore or soft=P, for all labels or by label, as
+    in 'latent,Edema=positive'."""
+    blank: str | None = None
+    """what blank cells become, likewise: latent by default, but negative in CheXpert's tables."""
+    prevalence: str | None = None
+    """the prior probability of labels, as in 'Edema=0.1,Fracture=0.02', or a YAML file of them."""
     group: str | None = None
     """the column or array whose values (patients) stay on one side of every split."""
     image_size: int | None = None
@@ -39,6 +60,12 @@ class ReadFlags:
     """a column of joined names, such as 'A|B', that are the labels."""
     split_column: str | None = None
     """a column of train, valid and test."""
+    train_list: Path | None = None
+    """a text file of the images to train on, one a line; without it all that --test-list leaves."""
+    test_list: Path | None = None
+    """a text file of the test images, one a line."""
+    split_fractions: str | None = None
+    """shares of train, valid and test, as in 0.7,0.1,0.2, for data without a split: stratified, patients kept whole."""
 
     def options(self) -> dict[str, Any]:
         """The arguments of `load_dataset` beside the data."""
@@ -49,6 +76,8 @@ class ReadFlags:
 class DataFlags(ReadFlags):
     """All flags of data, for every command that trains or plans; a run folder keeps them for those that follow."""
 
+    leakage: str | None = None
+    """refuse (the default) stops where a patient or an image is in two parts of a split; report only tells."""
     test: str | None = None
     """data to evaluate on after training; by default the data's own test part, where it has one."""
     labels_per_class: int | None = None
@@ -73,24 +102,33 @@ class DataFlags(ReadFlags):
     def from_json(cls, data: dict[str, Any]) -> Self:
         """The flags that `to_json` wrote; fields that it did not have yet are at their defaults."""
         known = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
-        paths = {name: Path(known[name]) for name in ("labels", "weights") if known.get(name) is not None}
-        return cls(**{**known, **paths})
+        paths = {name: Path(known[name]) for name in PATHS if known.get(name) is not None}
+        return cls(**known | paths)
 
 
 def replaced_source(source: DataFlags, data: str | None, labels: Path | None) -> DataFlags:
     """The flags of a run for other data, which has no groups to keep apart, and columns only with a table."""
     if data is None:
         return source if labels is None else dataclasses.replace(source, labels=labels)
-    if labels is None:
+    source = dataclasses.replace(source, split_fractions=None, train_list=None, test_list=None)
+    source = dataclasses.replace(source, data=data, labels=labels, group=None)
+    if is_table(data):
+        other = dataclasses.replace(source, split_column=None)
+    elif labels is None:
         other = DataFlags(data, image_size=source.image_size)
     else:
-        other = dataclasses.replace(source, data=data, labels=labels, group=None)
+        other = dataclasses.replace(source, images=None)
     return other if is_folder(data) else dataclasses.replace(other, image_size=None)
 
 
+def is_table(data: str) -> bool:
+    """Whether DATA names a CSV table of images."""
+    return data.lower().endswith(".csv")
+
+
 def is_folder(data: str) -> bool:
-    """Whether --data names a folder of images, and neither an .npz file nor a set that has a name."""
-    return data not in EMBEDDED and data not in PUBLIC and Path(data).expanduser().is_dir()
+    """Whether DATA names image files, in a folder or by a table, and neither an .npz file nor a set that has a name."""
+    return is_table(data) or (data not in EMBEDDED and data not in PUBLIC and Path(data).expanduser().is_dir())
 
 
 def cluster_space(data: str, classes: int | None) -> LabelSpace | None:
@@ -109,12 +147,14 @@ def load_source(
     space: LabelSpace | None,
     skipped: Path | None = None,
     shape: Sequence[int] | None = None,
+    white: float | None = None,
     frozen: FrozenEncoder | None = None,
 ) -> Dataset:
     """The dataset that flags name.
 
     skipped: a CSV file that lists what was left out of a folder, or of a table of embeddings.
     shape: of the inputs that a model takes; the images of a folder are brought to it, and others must have it.
+    white: the training images' `pixel_max`, on whose scale those of an .npz file are.
     frozen: whose features stand in for images, which are brought to the shape that it takes.
     """
     options = source.options()
@@ -123,7 +163,7 @@ def load_source(
     if images is not None and len(images) == 3 and folder:
         options |= {"channels": images[0], "image_size": (images[1], images[2])}
     listed = skipped if folder or source.labels is not None else None
-    dataset = load_dataset(source.data, space=space, skipped=listed, **options)
+    dataset = load_dataset(source.data, space=space, skipped=listed, white=white, **options)
     if frozen is not None and dataset.is_image:
         dataset = frozen.dataset(dataset)
     if shape is not None:
@@ -139,26 +179,43 @@ def load_parts(
     skipped: a CSV file that lists what was left out of a folder.
     keep: a run folder, to which a frozen encoder is written, or which has it already.
     """
+    if source.leakage not in (None, "refuse", "report"):
+        raise DataError(f"--leakage {source.leakage!r} is neither refuse nor report")
     space = cluster_space(source.data, source.classes)
-    dataset, frozen = _load_frozen(source, space, skipped, keep)
-    testing: Dataset | None = None
-    training = dataset
-    if dataset.split is not None and (dataset.split == "test").any():
-        testing, training = dataset.part("test"), dataset.rows(dataset.split != "test")
+    dataset, frozen = _load_images(source, space, skipped, keep)
+    other: Dataset | None = None
     if source.test is not None:
-        other = dataclasses.replace(source, data=source.test)
-        testing = load_source(other, space or dataset.space, shape=dataset.x.shape[1:], frozen=frozen)
-        if testing.split is not None and (testing.split == "test").any():
-            testing = testing.part("test")
-    if testing is not None:
-        check_groups(training, testing)
+        shape = dataset.x.shape[1:]
+        other = load_source(test_flags(source), space or dataset.space, None, shape, dataset.pixel_max)
+    training, testing = _divide(dataset, other)
+    report = None if skipped is None else skipped.with_name(skipped.name.replace("skipped", "leakage"))
+    leaks = check_leakage(
+        named_parts(training, testing),
+        report,
+        # The splits of these are the field's, with the few copies that they have.
+        pixels=source.test is not None or not (source.data in EMBEDDED or source.data in PUBLIC),
+        refuse=source.leakage != "report",
+    )
+    if frozen is not None:
+        training, testing = _divide(frozen.dataset(dataset), None if other is None else frozen.dataset(other))
+    training.notes = [*training.notes, *leaks]
     return training, testing
 
 
-def _load_frozen(
+def _divide(dataset: Dataset, other: Dataset | None) -> tuple[Dataset, Dataset | None]:
+    """The training and the test rows; those of another dataset where it is given."""
+    training, testing = dataset, None
+    if dataset.split is not None and (dataset.split == "test").any():
+        testing, training = dataset.part("test"), dataset.rows(dataset.split != "test")
+    if other is None:
+        return training, testing
+    return training, other.part("test") if other.split is not None and (other.split == "test").any() else other
+
+
+def _load_images(
     source: DataFlags, space: LabelSpace | None, skipped: Path | None, keep: Path | None
 ) -> tuple[Dataset, FrozenEncoder | None]:
-    """The dataset of the flags, of features where they name a frozen encoder, and that encoder."""
+    """The dataset of the flags, and the frozen encoder that they name for its images."""
     if source.frozen is None:
         if source.weights is not None:
             raise DataError("--weights is for --frozen; training starts from the weights of --model.weights")
@@ -166,18 +223,34 @@ def _load_frozen(
     frozen = None if keep is None else FrozenEncoder.load(keep)
     if frozen is None and Path(source.frozen).is_dir():
         frozen = FrozenEncoder.find(source.frozen, source.weights)
-    if frozen is not None:
-        dataset = load_source(source, space, skipped, frozen=frozen)
+    if frozen is not None and is_folder(source.data):
+        dataset = load_source(source, space, skipped, frozen.about.shape)
     else:
         side = usual_side(source.frozen) if is_folder(source.data) else None
         dataset = load_source(dataclasses.replace(source, image_size=source.image_size or side), space, skipped)
-        frozen = FrozenEncoder.find(source.frozen, source.weights, dataset.x.shape[1:])
-        dataset = frozen.dataset(dataset)
-    if dataset.notes[-1:] != [frozen.note()]:
-        raise DataError(f"--frozen {source.frozen} is for images, but {dataset.name} holds feature vectors: leave it out")
+        frozen = frozen or FrozenEncoder.find(source.frozen, source.weights, dataset.x.shape[1:])
+        frozen.check(dataset.x.shape[1:], dataset.name)
     if keep is not None and processes().is_main_process:
         frozen.save(keep)
     return dataset, frozen
+
+
+def test_flags(source: DataFlags) -> DataFlags:
+    """How --test is read: as the data is, but for what splits it, and a table of its own where it is one."""
+    assert source.test is not None
+    other = dataclasses.replace(source, data=source.test, split_fractions=None, train_list=None, test_list=None)
+    if is_table(source.test):
+        return dataclasses.replace(other, labels=None)
+    return dataclasses.replace(other, images=None) if is_table(source.data) else other
+
+
+def named_parts(training: Dataset, testing: Dataset | None) -> dict[str, Dataset]:
+    """The parts of a split by name, those that there are."""
+    valid = np.zeros(len(training), dtype=bool) if training.split is None else training.split == "valid"
+    parts = {"training": training.rows(~valid)} if not valid.all() else {}
+    if valid.any():
+        parts["valid"] = training.rows(valid)
+    return parts if testing is None else {**parts, "test": testing}
 
 
 def draw_annotations(training: Dataset, source: DataFlags, seed: int) -> Dataset:
@@ -198,7 +271,8 @@ def draw_annotations(training: Dataset, source: DataFlags, seed: int) -> Dataset
         annotation = training.annotation
         targets, observed = annotation.targets.copy(), annotation.observed.copy()
         targets[~valid], observed[~valid] = hidden.annotation.targets, hidden.annotation.observed
-        return dataclasses.replace(training, annotation=Annotation(targets, observed))
+        annotation = dataclasses.replace(annotation, targets=targets, observed=observed)
+        return dataclasses.replace(training, annotation=annotation)
     if source.labels_per_class is not None:
         annotation = draw_per_class(training, source.labels_per_class, seed)
     elif source.labelled_cells is not None:
@@ -217,16 +291,16 @@ def check_shape(dataset: Dataset, shape: Sequence[int]) -> None:
 
 
 def read_inputs(
-    path: Path, model: LabelVAE, frozen: FrozenEncoder | None = None
+    path: Path, model: LabelVAE, white: float | None, frozen: FrozenEncoder | None = None
 ) -> tuple[list[str], Any, list[tuple[Path, str]]]:
     """Names, inputs and what could not be read, from an image, a folder, an .npz pack or a file of embeddings.
 
-    frozen: the encoder whose features the model takes; vectors are taken for its features.
+    white: as in `load_source`.  frozen: the encoder whose features the model takes; vectors are taken for its features.
     """
     if not path.exists():
         raise DataError(f"{path} does not exist")
     if path.suffix.lower() in EMBEDDINGS:
-        dataset = load_dataset(str(path), space=model.space)
+        dataset = load_dataset(str(path), space=model.space, white=white)
         if frozen is not None and dataset.is_image:
             dataset = frozen.dataset(dataset)
         check_shape(dataset, model.architecture.shape)

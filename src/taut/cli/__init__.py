@@ -1,6 +1,6 @@
 """The command line: one typed function per command, and every field of the plan as a flag.
 
-The commands that train are here, those that begin with a finished run in `results`.
+The commands that train are here, those that begin with a finished run in `results`, splits in `splits`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from typing import Any
 from taut.cli.command import Command, command, parse
 from taut.cli.decisions import PlanFlags
 from taut.cli.results import evaluate, predict
+from taut.cli.splits import save_split, split
 from taut.data import DataError, Dataset
+from taut.data.cells import certain, prior_notes, unscored
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.fit import changed_plan, fit
 from taut.fit import resume as resume_fit
@@ -59,11 +61,16 @@ def train(
         fitted = fit(training, decisions.change, minutes, seed, run, source.to_json(), quiet, method)
     if not main_process:
         return
+    kept, held, _ = run.load_draw()
+    parts = {"train": training.rows(kept), "valid": training.rows(held)}
+    save_split(run.path / "split.csv", parts if testing is None else {**parts, "test": testing})
     for note in fitted.notes:
         print(note)
     print(f"trained {fitted.result.steps} steps in {fitted.result.seconds:.0f} s; the run is in {run.path}")
     if testing is not None and testing.annotation.observed.any() and not source.classes:
-        print(_sentence(figures_of(fitted.model, testing), testing))
+        for note in unscored(testing):
+            print(note)
+        print(_sentence(figures_of(fitted.model, certain(testing)), testing))
 
 
 @command(without=("test",))
@@ -76,8 +83,9 @@ def plan(source: DataFlags, decisions: PlanFlags) -> None:
     """
     seed = decisions.first_seed()
     training, _ = load_parts(source)
+    training.space.check_observed(training.annotation)
     training = draw_annotations(training, source, seed)
-    for note in training.notes:
+    for note in (*training.notes, *prior_notes(training)):
         print(note)
     facts = fingerprint(training)
     decided = changed_plan(facts, decisions.change, seed, decisions.method())
@@ -120,9 +128,11 @@ def compare(
     if testing is None or not testing.annotation.observed.any():
         raise DataError(f"{source.data} has no annotated test part to compare on; give one with --test")
     seed = decisions.first_seed()
+    for note in unscored(testing):
+        print(note)
     rows = run_all(
         lambda s: draw_annotations(training, source, s),
-        testing,
+        certain(testing),
         names,
         range(seed, seed + draws),
         out,
@@ -155,4 +165,4 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-COMMANDS: dict[str, Command] = {item.name: item for item in (train, evaluate, predict, plan, compare)}
+COMMANDS: dict[str, Command] = {item.name: item for item in (train, evaluate, predict, plan, split, compare)}

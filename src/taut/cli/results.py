@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from json import dumps
 from pathlib import Path
@@ -13,13 +12,14 @@ import torch
 
 from taut.cli.command import command
 from taut.data import DataError
+from taut.data.cells import certain, unscored
 from taut.data.dataset import SPLITS
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.evaluate.predict import predict_probabilities
 from taut.features import FrozenEncoder
 from taut.nn.vae import LabelVAE
 from taut.run import Run
-from taut.sources import DataFlags, load_source, read_inputs, replaced_source
+from taut.sources import DataFlags, load_source, read_inputs, replaced_source, test_flags
 
 
 @command()
@@ -45,8 +45,10 @@ def evaluate(
     model = folder.load_model()
     source = DataFlags.from_json(folder.source())
     tested = source.test if data is None and split in (None, "test") else None
-    source = replaced_source(dataclasses.replace(source, data=tested or source.data), data, labels)
-    dataset = load_source(source, model.space, shape=model.architecture.shape, frozen=FrozenEncoder.load(run))
+    source = replaced_source(source if tested is None else test_flags(source), data, labels)
+    dataset = load_source(
+        source, model.space, None, model.architecture.shape, folder.pixel_max(), FrozenEncoder.load(run)
+    )
     if split is not None and split not in SPLITS:
         raise DataError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
     has_test = dataset.split is not None and bool((dataset.split == "test").any())
@@ -54,6 +56,9 @@ def evaluate(
     dataset = dataset.part(chosen) if chosen else dataset
     if data is None and tested is None and chosen is None:
         print("taut: there is no test part; these are the images that the run was trained on", file=sys.stderr)
+    for note in unscored(dataset):
+        print(f"taut: {note}", file=sys.stderr)
+    dataset = certain(dataset)
     figures = {"data": dataset.name, "split": chosen or "all", **figures_of(_on_device(model), dataset, calibrated)}
     print(dumps(figures) if json else _table(figures))
 
@@ -67,8 +72,9 @@ def predict(run: Path, images: Path, out: Path = Path("predictions.csv")) -> Non
         images: an image file, a folder of them, or an .npz, .npy or Parquet file.
         out: the CSV file to write.
     """
-    model = _on_device(Run(run).load_model())
-    names, x, unread = read_inputs(images, model, FrozenEncoder.load(run))
+    folder = Run(run)
+    model = _on_device(folder.load_model())
+    names, x, unread = read_inputs(images, model, folder.pixel_max(), FrozenEncoder.load(run))
     probabilities = predict_probabilities(model, x)
     table = pd.DataFrame({"image": names})
     decided = model.space.predict(probabilities).reshape(len(names), -1)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from taut.data.arrays import ID_NAMES
-from taut.data.dataset import DataError, Dataset, as_images
-from taut.data.listing import Listing, from_table
-from taut.data.table import annotate, listed, plural, read_table
+from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, settle
+from taut.data.dataset import DataError, Dataset, as_images, pixel_max
+from taut.data.listing import Listing, TableOptions, from_table
+from taut.data.table import listed, plural, read_table
 from taut.labels import LabelSpace, Scalar
 
 SUFFIXES = (".npy", ".npz", ".parquet", ".pq")
 ROW_NAMES = ("row", "index")
 SKIPS = {
+    "unlisted": ("row is in no list of files", "rows are in no list of files"),
     "missing": ("row names an input that is not there", "rows name inputs that are not there"),
     "unnamed": ("row names no input", "rows name no input"),
     "repeated": ("row repeats another", "rows repeat others"),
@@ -33,107 +34,105 @@ SKIPS = {
 class Inputs:
     """What a file of embeddings holds: x [N, F] float32 (or images); ids [N]; names: of the columns, if they have any.
 
-    counted: whether the ids are the rows' numbers, from 0, because the file has none.
+    counted: whether the ids are the rows' numbers, from 0, because the file has none.  white: as `Dataset.pixel_max`.
     """
 
     x: NDArray[Any]
     ids: list[str]
     counted: bool
     names: list[str]
+    white: float | None
 
 
-def read_inputs_file(path: Path) -> Inputs:
+def read_inputs_file(path: Path, white: float | None = None) -> Inputs:
     """The inputs in a .npy, .npz or Parquet file; DataError where there are none, or two rows have one id."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     kind = path.suffix.lower()
     x, ids, names = _parquet(path) if kind in (".parquet", ".pq") else _numpy(path, kind)
-    x = as_images(x, str(path))
+    white = None if x.ndim == 2 else pixel_max(x) if white is None else white
+    x = as_images(x, str(path), white)
     if ids is not None and len(ids) != len(x):
         raise DataError(f"{path}: {len(x):,} inputs but {len(ids):,} ids")
     found = [str(i) for i in range(len(x))] if ids is None else [str(value) for value in ids]
     if len(set(found)) < len(found):
         repeated = pd.Series(found)
         raise DataError(f"{path}: the id {repeated[repeated.duplicated()].iloc[0]!r} stands in several rows")
-    return Inputs(x, found, ids is None, names)
+    return Inputs(x, found, ids is None, names, white)
 
 
 def load_embeddings(
     path: Path,
     labels: Path | None,
+    options: TableOptions = TableOptions(),  # noqa: B008 - it is frozen
     *,
-    path_column: str | None = None,
-    label_columns: Sequence[str] | None = None,
-    joined_column: str | None = None,
-    separator: str = "|",
-    group: str | None = None,
-    split_column: str | None = None,
+    uncertain: str | None = None,
+    blank: str | None = None,
     space: LabelSpace | None = None,
     skipped: Path | None = None,
     unlabeled: Scalar | None = -1,
+    white: float | None = None,
 ) -> Dataset:
     """The dataset of a file of embeddings and a CSV table with a row for each of them that is annotated.
 
     Without a table all of them are unannotated, which needs `space`.
     path: .npy, an array [N, F]; .npz, with `x` (or one such array of any name) and, where there are, `image_id`, `ids`
         or `id` [N]; Parquet, with a column of lists, or one column a feature, and a column of ids.
-    path_column: the column of the table that says which input a row is for: its id, or its number from 0 where the
-        file has no ids. By default `row`, `index`, `image_id`, `ids` or `id`, or the first column of known ids.
+    options: how the table is read; its `path_column` says which input a row is for: its id, or its number from 0 where
+        the file has no ids. By default `row`, `index`, `image_id`, `ids` or `id`, or the first column of known ids.
     The other options are those of `load_folder`. Inputs without a row are kept as unannotated; rows that name no input
     are left out, and so are inputs whose rows contradict each other. Raises DataError or LabelError.
     """
-    inputs = read_inputs_file(path)
+    inputs = read_inputs_file(path, white)
     if labels is None:
         if space is None:
             raise DataError(f"{path} has no annotations: pass a table with --labels")
-        blank = annotate(space, np.full((len(inputs.x), len(space)), -1))
-        return Dataset(path.name, inputs.x, space, blank, inputs.ids)
-    column = path_column or _key_column(read_table(labels), inputs, path, labels)
-    listing = from_table(
-        path,
-        inputs.ids,
-        labels,
-        path_column=column,
-        label_columns=label_columns,
-        joined_column=joined_column,
-        separator=separator,
-        group=group,
-        split_column=split_column,
-        space=space,
-        unlabeled=unlabeled,
-    )
+        nothing = annotate(space, np.full((len(inputs.x), len(space)), LATENT))
+        return Dataset(path.name, inputs.x, space, nothing, inputs.ids, pixel_max=inputs.white)
+    column = options.path_column or _key_column(read_table(labels), inputs, path, labels)
+    listing = from_table(path, inputs.ids, labels, replace(options, path_column=column), space, unlabeled)
     both = [name for name in listing.space.names if name in inputs.names]
     if both:
         raise DataError(f"{path}: {listed(both)} is among the features and among the labels of {labels}: drop it there")
-    rows, notes = _choose(listing, skipped, path)
-    entries = listing.entries.iloc[rows]
+    policy = CellPolicy(uncertain or CellPolicy.uncertain, blank or listing.blank)
+    values = settle(listing.space, listing.codes, policy)
+    rows, notes = _choose(listing, values, skipped, path)
+    entries, codes = listing.entries.iloc[rows], listing.codes[rows]
     images = entries["image"].to_numpy()
     ids = [inputs.ids[i] for i in images]
-    groups = entries["group"]
+    groups, split = entries["group"], entries["split"]
     ungrouped = int(groups.isna().sum())
-    if group is not None and ungrouped:
+    if listing.grouped is not None and ungrouped:
         groups = groups.where(groups.notna(), [f"row:{name}" for name in ids])
-        notes.append(f"{plural(ungrouped, 'input has', 'inputs have')} no {group!r}: each is a group of its own.")
-    split = entries["split"]
+        words = plural(ungrouped, "input has", "inputs have")
+        notes.append(f"{words} no {listing.grouped!r}: each is a group of its own.")
+    told = (note.replace("image file", "input").replace("image ", "input ") for note in listing.notes)
     return Dataset(
         name=path.name,
         x=inputs.x if len(images) == len(inputs.x) else inputs.x[images],
         space=listing.space,
-        annotation=annotate(listing.space, listing.codes[rows]),
+        annotation=annotate(listing.space, values[rows]),
         ids=ids,
-        groups=None if group is None else groups.to_numpy(dtype=str),
+        groups=None if listing.grouped is None else groups.to_numpy(dtype=str),
         split=None if split.isna().all() else split.fillna("train").to_numpy(dtype=str),
-        notes=[*notes, *(note.replace("image file", "input").replace("image ", "input ") for note in listing.notes)],
+        notes=[*notes, *told, *cell_notes(listing.space, codes, policy)],
+        cells=codes.astype(np.int16),
+        policy=policy,
+        lines=entries["row"].fillna(0).to_numpy(dtype=np.int64),
+        pixel_max=inputs.white,
     )
 
 
-def _choose(listing: Listing, skipped: Path | None, path: Path) -> tuple[NDArray[np.intp], list[str]]:
+def _choose(
+    listing: Listing, values: NDArray[np.float64], skipped: Path | None, path: Path
+) -> tuple[NDArray[np.intp], list[str]]:
     """The rows of a listing to keep, in the order of the inputs, and what is worth telling of the others."""
     entries = listing.entries.reset_index(drop=True)
-    kind = pd.Series("", index=entries.index)
-    kind[entries["image"] < 0] = "missing"
-    kind[entries["file"].isna()] = "unnamed"
-    said = pd.DataFrame(listing.codes).join(entries[["group", "split"]].fillna("")).assign(image=entries["image"])
+    kind = entries["kind"].copy()
+    counts = kind == ""
+    kind[counts & (entries["image"] < 0)] = "missing"
+    kind[counts & entries["file"].isna()] = "unnamed"
+    said = pd.DataFrame(values).join(entries[["group", "split"]].fillna("")).assign(image=entries["image"])
     said = said[kind == ""]
     versions = (~said.duplicated()).groupby(said["image"]).transform("sum")
     repeated = said.duplicated("image")
@@ -144,8 +143,8 @@ def _choose(listing: Listing, skipped: Path | None, path: Path) -> tuple[NDArray
         skipped.parent.mkdir(parents=True, exist_ok=True)
         words = kind.map({name: one for name, (one, _) in SKIPS.items()})
         entries.assign(reason=words).loc[~kept, ["row", "file", "reason"]].to_csv(skipped, index=False)
-    counts = kind.value_counts()
-    parts = [plural(int(counts[name]), *words) for name, words in SKIPS.items() if name in counts]
+    numbers = kind.value_counts()
+    parts = [plural(int(numbers[name]), *words) for name, words in SKIPS.items() if name in numbers]
     where = "" if skipped is None else f" (listed in {skipped.name})"
     notes = [f"Left out{where}: {', '.join(parts)}."] if parts else []
     if not kept.any():
