@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import cross_entropy, embedded, label_cost, mnist, overhead, report, rivals, stages, tightness
+from benchmarks import cross_entropy, embedded, label_cost, mnist, overhead, report, rivals, stages, tightness, yeast
 
 if __name__ == "__main__":
     embedded.main()
@@ -13,4 +13,5 @@ if __name__ == "__main__":
     stages.main()
     tightness.main()
     rivals.main()
+    yeast.main()
     report.main()

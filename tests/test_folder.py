@@ -313,10 +313,3 @@ def test_originals_of_chest_images(tmp_path):
     with np.load(PACKS / "nih_cxr14_all_64.npz") as pack:
         same = pack["x"][pack["image_id"].tolist().index("00000001_000.png")]
     assert np.abs(data.x[first, 0].astype(int) - same).mean() < 12
-
-
-@needs_packs
-def test_originals_without_a_flag_are_not_guessed():
-    folder = PACKS / "nih_originals"
-    with pytest.raises(DataError, match=r"not clear which columns hold labels.*--joined-column.*Finding Labels"):
-        load_dataset(str(folder), labels=folder / "Data_Entry_2017_v2020_subset.csv")

@@ -98,9 +98,9 @@ def test_the_grid_keeps_the_places_of_one_object(size: int) -> None:
 def test_densenet_121_is_torchvisions() -> None:
     encoder = make_encoder("densenet-121", (3, 64, 64))
     theirs = densenet121(weights=None).features.state_dict()
-    own = {name.removeprefix("body.0."): value for name, value in encoder.state_dict().items()}
+    own = {name.removeprefix("body."): value for name, value in encoder.state_dict().items()}
     assert {name: own[name].shape for name in theirs} == {name: value.shape for name, value in theirs.items()}
-    grey = make_encoder("densenet-121", (1, 64, 64)).state_dict()["body.0.conv0.weight"]
+    grey = make_encoder("densenet-121", (1, 64, 64)).state_dict()["body.conv0.weight"]
     assert grey.shape == (64, 1, 7, 7)
 
 

@@ -9,7 +9,7 @@ import pytest
 from taut.data.dataset import DataError, Dataset
 from taut.data.embedded import digit_grid, digits
 from taut.labels import Label, LabelSpace
-from taut.plan import Plan, describe, fast_bf16, fingerprint, make_plan, override
+from taut.plan import Plan, advice, describe, fast_bf16, fingerprint, make_plan, override
 from tiny import NAN, ONE, SEVERAL, cells, images, made, some_known, vectors
 
 
@@ -106,6 +106,34 @@ def test_feature_vectors_get_their_own_networks(features: int) -> None:
     assert (plan.model.encoder, plan.model.likelihood) == ("mlp", "gaussian")
     assert plan.model.z_dim >= 2
     assert plan.train.precision == "fp32"
+    assert plan.augment.noise > 0.3  # views of vectors are told apart by little else
+
+
+def test_the_labels_of_vectors_are_hardened_less_than_those_of_images() -> None:
+    of_vectors, of_images = planned(vectors(cells(), SEVERAL)), planned(images(cells(), SEVERAL))
+    assert 0 < of_vectors.objective.mutual_information < of_images.objective.mutual_information
+
+
+def test_what_follows_from_the_encoder_and_its_weights_follows_the_choice() -> None:
+    facts = fingerprint(of_side(28))
+    own, other, known = (
+        make_plan(facts), make_plan(facts, encoder="resnet-18"), make_plan(facts, 0, "resnet-18", "w.pt")
+    )  # fmt: skip
+    assert (own.model.encoder, own.model.pool, own.model.weights) == ("conv", "grid", None)
+    assert (other.model.encoder, other.model.pool) == ("resnet-18", "mean")
+    assert known.model.weights == "w.pt"
+    assert own.train.learning_rate > other.train.learning_rate > known.train.learning_rate
+    assert "weights" not in known.architecture(facts.shape).to_json()
+
+
+def test_the_frozen_encoder_is_recommended_where_it_helps() -> None:
+    few, many = fingerprint(images(some_known(60, 12))), fingerprint(images(some_known(1200, 1100)))
+    plan = make_plan(few, encoder="resnet-18", weights="w.pt")
+    assert "With 12 annotated images" in str(advice(few, plan))
+    assert "--frozen resnet-18 --weights w.pt" in str(advice(few, plan))
+    assert advice(few, make_plan(few)) is None
+    assert advice(many, plan) is None
+    assert advice(fingerprint(vectors(some_known())), plan) is None
 
 
 @pytest.mark.parametrize("side", [8, 28, 64, 96])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from conftest import Array
 from taut.data.dataset import DataError, Dataset
 from taut.data.embedded import digits
-from taut.data.split import check_groups, draw_fraction, draw_per_class, hide, split_off
+from taut.data.split import draw_fraction, draw_per_class, hide, parse_fractions, split_by, split_off, stratify
 from taut.labels import Annotation, LabelSpace
 
 NAN = float("nan")
@@ -187,9 +188,101 @@ def test_split_off_is_stratified() -> None:
     assert (split_off(digits().part("train"), 0.1, 0).mean()) == pytest.approx(0.1, abs=0.005)
 
 
-def test_shared_groups_are_named() -> None:
-    train, test = classes(6, groups=[1, 1, 2, 2, 3, 3]), classes(6, groups=[3, 4, 4, 5, 5, 2])
-    with pytest.raises(DataError, match=r"2 groups are in both .* such as 2, 3"):
-        check_groups(train, test)
-    check_groups(train, classes(6, groups=[7] * 6))
-    check_groups(train, classes(6))
+# --- train, valid and test ----------------------------------------------------------------------------------
+
+
+def shares_of(dataset: Dataset) -> Array:
+    """The share of each class's observed cells in each part: [3, W]."""
+    assert dataset.split is not None
+    seen = np.nan_to_num(dataset.annotation.targets)
+    counts = np.stack([seen[dataset.split == part].sum(axis=0) for part in ("train", "valid", "test")])
+    return np.asarray(counts / counts.sum(axis=0))
+
+
+def many(n: int = 6000, patients: int = 1500, seed: int = 0) -> Dataset:
+    """Patients with one to many images and findings of their own, the rarest in 2 % of the images; cells missing."""
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(0, patients, n) % rng.integers(1, patients, n)
+    ill = rng.random((patients, 4)) < [0.5, 0.2, 0.08, 0.02]
+    y = np.where(rng.random((n, 4)) < 0.8, ill[groups], rng.random((n, 4)) < [0.5, 0.2, 0.08, 0.02]).astype(float)
+    y[rng.random((n, 4)) < 0.3] = NAN
+    return make(y, LabelSpace.multilabel(4), groups)
+
+
+def test_parts_are_stratified_over_all_labels_with_patients_kept_whole() -> None:
+    dataset = many()
+    shares = (0.7, 0.1, 0.2)
+    ours = split_by(dataset, shares)
+    assert ours.split is not None
+    assert ours.groups is not None
+    for group in np.unique(ours.groups):
+        assert len(set(ours.split[ours.groups == group])) == 1
+    off = np.abs(shares_of(ours) - np.array(shares)[:, None]).max()
+    rng = np.random.default_rng(1)
+    at_random = []
+    for _ in range(5):
+        parts = rng.choice(["train", "valid", "test"], 1500, p=shares)[ours.groups]
+        at_random.append(np.abs(shares_of(dataclasses.replace(dataset, split=parts)) - np.array(shares)[:, None]).max())
+    assert off < 0.03
+    assert off < 0.5 * np.median(at_random)
+    np.testing.assert_array_equal(ours.split, split_by(dataset, shares).split)
+    assert (split_by(dataset, shares, seed=1).split != ours.split).any()
+
+
+def test_stratification_is_exact_where_it_can_be() -> None:
+    """Units of one image: every class in its share (Sechidis 2011, algorithm 1)."""
+    counts = np.kron(np.eye(4), np.ones((20, 1)))
+    parts = stratify(counts, np.ones(80, dtype=np.int64), (0.5, 0.25, 0.25), np.random.default_rng(0))
+    table = np.stack([counts[parts == part].sum(axis=0) for part in range(3)])
+    np.testing.assert_array_equal(table, [[10] * 4, [5] * 4, [5] * 4])
+    # Without any evidence there are sizes alone.
+    parts = stratify(np.zeros((10, 2)), np.array([5, 1, 1, 1, 1, 1, 1, 1, 1, 1]), (0.5, 0.5), np.random.default_rng(0))
+    assert sorted(np.bincount(parts, weights=[5, 1, 1, 1, 1, 1, 1, 1, 1, 1])) == [7, 7]
+    assert set(stratify(np.ones((6, 1)), np.ones(6, dtype=np.int64), (1, 0), np.random.default_rng(0))) == {0}
+
+
+def test_the_same_pixels_are_on_one_side() -> None:
+    x = np.random.default_rng(0).integers(0, 256, (40, 1, 4, 4), dtype=np.uint8)
+    x[20:] = x[:20]
+    y = (np.arange(40)[:, None] % [2, 3] == 0).astype(float)
+    dataset = dataclasses.replace(make(y, LabelSpace.multilabel(2)), x=x)
+    split = split_by(dataset, (0.6, 0.2, 0.2)).split
+    assert split is not None
+    np.testing.assert_array_equal(split[20:], split[:20])
+
+
+def test_images_that_nothing_is_said_of_are_for_training() -> None:
+    dataset = many(1500, patients=60)
+    y = np.where(np.arange(1500)[:, None] % 5, NAN, 1.0) * np.array([1, 1, 0, 0])
+    loose = dataclasses.replace(make(y, LabelSpace.multilabel(4)), split=None)
+    split = split_by(loose, (0.5, 0, 0.5)).split
+    assert split is not None
+    assert set(split[np.arange(1500) % 5 > 0]) == {"train"}
+    assert (split[::5] == "test").sum() == 150
+    assert not (split == "valid").any()
+    kept = split_by(dataclasses.replace(loose, groups=dataset.groups), (0.5, 0, 0.5))
+    assert kept.split is not None
+    assert kept.groups is not None
+    assert all(len(set(kept.split[kept.groups == group])) == 1 for group in np.unique(kept.groups))
+    # Clusters: there is nothing but images.
+    bare = split_by(make(np.full((20, 2), NAN), LabelSpace.multilabel(2)), (0.5, 0.25, 0.25)).split
+    assert bare is not None
+    assert [int((bare == part).sum()) for part in ("train", "valid", "test")] == [10, 5, 5]
+
+
+def test_splits_that_cannot_be() -> None:
+    with pytest.raises(DataError, match=r"with shares 0\.7,0\.1,0\.2 of 2 patients or images .* the valid part is empty"):
+        split_by(classes(6, groups=[1, 1, 1, 2, 2, 2]), (0.7, 0.1, 0.2))
+    with pytest.raises(DataError, match="made has a split already: leave out --split-fractions"):
+        split_by(dataclasses.replace(classes(6), split=np.repeat("train", 6)), (0.5, 0.25, 0.25))
+    for wrong in ("0.7,0.3", "0.7,0.2,0.2", "a,b,c", "0,0.5,0.5", "1.5,-0.5,0"):
+        with pytest.raises(DataError, match=r"is not three shares .* such as 0\.7,0\.1,0\.2"):
+            parse_fractions(wrong)
+    assert parse_fractions("0.7, 0.1, 0.2") == (0.7, 0.1, 0.2)
+
+
+def test_what_is_held_out_of_several_labels_is_stratified() -> None:
+    dataset = many()
+    away = split_off(dataset, 0.1, seed=0)
+    seen = np.nan_to_num(dataset.annotation.targets)
+    np.testing.assert_allclose(seen[away].sum(axis=0) / seen.sum(axis=0), 0.1, atol=0.03)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
@@ -18,13 +17,13 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 
 from taut import latent
 from taut.baselines import DEFAULT
-from taut.data.dataset import DataError, Dataset, as_images
+from taut.data.dataset import Dataset, as_images, pixel_max
 from taut.evaluate.predict import batches, predict_posterior, predict_probabilities
 from taut.fit import fit
 from taut.labels import LabelError, LabelSpace, Scalar, is_missing
 from taut.nn.vae import LabelVAE
 from taut.plan import Plan, flatten, override, read_plan
-from taut.run import load_model, save_model
+from taut.run import load_about, load_model, save_model
 
 
 class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -37,6 +36,8 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
     objective: the method, one of `taut.baselines.OBJECTIVES`; None for the one that plan names, or "tighter-elbo".
     unlabeled: the value of y that means "not annotated" where y is [N]; None where every value is a class.
         NaN in y always means not annotated.
+    prevalence: the prior probability of "yes" by label, where the annotated cells do not tell it, as when cells are
+        filled in because they are positive.
     space: the label variables, where y does not speak for itself (soft labels, clusters without annotation).
     random_state: the seed; a RandomState, or numpy's global one for None, is asked for one.
     verbose: whether to show a progress bar and notes.
@@ -57,6 +58,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         objective: str | None = None,
         unlabeled: Scalar | None = -1,
         space: LabelSpace | None = None,
+        prevalence: dict[str, float] | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
     ) -> None:
@@ -65,6 +67,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         self.objective = objective
         self.unlabeled = unlabeled
         self.space = space
+        self.prevalence = prevalence
         self.random_state = random_state
         self.verbose = verbose
 
@@ -94,6 +97,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             annotation=space.encode(known, self.unlabeled),
             ids=[str(i) for i in range(len(x))],
             groups=None if groups is None else np.asarray(groups),
+            prevalence=dict(self.prevalence or {}),
         )
         seed, quiet = _seed(self.random_state), not self.verbose
         name = self.objective or self._changes().get("objective.name", DEFAULT)
@@ -142,15 +146,8 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         if reset:
             if hasattr(self, "feature_names_in_"):
                 del self.feature_names_in_
-            self.pixel_max_: float | None = _pixel_max(x)
-        if x.dtype in (np.uint8, np.bool_) or self.pixel_max_ is None:
-            return as_images(x, "X")
-        low, high = float(x.min()), float(x.max())
-        dark = 128 * high < self.pixel_max_ and np.any(x % 1)  # [0, 1] after a fit on [0, 255]
-        if low < 0 or high > 2 * self.pixel_max_ or dark:
-            raise DataError(f"X has pixel values from {low:g} to {high:g}: expected 0 to {self.pixel_max_:g}")
-        scaled = np.divide(x, self.pixel_max_, dtype=np.float32, casting="unsafe")
-        return as_images(np.minimum(scaled, 1, out=scaled), "X")
+            self.pixel_max_: float | None = pixel_max(x)
+        return as_images(x, "X", self.pixel_max_)
 
     def _annotations(self, y: Any) -> NDArray[Any]:
         """Annotations as an array [N] or [N, k] without the holes of pandas' own types."""
@@ -256,6 +253,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             "pixel_max": getattr(self, "pixel_max_", None),
             "feature_names": [str(name) for name in getattr(self, "feature_names_in_", [])],
             "plan": dataclasses.asdict(self.plan_),
+            "prevalence": self.prevalence,
         }
         save_model(self.model_, Path(folder), about)
 
@@ -266,11 +264,17 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         Its parameters are the decisions of that training, so that `fit` on the same data repeats it.
         """
         model = load_model(Path(folder))
-        about = json.loads((Path(folder) / "model.json").read_text()).get("about", {})
+        about = load_about(Path(folder))
         plan = override(Plan(), about.get("plan") or read_plan(Path(folder) / "plan.yaml"), str(folder))
         changes = dataclasses.asdict(plan)
         seed = changes.pop("seed")
-        estimator = cls(plan=changes, unlabeled=about.get("unlabeled", -1), space=model.space, random_state=seed)
+        estimator = cls(
+            plan=changes,
+            unlabeled=about.get("unlabeled", -1),
+            space=model.space,
+            prevalence=about.get("prevalence"),
+            random_state=seed,
+        )
         estimator.notes_, estimator.pixel_max_ = [], about.get("pixel_max")
         if about.get("feature_names"):
             estimator.feature_names_in_ = np.asarray(about["feature_names"], dtype=object)
@@ -290,14 +294,6 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 def _names(y: Any) -> list[str] | None:
     """The label names in the columns of a data frame, or none."""
     return [str(name) for name in y.columns] if hasattr(y, "columns") else None
-
-
-def _pixel_max(x: NDArray[Any]) -> float:
-    """White on the scale of some images: the usual one where it fits, else the brightest pixel (digits of 0 to 16)."""
-    if x.dtype == np.uint8:
-        return 255.0
-    high = float(x.max())
-    return 1.0 if high <= 1 else next((top for top in (255.0, 65535.0) if top / 2 < high <= top), high)
 
 
 def _seed(random_state: Any) -> int:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 
 from taut.baselines import DEFAULT, find_objective
+from taut.data.cells import certain, prior_notes
 from taut.data.dataset import DataError, Dataset
 from taut.data.split import hide, split_off
 from taut.data.stream import Stream
 from taut.evaluate.calibration import fit_temperatures
 from taut.evaluate.predict import predict_logits
 from taut.nn.vae import LabelVAE
+from taut.nn.weights import load_weights
 from taut.objective import Objective
 from taut.plan import Facts, Plan, fingerprint, make_plan, override
 from taut.run import Run
@@ -29,20 +32,38 @@ MEASURED_STEPS, LEAST_STEPS = 14, 20
 RESERVE = 0.9  # share of a time budget that is planned for steps; the rest is start-up, calibration and a noisy machine
 
 
-def plan_for(facts: Facts, seed: int = 0, objective: str = DEFAULT) -> Plan:
+def plan_for(
+    facts: Facts, seed: int = 0, objective: str = DEFAULT, encoder: str | None = None, weights: str | None = None
+) -> Plan:
     """Every decision for an objective from the facts of the training set; ValueError for an unknown name."""
-    plan = make_plan(facts, seed)
+    plan = make_plan(facts, seed, encoder, weights)
     plan.objective.name = objective
     changes = find_objective(objective).plan_for(facts)
     return override(plan, changes, f"objective {objective}") if changes else plan
 
 
+def changed_plan(facts: Facts, change: Callable[[Plan], Plan], seed: int = 0, objective: str = DEFAULT) -> Plan:
+    """The planned decisions as a person changed them: those that follow from another encoder or its weights follow."""
+    planned = plan_for(facts, seed, objective)
+    plan = change(planned)
+    if (plan.model.encoder, plan.model.weights) == (planned.model.encoder, planned.model.weights):
+        return plan
+    return change(plan_for(facts, seed, objective, plan.model.encoder, plan.model.weights))
+
+
 def build_model(dataset: Dataset, plan: Plan, facts: Facts) -> LabelVAE:
-    """A fresh LabelVAE: weights drawn from the plan's seed, prior and standardisation from the training set."""
+    """A fresh LabelVAE: weights drawn from the plan's seed, prior and standardisation from the training set.
+
+    The encoder has the weights that the plan names; DataError where they do not fit.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         model = LabelVAE(dataset.space, plan.architecture(facts.shape))
-    model.log_prior.copy_(torch.from_numpy(dataset.space.prior(dataset.annotation, plan.objective.prior)))
+    if plan.model.weights is not None:
+        load_weights(model.encoder.backbone, Path(plan.model.weights), plan.model.encoder)
+    model.log_prior.copy_(
+        torch.from_numpy(dataset.space.prior(dataset.annotation, plan.objective.prior, dataset.prevalence))
+    )
     model.shift.copy_(torch.tensor(facts.mean).reshape(model.shift.shape))
     model.scale.copy_(torch.tensor(facts.std).reshape(model.scale.shape))
     return model
@@ -150,7 +171,7 @@ def fit(
     space = dataset.space
     space.check_observed(dataset.annotation)
     outside = np.ones(len(dataset), dtype=bool) if dataset.split is None else dataset.split != "valid"
-    plan = change(plan_for(fingerprint(dataset.rows(outside)), seed, objective))
+    plan = changed_plan(fingerprint(dataset.rows(outside)), change, seed, objective)
     kept, held = hold_out(dataset, plan)
     training = dataset.rows(kept)
     lost = dataset.annotation.observed.any(axis=0) & ~training.annotation.observed.any(axis=0)
@@ -160,7 +181,7 @@ def fit(
             "calibration; --train.valid_fraction 0 holds none out"
         )
     facts = fingerprint(training)
-    notes = list(dataset.notes)
+    notes = [*dataset.notes, *prior_notes(training)]
     if minutes is not None:
         notes.append(fit_to_budget(training, plan, facts, minutes))
     if run is not None and processes().is_main_process:
@@ -203,7 +224,7 @@ def _train(
     result = train(model, objective, build_stream(training, plan, objective), plan, run, again, quiet)
     model = result.model
     if len(held):
-        valid = dataset.rows(held)
+        valid = certain(dataset.rows(held))
         model.temperature.copy_(fit_temperatures(predict_logits(model, valid.x), valid.annotation, model.sizes))
         fitted = int((model.temperature != 1).sum())
         notes.append(
@@ -214,5 +235,6 @@ def _train(
     elif not quiet:
         notes.append("not calibrated: too few annotated images to hold some out")
     if run is not None and processes().is_main_process:
-        run.save_model(model, {"steps": result.steps, "seconds": round(result.seconds, 1), "checkpoint": "last"})
+        about = {"steps": result.steps, "seconds": round(result.seconds, 1), "checkpoint": "last"}
+        run.save_model(model, {**about, "pixel_max": dataset.pixel_max})
     return Fitted(model, plan, facts, result, notes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,16 +31,24 @@ class Annotation:
     targets: [N, W] probabilities p̃(c_j|x), one block a label; NaN where the label is not annotated, so that
         a hidden annotation that reached a loss would show at once.
     observed: [N, k] bool, the mask m.
+    ignored: [N, k] bool, cells that take no part: neither annotated nor estimated; None where there are none.
     """
 
     targets: NDArray[np.float32]
     observed: NDArray[np.bool_]
+    ignored: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, rows: Any) -> Annotation:
-        return Annotation(self.targets[rows], self.observed[rows])
+        return Annotation(self.targets[rows], self.observed[rows], None if self.ignored is None else self.ignored[rows])
+
+    @property
+    def complete(self) -> NDArray[np.bool_]:
+        """Whether an image has an annotation and no cell that is left to be estimated: [N]."""
+        settled = self.observed if self.ignored is None else self.observed | self.ignored
+        return np.asarray(settled.all(axis=1) & self.observed.any(axis=1))
 
 
 @dataclass(frozen=True)
@@ -305,10 +313,15 @@ class LabelSpace:
 
     # --- priors and checks --------------------------------------------------------------------------------
 
-    def prior(self, annotation: Annotation, kind: str = "empirical") -> NDArray[np.float32]:
+    def prior(
+        self, annotation: Annotation, kind: str = "empirical", prevalence: Mapping[str, float] | None = None
+    ) -> NDArray[np.float32]:
         """log p(c), [W] nats: "uniform", or "empirical" = (n_c + 1) / (n + K) of the observed cells.
 
-        A label without an observed cell gets the uniform prior; no class ever gets probability 0.
+        prevalence: the probability of "yes" by label, which goes before both: where a cell is filled in because it
+            is positive, the observed cells say nothing of it.
+        A label without an observed cell gets the uniform prior; no class ever gets probability 0. Raises LabelError
+        for a prevalence of no yes/no label of this space, or not between 0 and 1.
         """
         if kind not in ("empirical", "uniform"):
             raise ValueError(f"prior {kind!r} is neither 'uniform' nor 'empirical'")
@@ -319,6 +332,15 @@ class LabelSpace:
         log_prior = np.empty(self.width)
         for block, size in zip(self.blocks, self.sizes, strict=True):
             log_prior[block] = np.log(counts[block] + 1) - np.log(counts[block].sum() + size)
+        for name, p in (prevalence or {}).items():
+            if name not in self.names or self.labels[j := self.names.index(name)].classes != (0, 1):
+                raise LabelError(
+                    f"prevalence {name}={p:g}: {name!r} is not one of the yes/no labels "
+                    f"{[label.name for label in self.labels if label.classes == (0, 1)]}"
+                )
+            if not 0 < p < 1:
+                raise LabelError(f"prevalence {name}={p:g} is not between 0 and 1")
+            log_prior[self.blocks[j]] = np.log([1 - p, p])
         return log_prior.astype(np.float32)
 
     def check_observed(self, annotation: Annotation) -> None:

@@ -23,12 +23,19 @@ class Batch:
     targets: [N, W] annotations p̃(c|x), anything (NaN) where not observed.
     observed: [N, k] bool.
     strong: [M, ...] a second view of the last M rows of x, strongly augmented if the objective asks for that, or None.
+    ignored: [N, k] bool, cells that take no part in any term of the labels, or None where there are none.
     """
 
     x: Tensor
     targets: Tensor
     observed: Tensor
     strong: Tensor | None = None
+    ignored: Tensor | None = None
+
+    @property
+    def settled(self) -> Tensor:
+        """The cells that nothing is estimated for: annotated or ignored, [N, k] bool."""
+        return self.observed if self.ignored is None else self.observed | self.ignored
 
 
 @dataclass
@@ -143,8 +150,12 @@ def surrogate_gap(log_q: Tensor, targets: Tensor, observed: Tensor, log_prior: T
     return torch.where(observed > 0, delta, 0).sum(-1)
 
 
-def capacity_penalty(kl_z: Tensor, log_q: Tensor, log_prior: Tensor, sizes: Sizes, weights: Weights) -> Tensor:
+def capacity_penalty(
+    kl_z: Tensor, log_q: Tensor, log_prior: Tensor, sizes: Sizes, weights: Weights, ignored: Tensor | None = None
+) -> Tensor:
     """β_z·|KL_z − C_z| + β_c·Σ_j |KL_cj − C_cj| of eq. 16 as a batch mean, in nats.
+
+    ignored: [N, k] bool, cells left out of the sum (per="example") or of their label's mean (per="batch").
 
     |·| is taken per label, so that labels cannot trade off. The label budget is a share of
     −Σ_c q(c|x)·log p(c) per example (the penalty at share 1 is then the entropy of q) and of H(p(c)) per batch:
@@ -154,20 +165,40 @@ def capacity_penalty(kl_z: Tensor, log_q: Tensor, log_prior: Tensor, sizes: Size
     if weights.per == "example":
         budget = weights.capacity_c * -latent.sum_labels(log_q.exp() * log_prior, sizes)
         z = (kl_z - weights.capacity_z).abs().mean()
-        return weights.beta_z * z + weights.beta_c * (kl_c - budget).abs().sum(-1).mean()
+        distance = (kl_c - budget).abs()
+        distance = distance if ignored is None else torch.where(ignored, 0, distance)
+        return weights.beta_z * z + weights.beta_c * distance.sum(-1).mean()
     budget = weights.capacity_c * latent.label_entropy(log_prior, sizes)
     z = (kl_z.mean() - weights.capacity_z).abs()
-    return weights.beta_z * z + weights.beta_c * (kl_c.mean(0) - budget).abs().sum()
+    distance = (_mean(kl_c, ignored) - budget).abs()
+    distance = distance if ignored is None else torch.where(ignored.all(0), 0, distance)
+    return weights.beta_z * z + weights.beta_c * distance.sum()
 
 
-def information_penalty(log_q: Tensor, log_prior: Tensor, sizes: Sizes, marginal: float) -> Tensor:
+def _mean(values: Tensor, ignored: Tensor | None) -> Tensor:
+    """The mean of each label's cells [N, k] that count: [k], 0 where none does."""
+    if ignored is None:
+        return values.mean(0)
+    return torch.where(ignored, 0, values).sum(0) / (~ignored).sum(0).clamp_min(1)
+
+
+def information_penalty(
+    log_q: Tensor, log_prior: Tensor, sizes: Sizes, marginal: float, ignored: Tensor | None = None
+) -> Tensor:
     """marginal·KL(mean_i q ‖ p) + mean_i H(q), summed over labels, in nats (eq. 14 for c).
 
     For a uniform prior and marginal = 1 it is Σ_j (log K − I(x; c_j)); for any other prior the marginal is
     pulled towards the prior instead of towards balance.
+    ignored: [N, k] bool, cells left out of their label's means.
     """
-    spread = latent.label_kl(latent.log_marginal(log_q), log_prior, sizes).sum()
-    return marginal * spread + latent.label_entropy(log_q, sizes).sum(-1).mean()
+    entropy = _mean(latent.label_entropy(log_q, sizes), ignored).sum()
+    if ignored is None:
+        return marginal * latent.label_kl(latent.log_marginal(log_q), log_prior, sizes).sum() + entropy
+    left_out = latent.spread_labels(ignored, sizes)
+    # −1e9 and not −inf, for which a label that nobody counts for would have the gradient NaN.
+    total = torch.logsumexp(torch.where(left_out, -1e9, log_q), dim=0) - (~left_out).sum(0).clamp_min(1).log()
+    spread = latent.label_kl(total, log_prior, sizes)
+    return marginal * torch.where(ignored.all(0), 0, spread).sum() + entropy
 
 
 def tighter_elbo(
@@ -180,11 +211,13 @@ def tighter_elbo(
     log_prior: Tensor,
     sizes: Sizes,
     weights: Weights = Weights(),
+    ignored: Tensor | None = None,
 ) -> LossTerms:
     """The loss of eq. 16 for any pattern of annotated labels in one batch.
 
     log_likelihood: [N] nats, E log p(x|z,c) with c_j ~ m·p̃ + (1 − m)·q.  mean, log_var: [N, D].
     logits, targets: [N, W]; targets may be anything where confidence (m, [N, k]) is 0.  log_prior: [W].
+    ignored: [N, k] bool, cells of which no term of the loss knows; the reported terms are those of all cells.
     With ρ = β = α = 1 and C = 0 the total is minus the batch mean of eq. 11 (m = 0) and eq. 13 (m = 1).
     """
     m = confidence.to(logits.dtype)
@@ -195,11 +228,12 @@ def tighter_elbo(
     label_kl = torch.where(m > 0, m * latent.annotation_kl(targets, log_q, sizes), 0).sum(-1).mean()
     total = (
         -weights.reconstruction * log_likelihood.mean()
-        + capacity_penalty(kl_z, log_q, log_prior, sizes, weights)
+        + capacity_penalty(kl_z, log_q, log_prior, sizes, weights, ignored)
         + weights.alpha * label_kl
     )
     if weights.mutual_information:
-        total = total + weights.mutual_information * information_penalty(log_q, log_prior, sizes, weights.marginal)
+        penalty = information_penalty(log_q, log_prior, sizes, weights.marginal, ignored)
+        total = total + weights.mutual_information * penalty
     with torch.no_grad():
         bound = exact_bound(log_likelihood, kl_z, log_q, targets, m, log_prior, sizes).mean()
         value = surrogate(log_likelihood, kl_z, log_q, targets, m, log_prior, sizes).mean()

@@ -22,6 +22,7 @@ from taut.nn.vae import Architecture, LabelVAE
 from taut.plan import Facts, Plan
 
 FORMAT = 1
+WHILE_READING = ("skipped.csv", "leakage.csv", "frozen.json", "frozen.safetensors")
 
 
 class Run:
@@ -34,10 +35,12 @@ class Run:
     def create(cls, path: Path | str) -> Run:
         """A new run folder; DataError where one is there already, so that nothing is lost."""
         run = cls(path)
-        # The list of skipped images is written while data is read, and is there after a start that failed.
-        if run.path.exists() and any(path.name != "skipped.csv" for path in run.path.iterdir()):
+        # These are written while data is read, and are there after a start that failed.
+        if run.path.exists() and any(path.name not in WHILE_READING for path in run.path.iterdir()):
             raise DataError(f"--out {path}: the folder is there already; choose another, or --resume it")
         run.path.mkdir(parents=True, exist_ok=True)
+        for name in WHILE_READING:
+            (run.path / name).unlink(missing_ok=True)
         return run
 
     @property
@@ -116,6 +119,11 @@ class Run:
         """The trained model in evaluation mode; DataError where it is missing or damaged."""
         return load_model(self.path)
 
+    def pixel_max(self) -> float | None:
+        """What counted as white in the training images; None for feature vectors, and where nobody knows."""
+        value = load_about(self.path).get("pixel_max")
+        return None if value is None else float(value)
+
     def _need(self, name: str) -> None:
         if not (self.path / name).exists():
             raise DataError(f"{self.path} is not a run folder: it has no {name}")
@@ -155,6 +163,11 @@ def load_model(folder: Path) -> LabelVAE:
     if newer:
         raise DataError(f"{path} is of format {data['format']}: a newer taut wrote it")
     return model.to(memory_format=torch.channels_last).eval()
+
+
+def load_about(folder: Path) -> dict[str, Any]:
+    """What `save_model` was told about a model that `load_model` reads."""
+    return dict(json.loads((folder / "model.json").read_text()).get("about", {}))
 
 
 def _first_line(error: Exception) -> str:

@@ -3,27 +3,132 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import numpy as np
 
 from taut.data import EMBEDDED, PUBLIC, DataError, Dataset, load_dataset
 from taut.data.cache import read_images
+from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.files import find_images
-from taut.data.split import check_groups, draw_fraction, draw_per_class
-from taut.labels import Annotation, LabelSpace
+from taut.data.leakage import check_leakage
+from taut.data.split import draw_fraction, draw_per_class
+from taut.features import FrozenEncoder, usual_side
+from taut.labels import LabelSpace
 from taut.nn.vae import LabelVAE
+from taut.train import processes
 
-LOADED = ("data", "labels", "group", "image_size", "path_column", "label_columns", "joined_column", "split_column")
+
+PATHS = ("labels", "images", "train_list", "test_list", "weights")
 
 
-def replaced_source(data: str | None, labels: Path | None) -> dict[str, Any]:
-    """What replaces the source of a run; other data has no groups to keep apart, and columns only with a table."""
+@dataclass(frozen=True)
+class ReadFlags:
+    """How data is read: each field is a flag, and the argument of `load_dataset` of that name."""
+
+    data: str
+    """digits, digit-grid, mnist, svhn, cifar10, an .npz file, a folder of images, a CSV table of images, or embeddings
+    (.npy, .npz, .parquet)."""
+    labels: Path | None = None
+    """a CSV table of annotations for a folder or for embeddings."""
+    images: Path | None = None
+    """where the images of a table that is DATA are; by default in the table's folder."""
+    format: str | None = None
+    """the table's format: chexpert, chexpert-5 (the five findings of its leader board), nih, or table for any other;
+    by default what its header speaks for."""
+    view: str | None = None
+    """the images of CheXpert (frontal, lateral, AP, PA) or NIH (AP, PA) to take."""
+    uncertain: str | None = None
+    """what -1 cells become: latent (the default), positive, negative, ignore or soft=P, for all labels or by label, as
+    in 'latent,Edema=positive'."""
+    blank: str | None = None
+    """what blank cells become, likewise: latent by default, but negative in CheXpert's tables."""
+    prevalence: str | None = None
+    """the prior probability of labels, as in 'Edema=0.1,Fracture=0.02', or a YAML file of them."""
+    group: str | None = None
+    """the column or array whose values (patients) stay on one side of every split."""
+    image_size: int | None = None
+    """side in pixels to which the images of a folder are resized."""
+    path_column: str | None = None
+    """the column of the table that names the images, or the rows of embeddings."""
+    label_columns: list[str] | None = None
+    """the columns of the table that are labels."""
+    joined_column: str | None = None
+    """a column of joined names, such as 'A|B', that are the labels."""
+    split_column: str | None = None
+    """a column of train, valid and test."""
+    train_list: Path | None = None
+    """a text file of the images to train on, one a line; without it all that --test-list leaves."""
+    test_list: Path | None = None
+    """a text file of the test images, one a line."""
+    split_fractions: str | None = None
+    """shares of train, valid and test, as in 0.7,0.1,0.2, for data without a split: stratified, patients kept whole."""
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of `load_dataset` beside the data."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(ReadFlags) if f.name != "data"}
+
+
+@dataclass(frozen=True)
+class DataFlags(ReadFlags):
+    """All flags of data, for every command that trains or plans; a run folder keeps them for those that follow."""
+
+    leakage: str | None = None
+    """refuse (the default) stops where a patient or an image is in two parts of a split; report only tells."""
+    test: str | None = None
+    """data to evaluate on after training; by default the data's own test part, where it has one."""
+    labels_per_class: int | None = None
+    """hide all annotations but this many images of every class."""
+    labelled_fraction: float | None = None
+    """hide all annotations but those of this fraction of the images (or groups)."""
+    labelled_cells: float | None = None
+    """hide all annotations but this fraction of the table's cells."""
+    classes: int | None = None
+    """the number of clusters where nothing is annotated."""
+    frozen: str | None = None
+    """train on the features of an encoder that stays as it is: a run on images, resnet-18, timm:NAME, …"""
+    weights: Path | None = None
+    """a local file of weights for the encoder that --frozen names."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain values, as a run folder keeps it."""
+        values = dataclasses.asdict(self)
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """The flags that `to_json` wrote; fields that it did not have yet are at their defaults."""
+        known = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
+        paths = {name: Path(known[name]) for name in PATHS if known.get(name) is not None}
+        return cls(**known | paths)
+
+
+def replaced_source(source: DataFlags, data: str | None, labels: Path | None) -> DataFlags:
+    """The flags of a run for other data, which has no groups to keep apart, and columns only with a table."""
     if data is None:
-        return {} if labels is None else {"labels": labels}
-    changed: dict[str, Any] = {"data": data, "labels": labels, "group": None}
-    if labels is None:
-        changed |= dict.fromkeys(("path_column", "label_columns", "joined_column", "split_column"))
-    return changed if Path(data).is_dir() else {**changed, "image_size": None}
+        return source if labels is None else dataclasses.replace(source, labels=labels)
+    source = dataclasses.replace(source, split_fractions=None, train_list=None, test_list=None)
+    source = dataclasses.replace(source, data=data, labels=labels, group=None)
+    if is_table(data):
+        other = dataclasses.replace(source, split_column=None)
+    elif labels is None:
+        other = DataFlags(data, image_size=source.image_size)
+    else:
+        other = dataclasses.replace(source, images=None)
+    return other if is_folder(data) else dataclasses.replace(other, image_size=None)
+
+
+def is_table(data: str) -> bool:
+    """Whether DATA names a CSV table of images."""
+    return data.lower().endswith(".csv")
+
+
+def is_folder(data: str) -> bool:
+    """Whether DATA names image files, in a folder or by a table, and neither an .npz file nor a set that has a name."""
+    return is_table(data) or (data not in EMBEDDED and data not in PUBLIC and Path(data).expanduser().is_dir())
 
 
 def cluster_space(data: str, classes: int | None) -> LabelSpace | None:
@@ -37,35 +142,124 @@ def cluster_space(data: str, classes: int | None) -> LabelSpace | None:
     return LabelSpace.multiclass(classes, "cluster")
 
 
-def load_source(source: dict[str, Any], space: LabelSpace | None, skipped: Path | None) -> Dataset:
-    """The dataset of a source: the arguments of `load_dataset` by name, as a run folder keeps them."""
-    flags = {key: source.get(key) for key in LOADED if key != "data"}
-    flags["labels"] = Path(flags["labels"]) if flags["labels"] else None
-    return load_dataset(str(source["data"]), space=space, skipped=skipped, **flags)
+def load_source(
+    source: ReadFlags,
+    space: LabelSpace | None,
+    skipped: Path | None = None,
+    shape: Sequence[int] | None = None,
+    white: float | None = None,
+    frozen: FrozenEncoder | None = None,
+) -> Dataset:
+    """The dataset that flags name.
+
+    skipped: a CSV file that lists what was left out of a folder, or of a table of embeddings.
+    shape: of the inputs that a model takes; the images of a folder are brought to it, and others must have it.
+    white: the training images' `pixel_max`, on whose scale those of an .npz file are.
+    frozen: whose features stand in for images, which are brought to the shape that it takes.
+    """
+    options = source.options()
+    folder = is_folder(source.data)
+    images = shape if frozen is None else frozen.about.shape
+    if images is not None and len(images) == 3 and folder:
+        options |= {"channels": images[0], "image_size": (images[1], images[2])}
+    listed = skipped if folder or source.labels is not None else None
+    dataset = load_dataset(source.data, space=space, skipped=listed, white=white, **options)
+    if frozen is not None and dataset.is_image:
+        dataset = frozen.dataset(dataset)
+    if shape is not None:
+        check_shape(dataset, shape)
+    return dataset
 
 
-def train_and_test(
-    dataset: Dataset, test: str | None, source: dict[str, Any], space: LabelSpace | None
+def load_parts(
+    source: DataFlags, skipped: Path | None = None, keep: Path | None = None
 ) -> tuple[Dataset, Dataset | None]:
-    """The training rows (with a "valid" part kept for calibration) and the test set, if any."""
-    testing: Dataset | None = None
-    training = dataset
-    if dataset.split is not None and (dataset.split == "test").any():
-        testing, training = dataset.part("test"), dataset.rows(dataset.split != "test")
-    if test is not None:
-        testing = load_source({**source, "data": test}, space or dataset.space, None)
-        if testing.split is not None and (testing.split == "test").any():
-            testing = testing.part("test")
-    if testing is not None:
-        check_groups(training, testing)
+    """The training rows (with a "valid" part kept for calibration) and the test set, if any.
+
+    skipped: a CSV file that lists what was left out of a folder.
+    keep: a run folder, to which a frozen encoder is written, or which has it already.
+    """
+    if source.leakage not in (None, "refuse", "report"):
+        raise DataError(f"--leakage {source.leakage!r} is neither refuse nor report")
+    space = cluster_space(source.data, source.classes)
+    dataset, frozen = _load_images(source, space, skipped, keep)
+    other: Dataset | None = None
+    if source.test is not None:
+        shape = dataset.x.shape[1:]
+        other = load_source(test_flags(source), space or dataset.space, None, shape, dataset.pixel_max)
+    training, testing = _divide(dataset, other)
+    report = None if skipped is None else skipped.with_name(skipped.name.replace("skipped", "leakage"))
+    leaks = check_leakage(
+        named_parts(training, testing),
+        report,
+        # The splits of these are the field's, with the few copies that they have.
+        pixels=source.test is not None or not (source.data in EMBEDDED or source.data in PUBLIC),
+        refuse=source.leakage != "report",
+    )
+    if frozen is not None:
+        training, testing = _divide(frozen.dataset(dataset), None if other is None else frozen.dataset(other))
+    training.notes = [*training.notes, *leaks]
     return training, testing
 
 
-def draw_annotations(
-    training: Dataset, per_class: int | None, fraction: float | None, cells: float | None, seed: int
-) -> Dataset:
+def _divide(dataset: Dataset, other: Dataset | None) -> tuple[Dataset, Dataset | None]:
+    """The training and the test rows; those of another dataset where it is given."""
+    training, testing = dataset, None
+    if dataset.split is not None and (dataset.split == "test").any():
+        testing, training = dataset.part("test"), dataset.rows(dataset.split != "test")
+    if other is None:
+        return training, testing
+    return training, other.part("test") if other.split is not None and (other.split == "test").any() else other
+
+
+def _load_images(
+    source: DataFlags, space: LabelSpace | None, skipped: Path | None, keep: Path | None
+) -> tuple[Dataset, FrozenEncoder | None]:
+    """The dataset of the flags, and the frozen encoder that they name for its images."""
+    if source.frozen is None:
+        if source.weights is not None:
+            raise DataError("--weights is for --frozen; training starts from the weights of --model.weights")
+        return load_source(source, space, skipped), None
+    frozen = None if keep is None else FrozenEncoder.load(keep)
+    if frozen is None and Path(source.frozen).is_dir():
+        frozen = FrozenEncoder.find(source.frozen, source.weights)
+    if frozen is not None and is_folder(source.data):
+        dataset = load_source(source, space, skipped, frozen.about.shape)
+    else:
+        side = usual_side(source.frozen) if is_folder(source.data) else None
+        dataset = load_source(dataclasses.replace(source, image_size=source.image_size or side), space, skipped)
+        frozen = frozen or FrozenEncoder.find(source.frozen, source.weights, dataset.x.shape[1:])
+        frozen.check(dataset.x.shape[1:], dataset.name)
+    if keep is not None and processes().is_main_process:
+        frozen.save(keep)
+    return dataset, frozen
+
+
+def test_flags(source: DataFlags) -> DataFlags:
+    """How --test is read: as the data is, but for what splits it, and a table of its own where it is one."""
+    assert source.test is not None
+    other = dataclasses.replace(source, data=source.test, split_fractions=None, train_list=None, test_list=None)
+    if is_table(source.test):
+        return dataclasses.replace(other, labels=None)
+    return dataclasses.replace(other, images=None) if is_table(source.data) else other
+
+
+def named_parts(training: Dataset, testing: Dataset | None) -> dict[str, Dataset]:
+    """The parts of a split by name, those that there are."""
+    valid = np.zeros(len(training), dtype=bool) if training.split is None else training.split == "valid"
+    parts = {"training": training.rows(~valid)} if not valid.all() else {}
+    if valid.any():
+        parts["valid"] = training.rows(valid)
+    return parts if testing is None else {**parts, "test": testing}
+
+
+def draw_annotations(training: Dataset, source: DataFlags, seed: int) -> Dataset:
     """Hide annotations of the training rows; those of a "valid" part stay, since they are for calibration."""
-    draws = {"--labels-per-class": per_class, "--labelled-fraction": fraction, "--labelled-cells": cells}
+    draws = {
+        "--labels-per-class": source.labels_per_class,
+        "--labelled-fraction": source.labelled_fraction,
+        "--labelled-cells": source.labelled_cells,
+    }
     given = [flag for flag, value in draws.items() if value is not None]
     if not given:
         return training
@@ -73,40 +267,45 @@ def draw_annotations(
         raise DataError(f"{' and '.join(given)} exclude each other")
     if training.split is not None and (training.split == "valid").any():
         valid = training.split == "valid"
-        hidden = draw_annotations(
-            dataclasses.replace(training.rows(~valid), split=None), per_class, fraction, cells, seed
-        )
+        hidden = draw_annotations(dataclasses.replace(training.rows(~valid), split=None), source, seed)
         annotation = training.annotation
         targets, observed = annotation.targets.copy(), annotation.observed.copy()
         targets[~valid], observed[~valid] = hidden.annotation.targets, hidden.annotation.observed
-        return dataclasses.replace(training, annotation=Annotation(targets, observed))
-    if per_class is not None:
-        annotation = draw_per_class(training, per_class, seed)
-    elif cells is not None:
-        annotation = draw_fraction(training, cells, seed, cells=True)
+        annotation = dataclasses.replace(annotation, targets=targets, observed=observed)
+        return dataclasses.replace(training, annotation=annotation)
+    if source.labels_per_class is not None:
+        annotation = draw_per_class(training, source.labels_per_class, seed)
+    elif source.labelled_cells is not None:
+        annotation = draw_fraction(training, source.labelled_cells, seed, cells=True)
     else:
-        annotation = draw_fraction(training, float(fraction or 0), seed)
+        annotation = draw_fraction(training, float(source.labelled_fraction or 0), seed)
     return dataclasses.replace(training, annotation=annotation)
 
 
-def check_shape(model: LabelVAE, dataset: Dataset) -> None:
+def check_shape(dataset: Dataset, shape: Sequence[int]) -> None:
     """Refuse inputs of another shape than the model takes (DataError)."""
-    if tuple(dataset.x.shape[1:]) != tuple(model.architecture.shape):
+    if tuple(dataset.x.shape[1:]) != tuple(shape):
         raise DataError(
-            f"{dataset.name} has inputs of shape {list(dataset.x.shape[1:])}, "
-            f"but the model takes {list(model.architecture.shape)}"
+            f"{dataset.name} has inputs of shape {list(dataset.x.shape[1:])}, but the model takes {list(shape)}"
         )
 
 
-def read_inputs(path: Path, model: LabelVAE) -> tuple[list[str], Any, list[tuple[Path, str]]]:
-    """Names, inputs and what could not be read, from an image, a folder or an .npz pack."""
+def read_inputs(
+    path: Path, model: LabelVAE, white: float | None, frozen: FrozenEncoder | None = None
+) -> tuple[list[str], Any, list[tuple[Path, str]]]:
+    """Names, inputs and what could not be read, from an image, a folder, an .npz pack or a file of embeddings.
+
+    white: as in `load_source`.  frozen: the encoder whose features the model takes; vectors are taken for its features.
+    """
     if not path.exists():
         raise DataError(f"{path} does not exist")
-    if path.suffix.lower() == ".npz":
-        dataset = load_dataset(str(path), space=model.space)
-        check_shape(model, dataset)
+    if path.suffix.lower() in EMBEDDINGS:
+        dataset = load_dataset(str(path), space=model.space, white=white)
+        if frozen is not None and dataset.is_image:
+            dataset = frozen.dataset(dataset)
+        check_shape(dataset, model.architecture.shape)
         return list(dataset.ids), dataset.x, []
-    shape = model.architecture.shape
+    shape = model.architecture.shape if frozen is None else frozen.about.shape
     if len(shape) != 3:
         raise DataError(f"{path}: the model takes feature vectors, not images")
     files = [path / name for name in find_images(path)] if path.is_dir() else [path]
@@ -115,4 +314,4 @@ def read_inputs(path: Path, model: LabelVAE) -> tuple[list[str], Any, list[tuple
     names = [str(file) for file in files if file not in bad]
     if not names:
         raise DataError(f"{path}: no image can be read" + (f" ({unread[0][0]}: {unread[0][1]})" if unread else ""))
-    return names, x, unread
+    return names, x if frozen is None else frozen.features(x, str(path)), unread

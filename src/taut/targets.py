@@ -25,6 +25,11 @@ class BatchLike(Protocol):
     targets: Tensor
     observed: Tensor
     strong: Tensor | None
+    ignored: Tensor | None
+
+    @property
+    def settled(self) -> Tensor:
+        """The cells that nothing is estimated for."""
 
 
 @dataclass
@@ -124,7 +129,7 @@ class Teacher(Source):
             if self.average is not None:
                 logits = self.average.follow(model).classify(batch.x)
             own = self.targets(logits[rows], model.log_prior)
-            own.confidence = own.confidence * belief
+            own.confidence = believed(own.confidence, batch.ignored, rows) * belief
             return with_annotations(own, batch.targets[rows], batch.observed[rows], self.sizes)
 
         if not self.mix:
@@ -144,6 +149,11 @@ class Teacher(Source):
             )
         confidence = latent.max_labels(log_q, self.sizes).exp() >= self.threshold
         return Estimate(sharpened(log_q, self.sharpen, self.sizes), confidence.to(log_q.dtype))
+
+
+def believed(confidence: Tensor, ignored: Tensor | None, rows: slice | Tensor) -> Tensor:
+    """The confidence [M, k] in the estimates for some rows of a batch: none where a cell is ignored."""
+    return confidence if ignored is None else torch.where(ignored[rows], 0, confidence)
 
 
 def sharpened(log_q: Tensor, temperature: float, sizes: Sizes) -> Tensor:
@@ -193,7 +203,7 @@ class Interpolation(Source):
 
     def propose(self, model: Any, batch: BatchLike, belief: float = 1.0) -> Proposal | None:
         """Mixtures of the rows that have an unannotated label."""
-        rows = torch.nonzero(~batch.observed.all(1)).flatten()
+        rows = torch.nonzero(~batch.settled.all(1)).flatten()
         if len(rows) < 2:
             return None
         x = batch.x[rows]
@@ -210,7 +220,8 @@ class Interpolation(Source):
             mixed_q = torch.lerp(q[partner], q, share)
             mean = torch.lerp(posterior.mean[partner], posterior.mean, share)
             std = torch.lerp((0.5 * posterior.log_var[partner]).exp(), (0.5 * posterior.log_var).exp(), share)
-            confidence = torch.full((len(x), len(self.sizes)), belief, device=x.device)
+            confidence = believed(torch.full((len(x), len(self.sizes)), belief, device=x.device), batch.ignored, rows)
+            confidence = believed(confidence, batch.ignored, rows[partner])
         estimate = Estimate(mixed_q, confidence, (mean, 2 * std.log()))
         return Proposal(torch.lerp(x[partner], x, share), lambda _: estimate)
 

@@ -127,6 +127,7 @@ class TighterELBO(Objective):
             model.log_prior,
             model.sizes,
             self.weights_at(step),
+            batch.ignored,
         )
         if not self.generative:
             terms.reconstruction = terms.bound = terms.surrogate = None
@@ -144,11 +145,15 @@ class TighterELBO(Objective):
         targets, observed = batch.targets[rows], batch.observed[rows]
         z = latent.gaussian_sample(posterior.mean, posterior.log_var)
         mask = latent.spread_labels(observed, model.sizes)
+        logits = posterior.logits
+        if batch.ignored is not None:
+            # The decoder needs a class of every label: an ignored cell's is drawn, but teaches the classifier nothing.
+            logits = torch.where(latent.spread_labels(batch.ignored[rows], model.sizes), logits.detach(), logits)
         log_annotation = torch.where(mask, targets, 1.0).clamp_min(1e-30).log()
         value = (
-            self._enumerated(model, x, z, posterior.logits, log_annotation, mask)
+            self._enumerated(model, x, z, logits, log_annotation, mask)
             if self.sampling.how == "enumerate"
-            else self._sampled(model, x, z, posterior.logits, log_annotation, mask)
+            else self._sampled(model, x, z, logits, log_annotation, mask)
         )
         if len(value) == n:
             return value

@@ -35,6 +35,8 @@ class FixMatch(Baseline):
             log_q = latent.log_softmax(last_rows(logits[:n], count), self.sizes)
             guess = latent.hard_sample(log_q, self.sizes, torch.zeros_like(log_q))
             sure = self.sure(log_q)
+            if batch.ignored is not None:
+                sure &= ~last_rows(batch.ignored, count)
             seen = last_rows(batch.observed, count)
             targets = torch.where(latent.spread_labels(seen, self.sizes), last_rows(batch.targets, count), guess)
         pseudo = annotation_kl(logits[n:], targets, sure | seen, self.sizes).sum() / count

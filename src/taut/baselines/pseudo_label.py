@@ -31,8 +31,8 @@ class PseudoLabel(Baseline):
             log_q = latent.log_softmax(logits, self.sizes)
             guess = latent.hard_sample(log_q, self.sizes, torch.zeros_like(log_q))
             sure = latent.max_labels(log_q, self.sizes).exp() >= self.plan.threshold
-            counts = sure & ~batch.observed
-        rows = (~batch.observed).any(1).sum().clamp_min(1)
+            counts = sure & ~batch.settled
+        rows = (~batch.settled).any(1).sum().clamp_min(1)
         pseudo = annotation_kl(logits, guess, counts, self.sizes).sum() / rows
         weight = self.plan.consistency * min(1.0, max(0.0, (step / self.steps - BEGIN) / (FULL - BEGIN)))
         return terms_of(kl + weight * pseudo, kl, consistency=pseudo.detach(), confidence=counts.float().mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,4 +44,4 @@ class ShotVAE(TighterELBO):
         size = latent.spread_labels(torch.tensor(model.sizes, device=batch.x.device), model.sizes)
         rest = SMOOTHING / (size - 1)
         smoothed = batch.targets * (1 - SMOOTHING - rest) + rest
-        return super().loss(model, Batch(batch.x, smoothed, batch.observed, batch.strong), step)
+        return super().loss(model, replace(batch, targets=smoothed), step)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from taut.data.arrays import load_npz
+from taut.data.cells import CellPolicy, parse_prevalence, with_policy
 from taut.data.dataset import DataError, Dataset
 from taut.data.embedded import digit_grid, digits
+from taut.data.embeddings import SUFFIXES as EMBEDDINGS
+from taut.data.embeddings import load_embeddings
 from taut.data.folder import load_folder
+from taut.data.listing import TableOptions
 from taut.data.public import PUBLIC, load_public
+from taut.data.split import parse_fractions, split_by
 from taut.labels import LabelSpace, Scalar
 
 __all__ = ["EMBEDDED", "PUBLIC", "DataError", "Dataset", "load_dataset"]
@@ -24,49 +30,104 @@ def load_dataset(
     space: LabelSpace | None = None,
     group: str | None = None,
     unlabeled: Scalar | None = -1,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
     path_column: str | None = None,
     label_columns: Sequence[str] | None = None,
     joined_column: str | None = None,
     split_column: str | None = None,
     skipped: Path | None = None,
+    images: Path | None = None,
+    format: str | None = None,
+    view: str | None = None,
+    train_list: Path | None = None,
+    test_list: Path | None = None,
+    uncertain: str | None = None,
+    blank: str | None = None,
+    prevalence: str | None = None,
+    split_fractions: str | None = None,
+    white: float | None = None,
 ) -> Dataset:
-    """The dataset of a name (digits, digit-grid, mnist, svhn, cifar10), a .npz file or a folder of images.
+    """The dataset of a name (digits, digit-grid, mnist, svhn, cifar10), a folder of images, a table, arrays or embeddings.
 
-    A name goes before a path: write ./digits for a folder of that name. See `load_npz` and `load_folder` for
-    the options. Raises DataError for a source that is none of these, or an option that says nothing of it.
+    A name goes before a path: write ./digits for a folder of that name. See `load_npz`, `load_folder` and
+    `load_embeddings` for the options. Of a folder all images are taken, and what `labels` says of them; of a CSV table
+    those that it names, below the folder `images` or its own.
+    prevalence: see `parse_prevalence`.  split_fractions: see `parse_fractions`; always the same split of the same data.
+    Raises DataError for a source that is none of these, or an option that says nothing of it.
     """
+    # Faults of these are told before images are read.
+    shares = None if split_fractions is None else parse_fractions(split_fractions)
     table = {
         "--labels": labels,
         "--image-size": image_size,
+        "--channels": channels,
         "--path-column": path_column,
         "--label-columns": label_columns,
         "--joined-column": joined_column,
         "--split-column": split_column,
+        "--images": images,
+        "--format": format,
+        "--view": view,
+        "--train-list": train_list,
+        "--test-list": test_list,
+        "--uncertain": uncertain,
     }
-    if source in EMBEDDED or source in PUBLIC:
-        _refuse(source, {**table, "--group": group})
-        return EMBEDDED[source]() if source in EMBEDDED else load_public(source)
     path = Path(source).expanduser()
-    if path.suffix.lower() == ".npz":
+    kind = path.suffix.lower()
+    if source in EMBEDDED or source in PUBLIC:
+        _refuse(source, {**table, "--group": group, "--blank": blank})
+        dataset = EMBEDDED[source]() if source in EMBEDDED else load_public(source)
+    elif kind == ".npz" and labels is None:
         _refuse(source, table)
-        return load_npz(path, space, group, unlabeled)
-    if path.is_dir():
-        return load_folder(
+        dataset = load_npz(path, space, group, unlabeled, white)
+        dataset = dataset if blank is None else with_policy(dataset, CellPolicy(blank=blank))
+    elif kind in EMBEDDINGS:
+        _refuse(source, {"--images": images, "--image-size": image_size, "--view": view})
+        dataset = load_embeddings(
             path,
             labels,
+            TableOptions(
+                path_column, label_columns, joined_column, group, split_column, format, None, train_list, test_list
+            ),
+            uncertain=uncertain,
+            blank=blank,
+            space=space,
+            skipped=skipped,
+            unlabeled=unlabeled,
+            white=white,
+        )
+    elif path.is_dir() or kind == ".csv":
+        is_table = not path.is_dir()
+        _refuse(source, {"--labels": labels} if is_table else {"--images": images})
+        dataset = load_folder(
+            (images or path.parent) if is_table else path,
+            path if is_table else labels,
             path_column=path_column,
             label_columns=label_columns,
             joined_column=joined_column,
             group=group,
             split_column=split_column,
+            format=format,
+            view=view,
+            train_list=train_list,
+            test_list=test_list,
+            others=not is_table,
+            uncertain=uncertain,
+            blank=blank,
             space=space,
             image_size=image_size,
+            channels=channels,
             skipped=skipped,
             unlabeled=unlabeled,
         )
-    names = ", ".join([*EMBEDDED, *PUBLIC])
-    raise DataError(f"{source!r} is neither one of {names}, nor a .npz file, nor a folder of images")
+    else:
+        names = ", ".join([*EMBEDDED, *PUBLIC])
+        raise DataError(
+            f"{source!r} is neither one of {names}, nor a .npz, .npy or Parquet file, nor a folder of images, nor a CSV table"
+        )
+    dataset = replace(dataset, prevalence=parse_prevalence(prevalence, dataset.space))
+    return dataset if shares is None else split_by(dataset, shares)
 
 
 def _refuse(source: str, options: Mapping[str, object]) -> None:

@@ -9,7 +9,6 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -19,6 +18,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from taut.data.dataset import DataError
+from taut.data.dicom import Header, is_dicom, read_dicom, read_dicom_header
 
 Shape = tuple[int, int, int]
 Result = TypeVar("Result")
@@ -29,15 +29,6 @@ MAP_BYTES = 2**30  # arrays above this size become memory maps in the cache
 TAIL_BYTES = 4096
 VERSION = 1  # part of the cache key: raise it when decoding changes
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the head of an image file says: height and width as displayed [pixels], and whether it is grey."""
-
-    height: int
-    width: int
-    grey: bool
 
 
 def cache_root() -> Path:
@@ -55,17 +46,18 @@ def decode_image(file: Path | BinaryIO, shape: Shape) -> NDArray[np.uint8]:
 
     The alpha channel is dropped, 16-bit values 0 … 65535 become 0 … 255, C = 1 takes the luminance. The
     aspect changes where the shape's differs: cropping could cut off what an image was annotated for.
-    Raises whatever Pillow raises, and ValueError for 32-bit pixels, which have no agreed range.
+    A DICOM file is read as `read_dicom` says. Raises whatever Pillow raises, ValueError for 32-bit pixels, which have
+    no agreed range, and DataError where a package for DICOM is missing.
     """
     channels, height, width = shape
+    if isinstance(file, Path) and is_dicom(file):
+        return _decode_dicom(file, shape)
     with Image.open(file) as image:
         # JPEG decodes at 1/2, 1/4 or 1/8 for less work; twice the final size keeps the resizing smooth.
         image.draft(None, (2 * width, 2 * height))
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-            deep = Image.fromarray(np.asarray(image, dtype=np.float32) / np.float32(257))
-            resized = np.asarray(deep.resize((width, height), Image.Resampling.BILINEAR))
-            pixels = np.clip(np.rint(resized), 0, 255).astype(np.uint8)
+            pixels = _resized(np.asarray(image, dtype=np.float32) / np.float32(257), height, width)
         elif image.mode in ("I", "F"):
             raise ValueError("32-bit pixels have no agreed range: save it with 8 or 16 bits")
         else:
@@ -75,6 +67,23 @@ def decode_image(file: Path | BinaryIO, shape: Shape) -> NDArray[np.uint8]:
     if pixels.ndim == 3:
         pixels = pixels.transpose(2, 0, 1)
     return np.broadcast_to(pixels, shape)
+
+
+def _resized(grey: NDArray[np.float32], height: int, width: int) -> NDArray[np.uint8]:
+    """Grey values 0 … 255 of more than 8 bits [h, w], resized before they are rounded."""
+    resized = Image.fromarray(grey).resize((width, height), Image.Resampling.BILINEAR)
+    return np.clip(np.rint(np.asarray(resized)), 0, 255).astype(np.uint8)
+
+
+def _decode_dicom(file: Path, shape: Shape) -> NDArray[np.uint8]:
+    channels, height, width = shape
+    values = read_dicom(file)
+    if values.ndim == 2:
+        return np.broadcast_to(_resized(values, height, width), shape)
+    pixels = np.stack([_resized(np.ascontiguousarray(values[..., c]), height, width) for c in range(3)])
+    if channels == 3:
+        return pixels
+    return np.asarray(Image.fromarray(pixels.transpose(1, 2, 0)).convert("L"))[None]
 
 
 def read_images(paths: Sequence[Path], shape: Shape) -> tuple[NDArray[np.uint8], list[tuple[Path, str]]]:
@@ -187,6 +196,8 @@ def _each(function: Callable[[Path], Result], paths: Sequence[Path], title: str)
     def attempt(path: Path) -> Result | str:
         try:
             return function(path)
+        except DataError:  # a package that is missing here is missing for every file
+            raise
         except Exception as error:  # a damaged file can raise anything in a decoder; one file must not end the run
             return _reason(error)
 
@@ -210,6 +221,8 @@ def _reason(error: Exception) -> str:
 
 
 def _header(path: Path) -> Header:
+    if is_dicom(path):
+        return read_dicom_header(path)
     with Image.open(path) as image:
         width, height = image.size
         # Asking a PNG for EXIF data that is not in its head would decode the whole file.

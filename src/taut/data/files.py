@@ -10,59 +10,94 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from taut.data.dataset import DataError
+from taut.data.dicom import is_dicom
 from taut.data.table import SUFFIXES, Column
 
 
 def find_images(folder: Path) -> list[str]:
-    """The image files under a folder by their ending, hidden ones left out: sorted relative paths with "/".
+    """The image files under a folder, hidden ones left out: sorted relative paths with "/".
 
-    Links to folders are followed, each folder being visited once.
+    An image has the ending of one, or has none (or a number) and begins as a DICOM file does. Links to folders are
+    followed, each folder being visited once.
     """
     found: list[str] = []
-    seen: set[str] = set()
+    seen: set[tuple[int, int]] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
+        status = os.stat(place)
+        real = status.st_dev, status.st_ino
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
         if real not in seen:
             seen.add(real)
-            images = (name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith("."))
-            found += [Path(place, name).relative_to(folder).as_posix() for name in images]
+            prefix = "" if place == str(folder) else Path(place).relative_to(folder).as_posix() + "/"
+            images = (name for name in names if not name.startswith(".") and _is_image(place, name))
+            found += [prefix + name for name in images]
     return sorted(found)
 
 
-def match_files(values: Column, files: list[str], folder: Path, table_folder: Path) -> NDArray[np.intp]:
+def _is_image(place: str, name: str) -> bool:
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix in SUFFIXES or ((not suffix or suffix[1:].isdigit()) and is_dicom(Path(place, name)))
+
+
+def read_list(path: Path, flag: str) -> set[str]:
+    """The names in a text file of one a line; DataError naming the flag where there are none."""
+    try:
+        names = {line.strip().replace("\\", "/") for line in path.read_text(encoding="utf-8").splitlines()} - {""}
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{flag} {path} cannot be read: {str(error).splitlines()[0]}") from error
+    if not names:
+        raise DataError(f"{flag} {path} names no image")
+    return names
+
+
+def match_files(
+    values: Column, files: list[str], folder: Path, table_folder: Path, shared: int = 1
+) -> NDArray[np.intp]:
     """The position in `files` of the image that each cell means, [N], or −1.
 
     A cell is looked for relative to the folder, then to the table's folder. Then files that no cell has named
     so far are looked for by the cell's path without its first folders, and by the bare name, with or without
     its ending; where two files, or two different cells, have that name, none is taken.
+    shared: how many last parts of its path, folders and name, must be left; above 1 a bare name is never enough.
     """
     texts = values.str.replace("\\", "/", regex=False).str.replace(r"^(\./)+", "", regex=True)
     found = np.full(len(values), -1, dtype=np.intp)
     index = {file: i for i, file in enumerate(files)}
 
-    def look(key: Callable[[str], str], names: dict[str, int], unique: bool) -> None:
+    def look(key: Callable[[str], str | None], names: dict[str, int], unique: bool) -> None:
         left = np.flatnonzero((found < 0) & texts.notna().to_numpy())
         if len(left) == 0:
             return
         cells = texts.iloc[left]
         keys = cells.map(key)
         hits = keys.map(names).to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
-        if unique:
-            shared = cells.groupby(keys.to_numpy()).transform("nunique").to_numpy() > 1
-            hits[shared | np.isin(hits, found[found >= 0])] = np.nan
+        if unique and not np.isnan(hits).all():
+            there = np.flatnonzero(~np.isnan(hits))
+            several = cells.iloc[there].groupby(hits[there]).transform("nunique").to_numpy() > 1
+            hits[there[several | np.isin(hits[there], found[found >= 0])]] = np.nan
         known = ~np.isnan(hits)
         found[left[known]] = hits[known].astype(np.intp)
 
     look(lambda text: text, index, False)
-    whole = {os.path.abspath(folder / file): i for i, file in enumerate(files)}
-    base = os.path.abspath(table_folder)
-    look(lambda text: os.path.normpath(os.path.join(base, text)), whole, False)
-    for depth in range(1, int(texts.str.count("/").max()) if texts.notna().any() else 0):
-        look(lambda text, depth=depth: "/".join(text.split("/")[depth:]), index, True)  # type: ignore[misc]
+    top, base = os.path.abspath(folder), os.path.abspath(table_folder)
+    if base != top or texts.str.contains(r"\.\./|^/|^[A-Za-z]:", na=False).any():
+        whole = {os.path.normpath(os.path.join(top, file)): i for i, file in enumerate(files)}
+        look(lambda text: os.path.normpath(os.path.join(base, text)), whole, False)
+    deepest = int(texts.str.count("/").max()) if texts.notna().any() else 0
+    for depth in range(1, deepest if shared == 1 else deepest + 2 - shared):
+        look(lambda text, depth=depth: _tail(text, depth, shared), index, True)  # type: ignore[misc]
+    if shared > 1:
+        return found
     look(lambda text: text.rpartition("/")[2], _unique(files, lambda file: file.rpartition("/")[2]), True)
     look(lambda text: text.rpartition("/")[2], _unique(files, lambda file: Path(file).stem), True)
     return found
+
+
+def _tail(text: str, depth: int, shared: int) -> str | None:
+    """A path without its first folders, or None where fewer than the shared parts are left."""
+    parts = text.split("/")[depth:]
+    return "/".join(parts) if len(parts) >= shared else None
 
 
 def _unique(files: list[str], key: Callable[[str], str]) -> dict[str, int]:

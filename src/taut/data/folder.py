@@ -9,17 +9,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from taut.data.cache import Header, Shape, decode_once, find_copies, read_headers, read_images
+from taut.data.cache import Shape, decode_once, find_copies, read_headers, read_images
+from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, settle
 from taut.data.dataset import DataError, Dataset
+from taut.data.dicom import Header
 from taut.data.files import find_images
-from taut.data.listing import Listing, from_subfolders, from_table
-from taut.data.table import SUFFIXES, annotate, listed, plural
+from taut.data.listing import Listing, TableOptions, from_subfolders, from_table
+from taut.data.table import SUFFIXES, listed, plural
 from taut.labels import Annotation, LabelSpace, Scalar
 
 __all__ = ["load_folder", "read_images"]
 
 DEFAULT_SIZE = 64
 SKIPS = {
+    "view": ("row shows another view", "rows show another view"),
+    "unlisted": ("row is in no list of files", "rows are in no list of files"),
     "missing": ("row names an image that is not there", "rows name images that are not there"),
     "unnamed": ("row names no image", "rows name no image"),
     "unreadable": ("image cannot be read", "images cannot be read"),
@@ -38,22 +42,36 @@ def load_folder(
     separator: str = "|",
     group: str | None = None,
     split_column: str | None = None,
+    format: str | None = None,
+    view: str | None = None,
+    train_list: Path | None = None,
+    test_list: Path | None = None,
+    others: bool = True,
+    uncertain: str | None = None,
+    blank: str | None = None,
     space: LabelSpace | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     skipped: Path | None = None,
     unlabeled: Scalar | None = -1,
 ) -> Dataset:
-    """The dataset of a folder of images (png, jpg, bmp, tif, webp; subfolders too, hidden files not).
+    """The dataset of a folder of images (png, jpg, bmp, tif, webp, DICOM; subfolders too, hidden files not).
 
-    labels: a CSV table with a row for every image; images without a row are kept as unannotated. Without it
-        each subfolder is a class ("unlabeled" is none), below train, valid and test if these are the
-        subfolders; and without subfolders all images are unannotated, which needs `space`.
-    path_column, label_columns: `find_path_column` and `read_labels` say what is taken without them.
+    labels: a CSV table with a row for every image; images without a row are kept as unannotated, or left out where
+        `others` is False. Without a table each subfolder is a class ("unlabeled" is none), below train, valid and
+        test if these are the subfolders; and without subfolders all images are unannotated, which needs `space`.
+    format: "chexpert", "chexpert-5" (the five findings of its leader board), "nih" or "table" (none of them); by
+        default what the table's header speaks for, which the notes tell.
+    path_column, label_columns: the format's; else `find_path_column` and `read_labels` say what is taken.
     joined_column: a column of names joined by `separator`, which give yes/no labels.
-    group, split_column: columns of patients (or the like), and of "train", "valid", "test".
-    image_size: height and width [pixels]; by default images of one size up to 64 stay as they are, and others
-        become squares of their longest side, 64 at most.
+    group, split_column: columns of patients (or the like; by default the format's), and of "train", "valid", "test".
+    view: of CheXpert's (frontal, lateral, AP, PA) and NIH's (AP, PA) images, the ones to take.
+    train_list, test_list: text files of images, one a line, in the place of a split column; without the first all that
+        the second does not name is for training.
+    uncertain, blank: what −1 and blank cells of yes/no labels become, as `CellPolicy` says; −1 is latent by default,
+        and blank is latent too but for CheXpert's tables, where it is negative ("not mentioned").
+    image_size: height and width [pixels], one number or two; by default images of one size up to 64 stay as they
+        are, and others become squares of their longest side, 64 at most.
     channels: 1 or 3; by default 1 if all images are grey.
     skipped: a CSV file to write, listing what was left out: row (as a spreadsheet counts), file, reason.
     unlabeled: a value of a class column that means unannotated.
@@ -64,63 +82,67 @@ def load_folder(
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder")
-    if image_size is not None and image_size < 1:
+    if image_size is not None and np.min(image_size) < 1:
         raise DataError(f"--image-size {image_size} is not a number of pixels")
     if channels not in (None, 1, 3):
         raise DataError(f"--channels {channels} is neither 1 (grey) nor 3 (RGB)")
     files = find_images(folder)
     if not files:
         raise DataError(f"{folder} has no images ({', '.join(SUFFIXES)})")
+    options = TableOptions(
+        path_column,
+        label_columns,
+        joined_column,
+        group,
+        split_column,
+        format,
+        view,
+        train_list,
+        test_list,
+        separator,
+        others,
+    )
     if labels is None:
-        flags = {
-            "--path-column": path_column,
-            "--label-columns": label_columns,
-            "--joined-column": joined_column,
-            "--group": group,
-            "--split-column": split_column,
-        }
-        given = [flag for flag, value in flags.items() if value is not None]
+        cells = {"--uncertain": uncertain, "--blank": blank}
+        given = options.given() + [flag for flag, value in cells.items() if value is not None]
         if given:
             raise DataError(f"{', '.join(given)} is for columns of a table: pass the table with --labels")
         listing = from_subfolders(folder, files, space)
     else:
-        listing = from_table(
-            folder,
-            files,
-            labels,
-            path_column=path_column,
-            label_columns=label_columns,
-            joined_column=joined_column,
-            separator=separator,
-            group=group,
-            split_column=split_column,
-            space=space,
-            unlabeled=unlabeled,
-        )
-    return _Reading(folder, files, listing, skipped).dataset(image_size, channels, group)
+        listing = from_table(folder, files, labels, options, space, unlabeled)
+    policy = CellPolicy(uncertain or CellPolicy.uncertain, blank or listing.blank)
+    return _Reading(folder, files, listing, policy, skipped).dataset(image_size, channels)
 
 
 class _Reading:
     """The images of one listing on their way to a dataset; `entries` also says why one was left out.
 
-    entries: the listing's, with `kind` (of SKIPS, or "") and `reason`.
+    entries: the listing's, with `kind` (of SKIPS, or "") and `reason`.  values: what its cells become.
     """
 
-    def __init__(self, folder: Path, files: list[str], listing: Listing, skipped: Path | None) -> None:
-        """Look at all headers, and leave out what is missing, unreadable, repeated or contradicting."""
+    def __init__(
+        self, folder: Path, files: list[str], listing: Listing, policy: CellPolicy, skipped: Path | None
+    ) -> None:
+        """Look at the headers, and leave out what is missing, unreadable, repeated or contradicting."""
         self.folder, self.files, self.listing, self.skipped = folder, files, listing, skipped
-        self.entries = listing.entries.assign(kind="", reason="")
-        headers = read_headers([folder / file for file in files])
-        self.headers = {i: header for i, header in enumerate(headers) if isinstance(header, Header)}
-        image = self.entries["image"]
-        self._leave_out(np.flatnonzero(image < 0), "missing", "no such image")
+        self.policy, self.values = policy, settle(listing.space, listing.codes, policy)
+        self.entries = listing.entries.copy()
+        image = self.entries["image"].to_numpy()
+        self._leave_out(self._rows(image < 0), "missing", "no such image")
         self._leave_out(np.flatnonzero(self.entries["file"].isna()), "unnamed", "no file name")
-        failures = {i: header for i, header in enumerate(headers) if isinstance(header, str)}
-        unreadable = np.flatnonzero(image.isin(list(failures)))
-        self._leave_out(unreadable, "unreadable", [failures[i] for i in image.iloc[unreadable]])
+        used = np.unique(image[self._rows(image >= 0)])
+        headers = dict(zip(used.tolist(), read_headers([folder / files[i] for i in used]), strict=True))
+        self.headers = {i: header for i, header in headers.items() if isinstance(header, Header)}
+        failures = {i: header for i, header in headers.items() if isinstance(header, str)}
+        unreadable = self._rows(np.isin(image, list(failures)))
+        self._leave_out(unreadable, "unreadable", [failures[i] for i in image[unreadable]])
         self._leave_out_repeated()
 
-    def dataset(self, image_size: int | None, channels: int | None, group: str | None) -> Dataset:
+    def _rows(self, mask: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """The positions in a mask of entries that still count."""
+        return np.flatnonzero(mask & (self.entries["kind"] == "").to_numpy())
+
+    def dataset(self, image_size: int | tuple[int, int] | None, channels: int | None) -> Dataset:
         """Decode what remains."""
         rows = self._remaining()
         images = self.entries["image"].to_numpy()
@@ -128,7 +150,8 @@ class _Reading:
         x, failures = decode_once(self.folder, [self.files[i] for i in images[rows]], shape)
         self._leave_out(rows[list(failures)], "unreadable", list(failures.values()))
         rows = self._remaining()
-        annotation = annotate(self.listing.space, self.listing.codes[rows])
+        annotation = annotate(self.listing.space, self.values[rows])
+        group = self.listing.grouped
         ids = [self.files[i] for i in images[rows]]
         groups, split = (self.entries[name].iloc[rows] for name in ("group", "split"))
         ungrouped = int(groups.isna().sum())
@@ -144,6 +167,9 @@ class _Reading:
             groups=None if group is None else groups.to_numpy(dtype=str),
             split=None if split.isna().all() else split.fillna("train").to_numpy(dtype=str),
             notes=[*self._summary(), *self.listing.notes, *self._label_notes(rows, annotation), *notes],
+            cells=self.listing.codes[rows].astype(np.int16),
+            policy=self.policy,
+            lines=self.entries["row"].iloc[rows].fillna(0).to_numpy(dtype=np.int64),
         )
 
     def _leave_out(self, rows: NDArray[np.intp], kind: str, reason: str | list[str]) -> None:
@@ -169,8 +195,8 @@ class _Reading:
         images = self.entries["image"].to_numpy()[rows]
         used = np.unique(images)
         first = used[find_copies([self.folder / self.files[i] for i in used])]
-        said = pd.DataFrame(self.listing.codes[rows], index=rows)
-        annotated = (said >= 0).any(axis=1)
+        said = pd.DataFrame(self.values[rows], index=rows)
+        annotated = (said != LATENT).any(axis=1)
         placed = self.entries.loc[rows, ["group", "split"]]
         rank = np.where(annotated, 2, placed.notna().any(axis=1))
         said = said.join(placed.fillna("")).assign(image=first[np.searchsorted(used, images)], rank=rank)
@@ -200,10 +226,7 @@ class _Reading:
         return [f"Left out{where}: {', '.join(parts)}."] if parts else []
 
     def _label_notes(self, rows: NDArray[np.intp], annotation: Annotation) -> list[str]:
-        notes = []
-        uncertain = int(self.listing.uncertain[rows].sum())
-        if uncertain:
-            notes.append(f"{plural(uncertain, 'cell is', 'cells are')} −1 (uncertain): taken as unannotated.")
+        notes = cell_notes(self.listing.space, self.listing.codes[rows], self.policy)
         labels = self.listing.space
         names = [f"{label.name} = {value}" for label in labels for value in label.classes]
         seen = np.nansum(annotation.targets, axis=0) > 0
@@ -213,11 +236,15 @@ class _Reading:
         return notes
 
 
-def _choose_shape(headers: Sequence[Header], image_size: int | None, channels: int | None) -> tuple[Shape, list[str]]:
+def _choose_shape(
+    headers: Sequence[Header], image_size: int | tuple[int, int] | None, channels: int | None
+) -> tuple[Shape, list[str]]:
     """The shape [C, H, W] of all images, and what is worth telling of it."""
     sizes = sorted({(header.height, header.width) for header in headers})
     longest = max(max(size) for size in sizes)
-    if image_size is None and len(sizes) == 1 and longest <= DEFAULT_SIZE:
+    if isinstance(image_size, tuple):
+        height, width = image_size
+    elif image_size is None and len(sizes) == 1 and longest <= DEFAULT_SIZE:
         height, width = sizes[0]
     else:
         height = width = image_size or min(DEFAULT_SIZE, longest)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from taut.data.cells import UNSAID
 from taut.data.dataset import SPLITS, DataError
-from taut.data.files import match_files
+from taut.data.files import match_files, read_list
+from taut.data.formats import find_layout
+from taut.data.layout import Layout, choose_view
 from taut.data.table import (
+    Cells,
     Column,
     check_column,
     class_text,
@@ -29,19 +33,48 @@ UNLABELED = ("unlabeled", "unlabelled")
 SPLIT_FOLDERS = {**{part: part for part in SPLITS}, "val": "valid", "validation": "valid"}
 
 
+@dataclass(frozen=True)
+class TableOptions:
+    """How a table is read: what each column holds, and which rows count; None leaves it to the table's format.
+
+    Each field but `separator` and `others` is a flag; `load_folder` says what they mean.
+    others: whether files that no row names are listed too, unannotated.
+    """
+
+    path_column: str | None = None
+    label_columns: Sequence[str] | None = None
+    joined_column: str | None = None
+    group: str | None = None
+    split_column: str | None = None
+    format: str | None = None
+    view: str | None = None
+    train_list: Path | None = None
+    test_list: Path | None = None
+    separator: str = "|"
+    others: bool = True
+
+    def given(self) -> list[str]:
+        """The flags that say something of a table."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("separator", "others")}
+        return ["--" + name.replace("_", "-") for name, value in values.items() if value is not None]
+
+
 @dataclass
 class Listing:
-    """Annotations in the order of the rows of a table, then of the files that no row names.
+    """What is said in the rows of a table, then of the files that no row names.
 
     entries: columns `row` (as a spreadsheet counts, or missing), `file` (as given), `image` (position among
-        the files of the folder, or −1), `group` and `split` (text, or missing).
-    codes: class indices [N, k], −1 where not annotated; uncertain: [N, k], where the cell was −1.
+        the files of the folder, or −1), `group` and `split` (text, or missing), and where a row does not count,
+        `kind` and `reason` say why ("" where it does).
+    codes: the cells [N, k], class indices or codes of `taut.data.cells`.
+    blank: what blank cells are taken as where no flag says it.  grouped: by what `group` goes, or None.
     """
 
     entries: pd.DataFrame
     space: LabelSpace
     codes: NDArray[np.int64]
-    uncertain: NDArray[np.bool_]
+    blank: str = "latent"
+    grouped: str | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -49,35 +82,27 @@ def from_table(
     folder: Path,
     files: list[str],
     labels: Path,
-    *,
-    path_column: str | None,
-    label_columns: Sequence[str] | None,
-    joined_column: str | None,
-    separator: str,
-    group: str | None,
-    split_column: str | None,
+    options: TableOptions,
     space: LabelSpace | None,
     unlabeled: Scalar | None,
 ) -> Listing:
-    """The listing of a CSV table, columns as in `load_folder`; DataError or LabelError name the table."""
-    if joined_column is not None and label_columns is not None:
+    """The listing of a CSV table; DataError or LabelError name the table."""
+    if options.joined_column is not None and options.label_columns is not None:
         raise DataError("--joined-column and --label-columns are two ways to name the labels: pass one of them")
     table = read_table(labels)
     try:
+        layout = find_layout(table, options.format)
         for flag, column in (
-            ("--path-column", path_column),
-            ("--group", group),
-            ("--split-column", split_column),
+            ("--path-column", options.path_column),
+            ("--group", options.group),
+            ("--split-column", options.split_column),
         ):
             if column is not None:
-                check_column(table, column, flag)
-        path_column = path_column or find_path_column(table)
-        if joined_column is not None:
-            cells = read_joined(table, joined_column, space, separator)
-        else:
-            used = [name for name in (path_column, group, split_column) if name is not None]
-            cells = read_labels(table, used, label_columns, space, unlabeled, separator)
-        image = match_files(table[path_column], files, folder, labels.parent)
+                check_column(layout.table, column, flag)
+        path_column = options.path_column or layout.path or find_path_column(table)
+        group = options.group or layout.group
+        cells = _read_cells(layout, [path_column, group, options.split_column], options, space, unlabeled)
+        image = match_files(layout.table[path_column], files, folder, labels.parent, layout.shared)
         if (image < 0).all():
             said = listed(list(table[path_column].dropna()), 3)
             raise DataError(
@@ -88,13 +113,61 @@ def from_table(
             table[path_column],
             image,
             row=table.index,
-            group=None if group is None else table[group],
-            split=None if split_column is None else _splits(table, split_column),
+            group=None if group is None else layout.table[group],
+            split=None if options.split_column is None else _splits(table, options.split_column),
         )
+        if options.train_list is not None or options.test_list is not None:
+            _apply_lists(entries, options, layout.shared == 1)
+        if options.view is not None:
+            other = ~choose_view(layout, options.view).to_numpy() & (entries["kind"] == "").to_numpy()
+            entries.loc[other, ["kind", "reason"]] = ["view", f"it does not show the view {options.view}"]
     except (DataError, LabelError) as error:
         raise type(error)(f"{labels}: {error}") from error
-    listing = Listing(entries, cells.space, cells.codes, cells.uncertain, cells.notes)
-    return _with_others(listing, files)
+    notes = [layout.note] if layout.note else []
+    listing = Listing(entries, cells.space, cells.codes, layout.blank, group, notes + cells.notes)
+    return _with_others(listing, files) if options.others else listing
+
+
+def _read_cells(
+    layout: Layout,
+    used: list[str | None],
+    options: TableOptions,
+    space: LabelSpace | None,
+    unlabeled: Scalar | None,
+) -> Cells:
+    """The labels where flags say that they are, else where the format has them."""
+    if options.joined_column is not None or (layout.joined is not None and options.label_columns is None):
+        if options.joined_column is None and layout.names is not None:
+            space = space or LabelSpace.multilabel(layout.names)
+        joined = options.joined_column or layout.joined
+        return read_joined(layout.table, str(joined), space, options.separator)
+    named = options.label_columns or (layout.labels if space is None else None)
+    taken = [name for name in (*used, *layout.added) if name is not None]
+    return read_labels(layout.table, taken, named, space, unlabeled, options.separator)
+
+
+def _apply_lists(entries: pd.DataFrame, options: TableOptions, bare: bool) -> None:
+    """Set the split by lists of files; bare: whether a file's name is enough to know it.
+
+    What the test list names is "test", the rest "train"; with a train list, rows that are in neither do not count.
+    """
+    if options.split_column is not None:
+        raise DataError("--split-column and lists of files are two ways to give a split: pass one of them")
+    files = entries["file"].astype("str").str.replace("\\", "/", regex=False)
+    known = [pd.Series(False, index=entries.index)] * 2
+    for i, (flag, path) in enumerate((("--train-list", options.train_list), ("--test-list", options.test_list))):
+        if path is not None:
+            names = read_list(path, flag)
+            known[i] = files.isin(names) | (files.str.rpartition("/")[2].isin(names) if bare else False)
+    train, test = known
+    both = entries.index[train & test]
+    if len(both):
+        raise DataError(f"{files[both[0]]} is in both {options.train_list} and {options.test_list}")
+    if not (train | test).any():
+        raise DataError(f"no row is in {' or '.join(str(p) for p in (options.train_list, options.test_list) if p)}")
+    entries["split"] = np.where(test, "test", "train")
+    if options.train_list is not None:
+        entries.loc[~(train | test), ["kind", "reason"]] = ["unlisted", "it is in no list of files"]
 
 
 def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None) -> Listing:
@@ -132,12 +205,12 @@ def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None) ->
             f"{folder}: subfolders {listed(strange)} are not among the classes of {space.names[0]!r}: "
             f"{listed(list(index))}"
         )
-    codes = np.full((len(files), len(space)), -1)
-    codes[:, 0] = [index.get(name, -1) for name in names] if found else -1
+    codes = np.full((len(files), len(space)), UNSAID)
+    codes[:, 0] = [index.get(name, UNSAID) for name in names] if found else UNSAID
     entries = _entries(files, np.arange(len(files)), split=splits)
     bare = sum(name is None for name in names)
     notes = [f"{plural(bare, 'image is', 'images are')} in no subfolder of a class: unannotated."] if bare else []
-    return Listing(entries, space, codes, np.zeros(codes.shape, dtype=bool), notes)
+    return Listing(entries, space, codes, notes=notes)
 
 
 def _entries(
@@ -155,7 +228,8 @@ def _entries(
     }
     columns = {name: np.array(list(values), dtype=object) for name, values in texts.items()}
     number = pd.array(blank if row is None else list(row), dtype="Int64")
-    return pd.DataFrame({"row": number, "image": image, **columns}).astype(dict.fromkeys(columns, object))
+    entries = pd.DataFrame({"row": number, "image": image, **columns}).astype(dict.fromkeys(columns, object))
+    return entries.assign(kind="", reason="")
 
 
 def _splits(table: pd.DataFrame, column: str) -> Column:
@@ -173,12 +247,10 @@ def _with_others(listing: Listing, files: list[str]) -> Listing:
     others = np.setdiff1d(np.arange(len(files)), listing.entries["image"].to_numpy())
     if len(others) == 0:
         return listing
-    shape = (len(others), len(listing.space))
     note = f"{plural(len(others), 'image file is', 'image files are')} named by no row: unannotated."
-    return Listing(
-        pd.concat([listing.entries, _entries([files[i] for i in others], others)], ignore_index=True),
-        listing.space,
-        np.concatenate([listing.codes, np.full(shape, -1)]),
-        np.concatenate([listing.uncertain, np.zeros(shape, dtype=bool)]),
-        [*listing.notes, note],
+    return replace(
+        listing,
+        entries=pd.concat([listing.entries, _entries([files[i] for i in others], others)], ignore_index=True),
+        codes=np.concatenate([listing.codes, np.full((len(others), len(listing.space)), UNSAID)]),
+        notes=[*listing.notes, note],
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, StratifiedShuffleSplit
 
-from taut.data.dataset import DataError, Dataset
+from taut.data.dataset import SPLITS, DataError, Dataset
+from taut.data.leakage import units
 from taut.labels import Annotation
 
 
@@ -60,10 +62,13 @@ def draw_fraction(dataset: Dataset, fraction: float, seed: int, cells: bool = Fa
 
 
 def hide(annotation: Annotation, kept: NDArray[np.bool_], sizes: Sequence[int]) -> Annotation:
-    """The annotation with only the cells of a mask [N, k] or [N, 1] left: targets of all others are NaN."""
+    """The annotation with only the cells of a mask [N, k] or [N, 1] left: targets of all others are NaN.
+
+    Cells that are ignored stay so: that they take no part is not an annotation.
+    """
     observed = annotation.observed & kept
     seen = np.repeat(observed, sizes, axis=1)
-    return Annotation(np.where(seen, annotation.targets, np.nan).astype(np.float32), observed)
+    return replace(annotation, targets=np.where(seen, annotation.targets, np.nan).astype(np.float32), observed=observed)
 
 
 def _choose(dataset: Dataset, fraction: float, rng: np.random.Generator) -> NDArray[np.intp]:
@@ -96,16 +101,109 @@ def _first(splitter: Any, dataset: Dataset, classes: NDArray[Any] | None) -> NDA
 
 
 def split_off(dataset: Dataset, fraction: float, seed: int) -> NDArray[np.bool_]:
-    """A mask [N] of a fraction of the images for the other side of a split: no group is on both sides."""
-    away = np.zeros(len(dataset), dtype=bool)
-    away[_choose(dataset, fraction, np.random.default_rng(seed))] = True
-    return away
+    """A mask [N] of a fraction of the images for the other side of a split: no group is on both sides.
+
+    Stratified by the classes of all labels. Raises DataError where a side would be empty.
+    """
+    if dataset.groups is None and len(dataset.space) == 1:
+        away = np.zeros(len(dataset), dtype=bool)
+        away[_choose(dataset, fraction, np.random.default_rng(seed))] = True
+        return away
+    parts = _stratified(dataset, _groups(dataset), (fraction, 1 - fraction), np.random.default_rng(seed))
+    if len(np.unique(parts)) < 2:
+        many = f"{len(dataset)} images" if dataset.groups is None else f"{len(np.unique(dataset.groups))} groups"
+        raise DataError(f"{dataset.name}: a fraction of {fraction:g} of {many} leaves one side empty")
+    return np.asarray(parts == 0)
 
 
-def check_groups(train: Dataset, test: Dataset) -> None:
-    """Refuse groups (patients) that are in both datasets: DataError naming some of them."""
-    if train.groups is None or test.groups is None:
-        return
-    both = sorted({str(g) for g in train.groups} & {str(g) for g in test.groups})
-    if both:
-        raise DataError(f"{len(both)} groups are in both the training and the test part, such as {', '.join(both[:5])}")
+def parse_fractions(text: str) -> tuple[float, float, float]:
+    """The shares of train, valid and test from "0.7,0.1,0.2"; DataError where they are not three of sum 1."""
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        shares = ()
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or shares[0] == 0:
+        raise DataError(f"{text!r} is not three shares of train, valid and test with the sum 1, such as 0.7,0.1,0.2")
+    return shares
+
+
+def split_by(dataset: Dataset, shares: Sequence[float], seed: int = 0) -> Dataset:
+    """The dataset with a split of its own into train, valid and test by their shares of the annotated images.
+
+    Stratified by the classes of all labels (Sechidis 2011); images of one group, and images of the same pixels, stay
+    together. Images that nothing is said of are for training unless they must stay with others.
+    Raises DataError where there is a split already, or where a part that has a share would be empty.
+    """
+    if dataset.split is not None:
+        raise DataError(f"{dataset.name} has a split already: leave out --split-fractions")
+    unit = units(dataset)
+    parts = _stratified(dataset, unit, shares, np.random.default_rng(seed))
+    said = dataset.annotation.observed.any(axis=1)
+    if said.any():
+        spoken = np.zeros(unit.max() + 1, dtype=bool)
+        spoken[unit[said]] = True
+        parts = np.where(spoken[unit], parts, 0)
+    split = np.array(SPLITS)[parts]
+    empty = [name for name, share in zip(SPLITS, shares, strict=True) if share > 0 and not (split == name).any()]
+    if empty:
+        count = f"{unit.max() + 1} patients or images that must stay together"
+        raise DataError(f"{dataset.name}: with shares {listed_shares(shares)} of {count} the {empty[0]} part is empty")
+    return replace(dataset, split=split)
+
+
+def listed_shares(shares: Sequence[float]) -> str:
+    """Shares as a flag has them."""
+    return ",".join(f"{share:g}" for share in shares)
+
+
+def _groups(dataset: Dataset) -> NDArray[np.intp]:
+    """The number of each image's group, [N]; without groups every image is its own."""
+    if dataset.groups is None:
+        return np.arange(len(dataset))
+    return np.unique(dataset.groups, return_inverse=True)[1]
+
+
+def _stratified(
+    dataset: Dataset, unit: NDArray[np.intp], shares: Sequence[float], rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """The part of every image [N]: units are dealt out so that each class of each label has its share in every part."""
+    seen = np.repeat(dataset.annotation.observed, dataset.space.sizes, axis=1)
+    counts = np.zeros((int(unit.max()) + 1, dataset.space.width))
+    np.add.at(counts, unit, np.where(seen, dataset.annotation.targets, 0))
+    return stratify(counts, np.bincount(unit), shares, rng)[unit]
+
+
+def stratify(
+    counts: NDArray[np.float64], sizes: NDArray[np.int64], shares: Sequence[float], rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """Iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011, algorithm 1) of units that stay whole: [U] parts.
+
+    counts: [U, L] how much evidence of each class a unit has.  sizes: [U] its images.  shares: of each part, sum 1.
+    The class with the least evidence left is dealt out first, its largest units first, each to the part that lacks
+    most of it, then of images.
+    """
+    wanted = np.outer(shares, counts.sum(axis=0))
+    room = np.asarray(shares, dtype=np.float64) * sizes.sum()
+    parts = np.full(len(counts), -1)
+    order = rng.permutation(len(counts))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    possible = np.flatnonzero(np.asarray(shares) > 0)
+
+    def deal(u: int, lacking: NDArray[np.float64]) -> None:
+        best = possible[lacking[possible] >= lacking[possible].max() - 1e-9]
+        best = best[room[best] >= room[best].max() - 1e-9]
+        part = int(best[0] if len(best) == 1 else rng.choice(best))
+        parts[u] = part
+        wanted[part] -= counts[u]
+        room[part] -= sizes[u]
+
+    while True:
+        left = counts[parts < 0].sum(axis=0)
+        if not (left > 1e-9).any():
+            break
+        rarest = int(np.where(left > 1e-9, left, np.inf).argmin())
+        for u in order[(parts[order] < 0) & (counts[order, rarest] > 0)]:
+            deal(int(u), wanted[:, rarest])
+    for u in order[parts[order] < 0]:
+        deal(int(u), room)
+    return parts

@@ -61,9 +61,8 @@ class Stream:
         processes: int = 1,
     ) -> None:
         observed = dataset.annotation.observed
-        some, all_ = observed.any(axis=1), observed.all(axis=1)
-        self.annotated = Cycle(np.flatnonzero(some), seed)
-        self.rest = Cycle(np.flatnonzero(~all_), seed + 1)
+        self.annotated = Cycle(np.flatnonzero(observed.any(axis=1)), seed)
+        self.rest = Cycle(np.flatnonzero(~dataset.annotation.complete), seed + 1)
         self.labelled = labelled if len(self.annotated.rows) else 0
         self.unlabelled = unlabelled if len(self.rest.rows) else 0
         if self.labelled + self.unlabelled == 0:
@@ -73,6 +72,8 @@ class Stream:
         self.x = dataset.x
         self.targets = torch.from_numpy(dataset.annotation.targets)
         self.observed = torch.from_numpy(observed)
+        ignored = dataset.annotation.ignored
+        self.ignored = None if ignored is None else torch.from_numpy(ignored)
 
     def rows(self, step: int) -> NDArray[np.intp]:
         """The rows of batch `step`, annotated ones first."""
@@ -99,6 +100,7 @@ class Stream:
             targets=self.targets[rows].to(device),
             observed=self.observed[rows].to(device),
             strong=second,
+            ignored=None if self.ignored is None else self.ignored[rows].to(device),
         )
 
 

@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from taut.data.cells import BLANK, UNCERTAIN, UNSAID
 from taut.data.dataset import DataError
-from taut.labels import Annotation, Label, LabelError, LabelSpace, Scalar
+from taut.data.dicom import SUFFIXES as DICOM_SUFFIXES
+from taut.labels import Label, LabelError, LabelSpace, Scalar
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-BLANK = ["", "NA", "NaN", "nan"]
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", *DICOM_SUFFIXES)
+EMPTY = ["", "NA", "NaN", "nan"]
 NO_FINDING = "no finding"
 FIRST_ROW = 2  # the row of a table's first image as a spreadsheet counts, below the header
 
@@ -25,14 +27,10 @@ Column: TypeAlias = "pd.Series[Any]"
 
 @dataclass
 class Cells:
-    """The annotations of a table: the index of each cell's class, [N, k] with −1 where there is none.
-
-    uncertain: [N, k], whether the cell said −1 (and so is not annotated).
-    """
+    """What a table says: the index of each cell's class, [N, k], or UNCERTAIN, BLANK (yes/no labels) or UNSAID."""
 
     space: LabelSpace
     codes: NDArray[np.int64]
-    uncertain: NDArray[np.bool_]
     notes: list[str] = field(default_factory=list)
 
 
@@ -51,15 +49,6 @@ def listed(names: Sequence[object], limit: int = 20) -> str:
 def class_text(value: Scalar) -> str:
     """A class as a cell of a table says it: 3.0 is "3"."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def annotate(space: LabelSpace, codes: NDArray[np.int64]) -> Annotation:
-    """Class indices [N, k] (−1 unannotated) as annotations."""
-    targets = np.full((len(codes), space.width), np.nan)
-    for column, size, block in zip(codes.T, space.sizes, space.blocks, strict=True):
-        known = column >= 0
-        targets[known, block] = np.eye(size)[column[known]]
-    return space.encode(targets)
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -86,11 +75,19 @@ def read_table(path: Path) -> pd.DataFrame:
         raise DataError(f"{path} is not a CSV table: {' '.join(str(error).split())}") from error
     table.index = pd.RangeIndex(FIRST_ROW, FIRST_ROW + len(table))
     table.columns = pd.Index([str(name).strip() for name in table.columns])
-    table = table.apply(lambda column: column.str.strip())
-    known: pd.DataFrame = table.mask(table.isin(BLANK)).dropna(how="all")
+    known = table.apply(_known).dropna(how="all")
     if known.empty:
         raise DataError(f"{path} has no rows below its header")
     return known
+
+
+def _known(column: Column) -> Column:
+    """The cells of a column without spaces around them, NaN where blank; each different cell is looked at once."""
+    positions, cells = pd.factorize(column)
+    texts = pd.Series(cells, dtype=object).str.strip()
+    texts = texts.mask(texts.isin(EMPTY), np.nan)
+    blank_last = np.append(texts.to_numpy(dtype=object), np.nan)
+    return pd.Series(blank_last[positions], index=column.index, name=column.name, dtype=column.dtype)
 
 
 def check_column(table: pd.DataFrame, column: str, flag: str) -> None:
@@ -140,14 +137,12 @@ def read_labels(
             raise DataError(f"the labels {listed(space.names)} are asked for, but the columns are {listed(chosen)}")
         chosen = list(space.names)
     elif space is not None and not chosen:
-        shape = (len(table), len(space))
-        return Cells(space, np.full(shape, -1), np.zeros(shape, dtype=bool), ["The table has no labels."])
+        return Cells(space, np.full((len(table), len(space)), UNSAID), ["The table has no labels."])
     given = [None] * len(chosen) if space is None else list(space)
     read = [_read_column(table[name], label, unlabeled, separator) for name, label in zip(chosen, given, strict=True)]
     return Cells(
-        space or LabelSpace(tuple(label for label, _, _ in read)),
-        np.stack([codes for _, codes, _ in read], axis=1),
-        np.stack([uncertain for _, _, uncertain in read], axis=1),
+        space or LabelSpace(tuple(label for label, _ in read)),
+        np.stack([codes for _, codes in read], axis=1),
         [f"Columns not used: {listed(left)}."] if (left := [name for name in rest if name not in chosen]) else [],
     )
 
@@ -179,11 +174,11 @@ def read_joined(table: pd.DataFrame, column: str, space: LabelSpace | None, sepa
         raise DataError(f"--joined-column {column!r} gives yes/no labels, but other labels are asked for")
     position = {name: j for j, name in enumerate(space.names)}
     known = names[names.isin(list(position))]
-    codes = np.where(cells.notna().to_numpy()[:, None], 0, np.full((1, len(space)), -1))
+    codes = np.where(cells.notna().to_numpy()[:, None], 0, np.full((1, len(space)), UNSAID))
     codes[known.index.to_numpy(), known.map(position).to_numpy(dtype=np.int64)] = 1
     other = [name for name in found if name not in position]
     notes = [f"Names in {column!r} that are not labels here: {listed(other)}."] if other else []
-    return Cells(space, codes, np.zeros(codes.shape, dtype=bool), notes)
+    return Cells(space, codes, notes)
 
 
 def _choose_columns(table: pd.DataFrame, rest: list[str], space: LabelSpace | None, separator: str) -> list[str]:
@@ -209,7 +204,10 @@ def _choose_columns(table: pd.DataFrame, rest: list[str], space: LabelSpace | No
 
 
 def _numbers(cells: Column) -> NDArray[np.float64]:
-    return pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64)
+    """The numbers that cells say, NaN for other text and blanks; each different cell is read once."""
+    positions, texts = pd.factorize(cells)
+    numbers = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(dtype=np.float64)
+    return np.append(numbers, np.nan)[positions]
 
 
 def _is_yes_no(cells: Column) -> bool:
@@ -219,8 +217,8 @@ def _is_yes_no(cells: Column) -> bool:
 
 def _read_column(
     cells: Column, label: Label | None, unlabeled: Scalar | None, separator: str
-) -> tuple[Label, NDArray[np.int64], NDArray[np.bool_]]:
-    """One column as its label, its class indices [N], and which cells are −1 in a yes/no column."""
+) -> tuple[Label, NDArray[np.int64]]:
+    """One column as its label and its codes [N]."""
     name = str(cells.name) if label is None else label.name
     if (label is None and _is_yes_no(cells)) or (label is not None and label.classes == (0, 1)):
         return _read_yes_no(cells, name)
@@ -239,17 +237,17 @@ def _read_column(
         raise LabelError(
             f"label {name!r}, row {cells.index[row]}: {texts.iloc[row]!r} is not one of its classes {list(index)[:20]}"
         )
-    return label, np.where(known, codes, -1).astype(np.int64), np.zeros(len(cells), dtype=bool)
+    return label, np.where(known, codes, UNSAID).astype(np.int64)
 
 
-def _read_yes_no(cells: Column, name: str) -> tuple[Label, NDArray[np.int64], NDArray[np.bool_]]:
+def _read_yes_no(cells: Column, name: str) -> tuple[Label, NDArray[np.int64]]:
     values = _numbers(cells)
     wrong = cells.notna().to_numpy() & ~np.isin(values, (0, 1, -1))
     if wrong.any():
         row = int(np.argmax(wrong))
         raise LabelError(f"label {name!r}, row {cells.index[row]}: {cells.iloc[row]!r} is not 0, 1, -1 or blank")
-    codes = np.where(np.isnan(values), -1, values).astype(np.int64)
-    return Label(name, (0, 1)), codes, values == -1
+    codes = np.where(np.isnan(values), BLANK, np.where(values == -1, UNCERTAIN, values)).astype(np.int64)
+    return Label(name, (0, 1)), codes
 
 
 def _classes(texts: Column, separator: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,6 +30,11 @@ class Encoder(nn.Module):
     label_features: int
     place_features: int
 
+    @property
+    def backbone(self) -> nn.Module:
+        """The part that published weights are for; the rest starts anew."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor) -> Features:
         """[N, C, H, W] or [N, F] to Features."""
         raise NotImplementedError
@@ -46,6 +52,11 @@ class MLP(Encoder):
                 layers.append(nn.Dropout(dropout))
         self.body = nn.Sequential(*layers)
         self.label_features = self.place_features = width
+
+    @property
+    def backbone(self) -> nn.Module:
+        """All layers."""
+        return self.body
 
     def forward(self, x: Tensor) -> Features:
         """[N, F] to Features."""
@@ -70,6 +81,11 @@ class MapEncoder(Encoder):
         self.reduce = nn.Conv2d(channels, Z_CHANNELS, 1)
         self.label_features = channels * POOLS[pool]
         self.place_features = Z_CHANNELS * GRID * GRID
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The convolution body."""
+        return self.body
 
     def forward(self, x: Tensor) -> Features:
         """[N, C, H, W] to Features."""
@@ -162,7 +178,31 @@ def densenet_121(channels: int, size: int, width: int = 64, pool: str = "mean") 
     if channels != 3:
         body.conv0 = nn.Conv2d(channels, width, 7, 2, 3, bias=False)
     out = body.norm5.num_features
-    return MapEncoder(nn.Sequential(body, nn.ReLU(inplace=True)), out, pool)
+    body.add_module("relu5", nn.ReLU(inplace=True))
+    return MapEncoder(body, out, pool)
+
+
+def _resnet(name: str, channels: int, width: int, pool: str) -> MapEncoder:
+    """torchvision's ResNet of that name without its weights and its last two layers."""
+    from torchvision import models  # as above
+
+    if width != DEFAULT_WIDTH[name]:
+        raise ValueError(f"model.width {width} does not fit {name!r}, whose widths are fixed: leave it out")
+    net = getattr(models, name.replace("-", ""))(weights=None)
+    body = nn.Sequential(OrderedDict(list(net.named_children())[:-2]))  # less the mean over places and the classifier
+    if channels != 3:
+        body.conv1 = nn.Conv2d(channels, width, 7, 2, 3, bias=False)
+    return MapEncoder(body, net.fc.in_features, pool)
+
+
+def resnet_18(channels: int, size: int, width: int = 64, pool: str = "mean") -> MapEncoder:
+    """torchvision's ResNet-18 (He 2016a) without weights, its first layer for any number of channels."""
+    return _resnet("resnet-18", channels, width, pool)
+
+
+def resnet_50(channels: int, size: int, width: int = 64, pool: str = "mean") -> MapEncoder:
+    """torchvision's ResNet-50 (He 2016a) without weights, its first layer for any number of channels."""
+    return _resnet("resnet-50", channels, width, pool)
 
 
 CONVOLUTIONS: dict[str, Callable[..., MapEncoder]] = {
@@ -170,20 +210,37 @@ CONVOLUTIONS: dict[str, Callable[..., MapEncoder]] = {
     "wrn-28-2": wide_resnet_28_2,
     "preact-resnet-18": preact_resnet_18,
     "densenet-121": densenet_121,
+    "resnet-18": resnet_18,
+    "resnet-50": resnet_50,
 }
-DEFAULT_WIDTH = {"mlp": 256, "conv": 16, "wrn-28-2": 16, "preact-resnet-18": 64, "densenet-121": 64}
+DEFAULT_WIDTH = {
+    "mlp": 256,
+    "conv": 16,
+    "wrn-28-2": 16,
+    "preact-resnet-18": 64,
+    "densenet-121": 64,
+    "resnet-18": 64,
+    "resnet-50": 64,
+}
+TIMM = "timm:"
 
 
 def make_encoder(name: str, shape: tuple[int, ...], width: int | None = None, pool: str = "mean") -> Encoder:
-    """The encoder of that name for inputs of a shape ([C, H, W], or [F] with "mlp").
+    """The encoder of that name for inputs of a shape ([C, H, W], or [F] with "mlp"); "timm:NAME" is one of timm's.
 
-    Raises ValueError for an unknown name, or one that does not fit the shape.
+    Raises ValueError for an unknown name, or one that does not fit the shape, and where timm is not installed.
     """
-    if name not in DEFAULT_WIDTH:
-        raise ValueError(f"model.encoder {name!r} is not one of {', '.join(DEFAULT_WIDTH)}")
-    width = width or DEFAULT_WIDTH[name]
+    timm = name.startswith(TIMM)
+    if not timm and name not in DEFAULT_WIDTH:
+        raise ValueError(f"model.encoder {name!r} is not one of {', '.join(DEFAULT_WIDTH)} or {TIMM}NAME")
     if name == "mlp":
-        return MLP(int(torch.Size(shape).numel()), width)
+        return MLP(int(torch.Size(shape).numel()), width or DEFAULT_WIDTH[name])
     if len(shape) != 3:
         raise ValueError(f"model.encoder {name!r} is for images; for feature vectors use 'mlp'")
-    return CONVOLUTIONS[name](shape[0], min(shape[1:]), width, pool)
+    if timm:
+        from taut.nn.timm_encoder import TimmEncoder  # it is an extra, and slow to import
+
+        if width is not None:
+            raise ValueError(f"model.width {width} does not fit {name!r}, whose widths are fixed: leave it out")
+        return TimmEncoder(name.removeprefix(TIMM), (shape[0], shape[1], shape[2]), pool)
+    return CONVOLUTIONS[name](shape[0], min(shape[1:]), width or DEFAULT_WIDTH[name], pool)

@@ -45,6 +45,11 @@ class StackedEncoder(Encoder):
         self.second = nn.Sequential(nn.Linear(z1_dim, HIDDEN), nn.LayerNorm(HIDDEN), nn.ReLU())
         self.label_features = self.place_features = HIDDEN
 
+    @property
+    def backbone(self) -> nn.Module:
+        """That of the encoder in front."""
+        return self.first.backbone
+
     def z1(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z1|x): [N, C, H, W] or [N, F] to [N, D1] each."""
         return gaussian_parameters(self.to_z1(self.first(x).place))

@@ -1,0 +1,230 @@
+"""What cells of yes/no labels become that state neither: uncertain ones (−1) and blank ones, by a policy."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from taut.data.dataset import DataError, Dataset
+from taut.labels import Annotation, LabelSpace
+
+UNSAID, BLANK, UNCERTAIN = -1, -2, -3  # codes of cells without a class; no row, or no class, says anything: UNSAID
+LATENT, IGNORED = -1.0, -2.0  # what a cell can become beside a class or a probability
+FATES = "latent, positive, negative, ignore, soft=P"
+SUSPICIOUS = 0.9  # share of positives among the observed cells of a label that is mostly blank
+YES_NO = (0, 1)
+
+_ENTRY = re.compile(
+    r"(?:(?P<label>.+)=)?\s*(?P<fate>latent|positive|negative|ignore|soft=(?P<p>[\d.]+(?:[eE][+-]?\d+)?))\s*$"
+)
+
+
+@dataclass(frozen=True)
+class CellPolicy:
+    """What uncertain and blank cells of yes/no labels become, in the syntax of the flags.
+
+    Each is one of latent (an unobserved c_j), positive, negative, ignore (no term of the labels knows of the cell) and
+    soft=P (annotated with the probability P), for all labels, or by label: "latent,Edema=positive".
+    """
+
+    uncertain: str = "latent"
+    blank: str = "latent"
+
+    def fates(self, space: LabelSpace) -> dict[int, list[str]]:
+        """What becomes of the cells of each label, by the code of the cell; DataError naming the flag."""
+        return {
+            UNCERTAIN: parse_policy("--uncertain", self.uncertain, space),
+            BLANK: parse_policy("--blank", self.blank, space),
+        }
+
+
+def parse_policy(flag: str, text: str, space: LabelSpace) -> list[str]:
+    """What becomes of the cells of each label [k], from "latent" or "latent,Edema=positive,Fracture=soft=0.3".
+
+    An entry without a label is for all that are not named. Raises DataError for an unknown fate or label.
+    """
+    usual: str | None = None
+    named: dict[str, str] = {}
+    for entry in text.split(","):
+        found = _ENTRY.match(entry.strip())
+        if found is None:
+            raise DataError(f"{flag} {text!r}: {entry.strip()!r} is none of {FATES}, nor one of them as LABEL=…")
+        label, fate = found["label"], found["fate"]
+        if found["p"] is not None and not 0 <= _number(found["p"]) <= 1:
+            raise DataError(f"{flag} {text!r}: {fate} is not a probability between 0 and 1")
+        if (label or "").strip() in named or (label is None and usual is not None):
+            raise DataError(f"{flag} {text!r} says twice what becomes of {(label or 'all labels').strip()!r}")
+        if label is None:
+            usual = fate
+        else:
+            named[label.strip()] = fate
+    yes_no = [label.name for label in space if label.classes == YES_NO]
+    unknown = [name for name in named if name not in yes_no]
+    if unknown:
+        raise DataError(
+            f"{flag} {text!r}: {unknown[0]!r} is not one of the yes/no labels {', '.join(yes_no) or '(none)'}"
+        )
+    return [named.get(label.name, usual or "latent") for label in space]
+
+
+def parse_prevalence(text: str | None, space: LabelSpace) -> dict[str, float]:
+    """The probability of "yes" by label, from "Edema=0.1,Fracture=0.02" or a YAML file of a mapping.
+
+    Raises DataError for what is neither, for a label that is not a yes/no label, and for values not between 0 and 1.
+    """
+    if text is None:
+        return {}
+    values = _read_mapping(Path(text)) if text.endswith((".yaml", ".yml")) else _mapping(text)
+    given = {}
+    for name, value in values.items():
+        label = next((label for label in space if label.name == name and label.classes == YES_NO), None)
+        if label is None:
+            names = ", ".join(label.name for label in space if label.classes == YES_NO)
+            raise DataError(f"--prevalence: {name!r} is not one of the yes/no labels {names or '(none)'}")
+        p = _number(value)
+        if not 0 < p < 1:
+            raise DataError(f"--prevalence {name}={value} is not between 0 and 1")
+        given[name] = p
+    return given
+
+
+def _mapping(text: str) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for entry in text.split(","):
+        name, equals, value = entry.rpartition("=")
+        if not equals:
+            raise DataError(f"--prevalence {text!r}: {entry.strip()!r} is not LABEL=P, nor is it a YAML file")
+        values[name.strip()] = value.strip()
+    return values
+
+
+def _read_mapping(path: Path) -> dict[str, object]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"--prevalence {path} cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"--prevalence {path} is not a mapping of labels to probabilities")
+    return {str(name): value for name, value in values.items()}
+
+
+def _number(value: object) -> float:
+    """A number, or NaN for what is none."""
+    try:
+        return float(str(value))
+    except ValueError:
+        return float("nan")
+
+
+# --- from codes to annotations ----------------------------------------------------------------------------
+
+
+def settle(space: LabelSpace, codes: NDArray[np.integer], policy: CellPolicy) -> NDArray[np.float64]:
+    """What each cell [N, k] becomes: the class, the probability of "yes", LATENT or IGNORED."""
+    values = np.where(codes >= 0, codes, LATENT).astype(np.float64)
+    for code, fates in policy.fates(space).items():
+        became = np.array([_value(fate) for fate in fates])
+        values = np.where(codes == code, became, values)
+    return values
+
+
+def _value(fate: str) -> float:
+    if fate.startswith("soft="):
+        return float(fate.removeprefix("soft="))
+    return {"latent": LATENT, "ignore": IGNORED, "positive": 1.0, "negative": 0.0}[fate]
+
+
+def annotate(space: LabelSpace, values: NDArray[np.float64]) -> Annotation:
+    """The annotations of settled cells [N, k]."""
+    targets = np.full((len(values), space.width), np.nan)
+    for column, label, block in zip(values.T, space, space.blocks, strict=True):
+        known = column >= 0
+        if label.classes == YES_NO:
+            targets[known, block] = np.stack([1 - column[known], column[known]], axis=1)
+        else:
+            targets[known, block] = np.eye(len(label.classes))[column[known].astype(np.intp)]
+    ignored = values == IGNORED
+    return replace(space.encode(targets), ignored=ignored if ignored.any() else None)
+
+
+def with_policy(dataset: Dataset, policy: CellPolicy) -> Dataset:
+    """An array's dataset with its unannotated cells of yes/no labels taken as blank ones.
+
+    Cells of images without any annotation are left: nothing was said of those images.
+    """
+    annotation = dataset.annotation
+    classes = [np.nan_to_num(annotation.targets)[:, block].argmax(axis=1) for block in dataset.space.blocks]
+    yes_no = np.array([label.classes == YES_NO for label in dataset.space])
+    some = annotation.observed.any(axis=1, keepdims=True) if len(dataset.space) > 1 else np.array([[True]])
+    codes = np.where(annotation.observed, np.stack(classes, axis=1), np.where(yes_no & some, BLANK, UNSAID))
+    fates = policy.fates(dataset.space)
+    if set(fates[BLANK]) != {"latent"}:
+        filled = annotate(dataset.space, np.where(codes == BLANK, settle(dataset.space, codes, policy), LATENT))
+        seen = np.repeat(annotation.observed, dataset.space.sizes, axis=1)
+        annotation = Annotation(
+            np.where(seen, annotation.targets, filled.targets), annotation.observed | filled.observed, filled.ignored
+        )
+    return replace(dataset, annotation=annotation, cells=codes.astype(np.int16), policy=policy)
+
+
+def certain(dataset: Dataset) -> Dataset:
+    """The dataset to judge a model on: uncertain cells are not annotated, whatever they are taken as in training."""
+    if dataset.cells is None or not (dataset.cells == UNCERTAIN).any():
+        return dataset
+    kept = dataset.cells != UNCERTAIN
+    annotation = dataset.annotation
+    seen = np.repeat(kept, dataset.space.sizes, axis=1)
+    targets = np.where(seen, annotation.targets, np.nan).astype(np.float32)
+    return replace(dataset, annotation=replace(annotation, targets=targets, observed=annotation.observed & kept))
+
+
+def cell_notes(space: LabelSpace, codes: NDArray[np.integer], policy: CellPolicy) -> list[str]:
+    """What became of the uncertain cells, and of the blank ones where they did not stay unannotated."""
+    notes = []
+    for code, what in ((UNCERTAIN, "−1 (uncertain)"), (BLANK, "blank")):
+        counts: dict[str, int] = {}
+        for fate, number in zip(policy.fates(space)[code], (codes == code).sum(axis=0).tolist(), strict=True):
+            counts[fate] = counts.get(fate, 0) + number
+        counts = {fate: number for fate, number in counts.items() if number}
+        if not counts or (code == BLANK and set(counts) == {"latent"}):
+            continue
+        total = sum(counts.values())
+        words = {"latent": "unannotated", "ignore": "ignored"}
+        parts = [words.get(fate, fate) + (f" ({n:,})" if len(counts) > 1 else "") for fate, n in counts.items()]
+        notes.append(f"{total:,} {'cell is' if total == 1 else 'cells are'} {what}: taken as {', '.join(parts)}.")
+    return notes
+
+
+def unscored(dataset: Dataset) -> list[str]:
+    """The sentence that says how many cells of a test set are not scored, if any."""
+    count = 0 if dataset.cells is None else int((dataset.cells == UNCERTAIN).sum())
+    noun = "cell is" if count == 1 else "cells are"
+    return [f"{count:,} uncertain {noun} not scored."] if count else []
+
+
+def prior_notes(dataset: Dataset) -> list[str]:
+    """A warning where cells seem to be filled in because they are positive, so that their share is no prior."""
+    annotation = dataset.annotation
+    observed = annotation.observed
+    latent = ~observed if annotation.ignored is None else ~(observed | annotation.ignored)
+    partly = latent & observed.any(axis=1, keepdims=True)
+    found = []
+    for j, (label, block) in enumerate(zip(dataset.space, dataset.space.blocks, strict=True)):
+        count = int(observed[:, j].sum())
+        if label.classes != YES_NO or count == 0 or label.name in dataset.prevalence:
+            continue
+        yes = float(annotation.targets[observed[:, j], block][:, 1].sum())
+        if (yes == count and latent[:, j].any()) or (yes >= SUSPICIOUS * count and partly[:, j].sum() >= count):
+            found.append(f"{label.name} ({yes:,.0f} of {count:,})")
+    if not found:
+        return []
+    names = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    return [
+        f"Nearly all observed cells are positive: {names}. If cells are filled in because they are positive, the prior "
+        "estimated from them is too high: state it with --prevalence LABEL=P, or take blanks as --blank negative."
+    ]

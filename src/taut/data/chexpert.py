@@ -1,0 +1,77 @@
+"""CheXpert's tables (Irvin et al. 2019): 1, 0, −1 and blank cells; patient and study in the paths."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from taut.data.dataset import DataError
+from taut.data.layout import Layout
+
+FINDINGS = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+OFFICIAL = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+"""The findings of the leader board."""
+
+PATH = "Path"
+PLACES = r"(?P<patient>patient[^/\\]*)[/\\](?P<study>study[^/\\]*)[/\\][^/\\]+$"
+
+
+def recognises(table: pd.DataFrame) -> bool:
+    """Whether a table's header is CheXpert's."""
+    return {PATH, "Frontal/Lateral"} <= set(table.columns) and bool(set(FINDINGS) & set(table.columns))
+
+
+def layout(table: pd.DataFrame) -> Layout:
+    """All observations that the table has columns for; blank ("not mentioned") counts as negative.
+
+    A patient (the group of every split) and a study ("patient00001/study1") are taken from each path.
+    Raises DataError for a table without a column of paths or of an observation, and for a path without a patient.
+    """
+    return _layout(table, tuple(name for name in FINDINGS if name in table.columns))
+
+
+def official_layout(table: pd.DataFrame) -> Layout:
+    """The same with the five findings of the leader board alone; DataError also where one has no column."""
+    absent = [name for name in OFFICIAL if name not in table.columns]
+    if absent:
+        raise DataError(f"--format chexpert-5: the table has no column {', '.join(map(repr, absent))}")
+    return _layout(table, OFFICIAL)
+
+
+def _layout(table: pd.DataFrame, labels: tuple[str, ...]) -> Layout:
+    if PATH not in table.columns or not labels:
+        raise DataError(f"--format chexpert: the table has no column {PATH!r}, or none of an observation")
+    found = table[PATH].str.extract(PLACES)
+    wrong = table[PATH].notna() & found["patient"].isna()
+    if wrong.any():
+        row = wrong.idxmax()
+        raise DataError(
+            f"row {row}: the path {table[PATH][row]!r} does not end as patient00001/study1/view1_frontal.jpg does; "
+            "--format table reads any paths"
+        )
+    study = found["patient"].str.cat(found["study"], sep="/")
+    return Layout(
+        table.assign(patient=found["patient"], study=study),
+        path=PATH,
+        labels=labels,
+        group="patient",
+        added=("patient", "study"),
+        views=("Frontal/Lateral", "AP/PA"),
+        blank="negative",
+        shared=3,
+        note=f"Read as CheXpert's table: {len(labels)} observations, patients from the paths.",
+    )

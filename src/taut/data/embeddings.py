@@ -1,0 +1,230 @@
+"""A user's own embeddings, in a .npy, .npz or Parquet file, with a table of annotations that names their rows."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from taut.data.arrays import ID_NAMES
+from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, settle
+from taut.data.dataset import DataError, Dataset, as_images, pixel_max
+from taut.data.listing import Listing, TableOptions, from_table
+from taut.data.table import listed, plural, read_table
+from taut.labels import LabelSpace, Scalar
+
+SUFFIXES = (".npy", ".npz", ".parquet", ".pq")
+ROW_NAMES = ("row", "index")
+SKIPS = {
+    "unlisted": ("row is in no list of files", "rows are in no list of files"),
+    "missing": ("row names an input that is not there", "rows name inputs that are not there"),
+    "unnamed": ("row names no input", "rows name no input"),
+    "repeated": ("row repeats another", "rows repeat others"),
+    "contradicting": ("row contradicts another", "rows contradict each other"),
+}
+
+
+@dataclass
+class Inputs:
+    """What a file of embeddings holds: x [N, F] float32 (or images); ids [N]; names: of the columns, if they have any.
+
+    counted: whether the ids are the rows' numbers, from 0, because the file has none.  white: as `Dataset.pixel_max`.
+    """
+
+    x: NDArray[Any]
+    ids: list[str]
+    counted: bool
+    names: list[str]
+    white: float | None
+
+
+def read_inputs_file(path: Path, white: float | None = None) -> Inputs:
+    """The inputs in a .npy, .npz or Parquet file; DataError where there are none, or two rows have one id."""
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    kind = path.suffix.lower()
+    x, ids, names = _parquet(path) if kind in (".parquet", ".pq") else _numpy(path, kind)
+    white = None if x.ndim == 2 else pixel_max(x) if white is None else white
+    x = as_images(x, str(path), white)
+    if ids is not None and len(ids) != len(x):
+        raise DataError(f"{path}: {len(x):,} inputs but {len(ids):,} ids")
+    found = [str(i) for i in range(len(x))] if ids is None else [str(value) for value in ids]
+    if len(set(found)) < len(found):
+        repeated = pd.Series(found)
+        raise DataError(f"{path}: the id {repeated[repeated.duplicated()].iloc[0]!r} stands in several rows")
+    return Inputs(x, found, ids is None, names, white)
+
+
+def load_embeddings(
+    path: Path,
+    labels: Path | None,
+    options: TableOptions = TableOptions(),  # noqa: B008 - it is frozen
+    *,
+    uncertain: str | None = None,
+    blank: str | None = None,
+    space: LabelSpace | None = None,
+    skipped: Path | None = None,
+    unlabeled: Scalar | None = -1,
+    white: float | None = None,
+) -> Dataset:
+    """The dataset of a file of embeddings and a CSV table with a row for each of them that is annotated.
+
+    Without a table all of them are unannotated, which needs `space`.
+    path: .npy, an array [N, F]; .npz, with `x` (or one such array of any name) and, where there are, `image_id`, `ids`
+        or `id` [N]; Parquet, with a column of lists, or one column a feature, and a column of ids.
+    options: how the table is read; its `path_column` says which input a row is for: its id, or its number from 0 where
+        the file has no ids. By default `row`, `index`, `image_id`, `ids` or `id`, or the first column of known ids.
+    The other options are those of `load_folder`. Inputs without a row are kept as unannotated; rows that name no input
+    are left out, and so are inputs whose rows contradict each other. Raises DataError or LabelError.
+    """
+    inputs = read_inputs_file(path, white)
+    if labels is None:
+        if space is None:
+            raise DataError(f"{path} has no annotations: pass a table with --labels")
+        nothing = annotate(space, np.full((len(inputs.x), len(space)), LATENT))
+        return Dataset(path.name, inputs.x, space, nothing, inputs.ids, pixel_max=inputs.white)
+    column = options.path_column or _key_column(read_table(labels), inputs, path, labels)
+    listing = from_table(path, inputs.ids, labels, replace(options, path_column=column), space, unlabeled)
+    both = [name for name in listing.space.names if name in inputs.names]
+    if both:
+        raise DataError(f"{path}: {listed(both)} is among the features and among the labels of {labels}: drop it there")
+    policy = CellPolicy(uncertain or CellPolicy.uncertain, blank or listing.blank)
+    values = settle(listing.space, listing.codes, policy)
+    rows, notes = _choose(listing, values, skipped, path)
+    entries, codes = listing.entries.iloc[rows], listing.codes[rows]
+    images = entries["image"].to_numpy()
+    ids = [inputs.ids[i] for i in images]
+    groups, split = entries["group"], entries["split"]
+    ungrouped = int(groups.isna().sum())
+    if listing.grouped is not None and ungrouped:
+        groups = groups.where(groups.notna(), [f"row:{name}" for name in ids])
+        words = plural(ungrouped, "input has", "inputs have")
+        notes.append(f"{words} no {listing.grouped!r}: each is a group of its own.")
+    told = (note.replace("image file", "input").replace("image ", "input ") for note in listing.notes)
+    return Dataset(
+        name=path.name,
+        x=inputs.x if len(images) == len(inputs.x) else inputs.x[images],
+        space=listing.space,
+        annotation=annotate(listing.space, values[rows]),
+        ids=ids,
+        groups=None if listing.grouped is None else groups.to_numpy(dtype=str),
+        split=None if split.isna().all() else split.fillna("train").to_numpy(dtype=str),
+        notes=[*notes, *told, *cell_notes(listing.space, codes, policy)],
+        cells=codes.astype(np.int16),
+        policy=policy,
+        lines=entries["row"].fillna(0).to_numpy(dtype=np.int64),
+        pixel_max=inputs.white,
+    )
+
+
+def _choose(
+    listing: Listing, values: NDArray[np.float64], skipped: Path | None, path: Path
+) -> tuple[NDArray[np.intp], list[str]]:
+    """The rows of a listing to keep, in the order of the inputs, and what is worth telling of the others."""
+    entries = listing.entries.reset_index(drop=True)
+    kind = entries["kind"].copy()
+    counts = kind == ""
+    kind[counts & (entries["image"] < 0)] = "missing"
+    kind[counts & entries["file"].isna()] = "unnamed"
+    said = pd.DataFrame(values).join(entries[["group", "split"]].fillna("")).assign(image=entries["image"])
+    said = said[kind == ""]
+    versions = (~said.duplicated()).groupby(said["image"]).transform("sum")
+    repeated = said.duplicated("image")
+    kind[repeated[repeated].index] = "repeated"
+    kind[versions[versions > 1].index] = "contradicting"
+    kept = (kind == "").to_numpy()
+    if skipped is not None:
+        skipped.parent.mkdir(parents=True, exist_ok=True)
+        words = kind.map({name: one for name, (one, _) in SKIPS.items()})
+        entries.assign(reason=words).loc[~kept, ["row", "file", "reason"]].to_csv(skipped, index=False)
+    numbers = kind.value_counts()
+    parts = [plural(int(numbers[name]), *words) for name, words in SKIPS.items() if name in numbers]
+    where = "" if skipped is None else f" (listed in {skipped.name})"
+    notes = [f"Left out{where}: {', '.join(parts)}."] if parts else []
+    if not kept.any():
+        raise DataError(f"{path}: no input remains. {' '.join(notes)}")
+    rows = np.flatnonzero(kept)
+    return rows[np.argsort(entries["image"].to_numpy()[rows], kind="stable")], notes
+
+
+def _key_column(table: pd.DataFrame, inputs: Inputs, path: Path, labels: Path) -> str:
+    """The column that says which input a row is for."""
+    for name in table.columns:
+        if str(name).lower() in (*ROW_NAMES, *ID_NAMES):
+            return str(name)
+    known = set(inputs.ids)
+    if not inputs.counted:
+        for name in table.columns:
+            cells = table[name].dropna()
+            if len(cells) and cells.isin(known).mean() >= 0.5 and cells.is_unique:
+                return str(name)
+    ids = "numbers of rows, from 0," if inputs.counted else f"ids ({listed(inputs.ids, 3)})"
+    raise DataError(
+        f"{labels}: no column says which row of {path} is meant: name one of {ids} with --path-column; "
+        f"columns: {listed(list(table.columns))}"
+    )
+
+
+def _numpy(path: Path, kind: str) -> tuple[NDArray[Any], NDArray[Any] | None, list[str]]:
+    try:
+        with path.open("rb") as file:
+            opened = np.load(file, allow_pickle=False)
+            if kind == ".npy":
+                if not isinstance(opened, np.ndarray):
+                    raise DataError(f"{path} is a .npz file by its content: rename it")
+                return _wide(opened, path), None, []
+            arrays = {name: opened[name] for name in opened.files}
+    except DataError:
+        raise
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is not a numpy {kind} file of numbers, or it is damaged") from error
+    wide = [name for name, array in arrays.items() if array.ndim >= 2 and array.dtype.kind in "biuf"]
+    chosen = "x" if "x" in arrays else wide[0] if len(wide) == 1 else None
+    if chosen is None:
+        raise DataError(f"{path}: expected an array 'x' [N, F], but found {', '.join(arrays) or 'nothing'}")
+    own = {"y", "split", "label_names", "class_names"} & set(arrays)
+    if own:
+        raise DataError(f"{path} has annotations of its own ({listed(sorted(own))}): leave out --labels, or drop them")
+    ids = next((arrays[name] for name in ID_NAMES if name in arrays), None)
+    return _wide(arrays[chosen], path), ids, []
+
+
+def _wide(x: NDArray[Any], path: Path) -> NDArray[Any]:
+    if x.ndim < 2:
+        raise DataError(f"{path} has shape {list(x.shape)}: expected embeddings [N, F]")
+    return x
+
+
+def _parquet(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, list[str]]:
+    try:
+        import pyarrow  # noqa: F401 - pandas says nothing of our extra
+    except ModuleNotFoundError as error:
+        raise DataError(f"{path}: Parquet needs pyarrow: pip install 'taut[parquet]'") from error
+    try:
+        table = pd.read_parquet(path, engine="pyarrow")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not a Parquet file, or it is damaged") from error
+    table = table.reset_index() if table.index.name is not None else table
+    lists = [name for name in table if len(table) and isinstance(table[name].iloc[0], np.ndarray | list)]
+    named = [name for name in table if str(name).lower() in ID_NAMES]
+    texts = [name for name in table if name not in lists and not pd.api.types.is_numeric_dtype(table[name])]
+    ids = next(iter([*named, *(name for name in texts if table[name].is_unique)]), None)
+    if len(lists) > 1:
+        raise DataError(f"{path} has several columns of lists ({listed(lists)}): keep the one with the embeddings")
+    try:
+        if lists:
+            x, names = np.stack([np.asarray(value, dtype=np.float32) for value in table[lists[0]]]), []
+        else:
+            names = [name for name in table if name != ids and name not in texts]
+            x = table[names].to_numpy(dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: the embeddings in its rows are not numbers of one length") from error
+    if x.shape[1] == 0:
+        raise DataError(f"{path} has no columns of numbers, but {listed(list(table.columns))}")
+    return x, None if ids is None else table[ids].to_numpy(), [str(name) for name in names]

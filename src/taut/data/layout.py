@@ -1,0 +1,54 @@
+"""What the columns of a table hold, and what the reader of its format takes for granted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from taut.data.dataset import DataError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table as its format's reader sees it; what is None is left to `read_labels` and its flags.
+
+    table: with columns added (named in `added`) that the format hides in others, such as CheXpert's patients.
+    path: the column of the images.  labels: the columns of yes/no labels.  joined: the column of joined names, which
+    are `names`.  group: the column of patients.  views: the columns that --view looks in.
+    blank: what blank cells are taken as.  shared: how many last parts of a cell's path, folders and name, an image
+    must share with it; with 1 a bare name is enough.
+    note: the sentence that tells of all this.
+    """
+
+    table: pd.DataFrame
+    path: str | None = None
+    labels: tuple[str, ...] | None = None
+    joined: str | None = None
+    names: tuple[str, ...] | None = None
+    group: str | None = None
+    added: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+    blank: str = "latent"
+    shared: int = 1
+    note: str | None = None
+
+
+def choose_view(layout: Layout, view: str) -> pd.Series[bool]:
+    """Which rows show a view such as "frontal" or "PA", whatever its case.
+
+    Raises DataError where the format has no views, or the table not this one.
+    """
+    columns = [name for name in layout.views if name in layout.table.columns]
+    if not columns:
+        raise DataError(
+            f"--view {view} is for tables of CheXpert and NIH with a column of views, which this one has not"
+        )
+    for name in columns:
+        shown = layout.table[name].str.casefold() == view.casefold()
+        if shown.any():
+            return shown.fillna(False)
+    there = sorted({str(value) for name in columns for value in layout.table[name].dropna().unique()})
+    raise DataError(
+        f"--view {view!r} is in no row of {' or '.join(map(repr, columns))}: there are {', '.join(there[:10])}"
+    )

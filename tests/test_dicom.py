@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from image_files import paint, rows_of, table, yes
+from taut.data import DataError
+from taut.data.cache import decode_image, read_images
+from taut.data.dicom import Header, is_dicom, read_dicom, read_dicom_header
+from taut.data.files import find_images
+from taut.data.folder import load_folder
+
+pydicom = pytest.importorskip("pydicom")
+PACKS = Path(os.environ.get("TAUT_DATA", ""))
+needs_packs = pytest.mark.skipif("TAUT_DATA" not in os.environ, reason="TAUT_DATA names no folder of data packs")
+RAMP = np.arange(48, dtype=np.uint16).reshape(6, 8) * 80  # 0 to 3760 of 4095
+
+
+def sample(name: str) -> Path:
+    """A file that comes with pydicom."""
+    return Path(pydicom.__file__).parent / "data" / "test_files" / name
+
+
+def write(path: Path, pixels: Any = RAMP, bits: int = 12, photometric: str = "MONOCHROME2", **elements: Any) -> Path:
+    """An uncompressed DICOM file."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    pixels = np.asarray(pixels)
+    data = Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
+    data.Rows, data.Columns = pixels.shape[:2]
+    data.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
+    if pixels.ndim == 3:
+        data.PlanarConfiguration = 0
+    data.PhotometricInterpretation = photometric
+    data.BitsAllocated = 8 * pixels.dtype.itemsize
+    data.BitsStored, data.HighBit, data.PixelRepresentation = bits, bits - 1, int(pixels.dtype.kind == "i")
+    for name, value in elements.items():
+        setattr(data, name, value)
+    data.PixelData = pixels.tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def spread(values: Any, low: float, high: float) -> Any:
+    return np.clip((np.asarray(values, dtype=float) - low) * 255 / (high - low), 0, 255)
+
+
+# --- grey values --------------------------------------------------------------------------------------------
+
+
+def test_deep_values_without_a_window_are_spread(tmp_path: Path) -> None:
+    got = read_dicom(write(tmp_path / "a.dcm"))
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, spread(RAMP, 0, 3760), atol=1e-3)
+    np.testing.assert_allclose(read_dicom(write(tmp_path / "b.dcm", RAMP + 100)), spread(RAMP, 0, 3760), atol=1e-3)
+    assert np.all(read_dicom(write(tmp_path / "c.dcm", np.full((3, 3), 7, dtype=np.uint16))) == 0)
+
+
+def test_more_is_darker_in_monochrome1(tmp_path: Path) -> None:
+    got = read_dicom(write(tmp_path / "a.dcm", photometric="MONOCHROME1"))
+    np.testing.assert_allclose(got, 255 - spread(RAMP, 0, 3760), atol=1e-3)
+
+
+def test_the_first_window_is_applied(tmp_path: Path) -> None:
+    # PS3.3 C.11.2.1.2.1: linear between c − 0.5 − (w − 1)/2 and c − 0.5 + (w − 1)/2.
+    low, high = 1000 - 0.5 - 499 / 2, 1000 - 0.5 + 499 / 2
+    for center, width in ((1000, 500), ([1000, 50], [500, 60])):
+        path = write(tmp_path / "a.dcm", WindowCenter=center, WindowWidth=width)
+        np.testing.assert_allclose(read_dicom(path), spread(RAMP, low, high), atol=0.01)
+    sigmoid = write(tmp_path / "s.dcm", WindowCenter=1000, WindowWidth=3, VOILUTFunction="SIGMOID")
+    values = np.clip(-4 * (RAMP.astype(float) - 1000) / 3, -700, 700)
+    np.testing.assert_allclose(read_dicom(sigmoid), 255 / (1 + np.exp(values)), atol=0.01)
+
+
+def test_slope_and_intercept_come_before_the_window(tmp_path: Path) -> None:
+    signed = (RAMP.astype(np.int16) - 1000).astype(np.int16)
+    path = write(
+        tmp_path / "a.dcm", signed, bits=16, RescaleSlope=2, RescaleIntercept=-500, WindowCenter=0, WindowWidth=1001
+    )
+    np.testing.assert_allclose(read_dicom(path), spread(signed * 2.0 - 500, -500.5, 499.5), atol=0.01)
+
+
+def test_a_table_of_values_of_interest(tmp_path: Path) -> None:
+    from pydicom.dataset import Dataset
+
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [256, 0, 8])
+    item.add_new("LUTData", "OW", np.arange(256)[::-1].astype("<u2").tobytes())
+    pixels = np.arange(64, dtype=np.uint16).reshape(8, 8) * 4
+    path = write(tmp_path / "a.dcm", pixels, VOILUTSequence=[item], WindowCenter=10, WindowWidth=3)
+    np.testing.assert_allclose(read_dicom(path), 255 - pixels, atol=1e-3)
+
+
+def test_eight_bits_stay_as_they_are_and_padding_does_not_count(tmp_path: Path) -> None:
+    pixels = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    np.testing.assert_array_equal(read_dicom(write(tmp_path / "a.dcm", pixels, bits=8)), pixels)
+    padded = RAMP.copy()
+    padded[0] = 4095
+    got = read_dicom(write(tmp_path / "b.dcm", padded, PixelPaddingValue=4095))
+    np.testing.assert_allclose(got[1:], spread(RAMP[1:], 640, 3760), atol=1e-3)
+
+
+def test_colour(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    path = write(tmp_path / "a.dcm", pixels, bits=8, photometric="RGB")
+    np.testing.assert_array_equal(read_dicom(path), pixels)
+    assert read_dicom_header(path) == Header(5, 4, False)
+    np.testing.assert_array_equal(decode_image(path, (3, 5, 4)), pixels.transpose(2, 0, 1))
+    grey = np.asarray(Image.fromarray(pixels).convert("L"))
+    np.testing.assert_array_equal(decode_image(path, (1, 5, 4))[0], grey)
+    assert read_dicom(sample("examples_palette.dcm")).shape[2] == 3
+
+
+# --- compressed files ---------------------------------------------------------------------------------------
+
+
+def test_lossless_syntaxes_give_the_uncompressed_pixels() -> None:
+    plain = read_dicom(sample("MR_small.dcm"))
+    assert plain.std() > 1
+    for name in ("MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm"):
+        np.testing.assert_array_equal(read_dicom(sample(name)), plain, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["JPGExtended.dcm", "JPEG2000.dcm", "SC_rgb_jpeg_dcmtk.dcm"])
+def test_other_compressed_files_are_read(name: str) -> None:
+    values = read_dicom(sample(name))
+    header = read_dicom_header(sample(name))
+    assert values.shape[:2] == (header.height, header.width)
+    assert values.std() > 1
+
+
+def test_a_missing_decoder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pydicom.pixels import get_decoder
+
+    path = sample("MR_small_jpeg_ls_lossless.dcm")
+    monkeypatch.setattr(get_decoder(pydicom.dcmread(path).file_meta.TransferSyntaxUID), "_available", {})
+    with pytest.raises(DataError, match=r"compressed as JPEG-LS Lossless.*pip install python-gdcm, or all of them with"):
+        read_dicom(path)
+    # It stops the reading of a folder too: every file like it would be left out.
+    with pytest.raises(DataError, match="pip install python-gdcm"):
+        read_images([path], (1, 8, 8))
+
+
+def test_missing_pydicom_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = write(tmp_path / "images" / "a.dcm")
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(DataError, match=r"a\.dcm is a DICOM file: install pydicom with pip install 'taut\[dicom\]'"):
+        load_folder(path.parent, table(tmp_path, "file,A\na.dcm,1\n"))
+    with pytest.raises(DataError, match="install pydicom"):
+        decode_image(path, (1, 8, 8))
+
+
+# --- folders ------------------------------------------------------------------------------------------------
+
+
+def test_dicom_files_are_found_with_and_without_an_ending(tmp_path: Path) -> None:
+    for name in ("a.dcm", "b.DICOM", "IM0001", "1.2.840.77"):
+        write(tmp_path / name)
+    for name in ("notes", "README.md", "DICOMDIR"):
+        (tmp_path / name).write_text("no image")
+    (tmp_path / "table.dat").write_bytes((tmp_path / "IM0001").read_bytes())
+    assert find_images(tmp_path) == ["1.2.840.77", "IM0001", "a.dcm", "b.DICOM"]
+    assert not is_dicom(tmp_path / "gone")
+    assert not is_dicom(tmp_path / "table.dat")
+
+
+def test_a_folder_of_dicom_files_beside_others(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    write(folder / "a.dcm", WindowCenter=1000, WindowWidth=500)
+    paint(folder / "b.png", size=(6, 8))
+    (folder / "c.dcm").write_text("no DICOM")
+    write(folder / "d.dcm", NumberOfFrames=2, pixels=np.concatenate([RAMP, RAMP])[:, :8], Rows=6)
+    report = tmp_path / "skipped.csv"
+    data = load_folder(folder, table(tmp_path, "file,A\na.dcm,1\nb.png,0\nc.dcm,1\nd.dcm,1\n"), skipped=report)
+    assert data.x.shape == (2, 1, 6, 8)
+    assert yes(data) == [[1], [0]]
+    np.testing.assert_allclose(data.x[0, 0], np.rint(read_dicom(folder / "a.dcm")), atol=0.5)
+    reasons = {entry["file"]: entry["reason"] for entry in rows_of(report)}
+    assert reasons["d.dcm"] == "the DICOM file holds 2 frames, and not one image"
+    assert "DICM" in reasons["c.dcm"] or "DICOM" in reasons["c.dcm"]
+
+
+def test_what_holds_no_image_is_told() -> None:
+    ((_, reason),) = read_images([sample("rtplan.dcm")], (1, 8, 8))[1]
+    assert reason == "the DICOM file holds no image"
+
+
+@needs_packs
+def test_real_radiographs() -> None:
+    one, two = (PACKS / "dicom" / name for name in ("Fake_MONOHR1.dcm", "1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm"))
+    assert pydicom.dcmread(one).PhotometricInterpretation == "MONOCHROME1"
+    first, second = read_dicom(one), read_dicom(two)
+    assert first.shape == second.shape
+    # The one is the other with the interpretation changed.
+    np.testing.assert_allclose(first, 255 - second, atol=1e-3)
+    x, unread = read_images([one, two], (1, 64, 64))
+    assert unread == []
+    assert x.std() > 20

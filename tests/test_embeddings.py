@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conftest import Array
+from taut.data.dataset import DataError, Dataset
+from taut.data.embeddings import load_embeddings
+from taut.data.listing import TableOptions
+
+pytest.importorskip("pyarrow")
+N, F = 6, 3
+IDS = [f"p{i}.png" for i in range(N)]
+
+
+def vectors() -> Array:
+    return np.arange(N * F, dtype=np.float32).reshape(N, F) / 7
+
+
+def write(path: Path) -> Path:
+    """The same embeddings in the form that the ending asks for."""
+    kind, x = path.name.partition(".")[2], vectors()
+    if kind == "npy":
+        np.save(path, x)
+    elif kind == "npz":
+        np.savez(path, x=x, ids=np.array(IDS))
+    elif kind == "lists.parquet":
+        pd.DataFrame({"id": IDS, "embedding": list(x)}).to_parquet(path)
+    else:
+        pd.DataFrame({"id": IDS, **{f"f{j}": x[:, j] for j in range(F)}}).to_parquet(path)
+    return path
+
+
+def table(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "t.csv").write_text(text)
+    return tmp_path / "t.csv"
+
+
+@pytest.mark.parametrize("name", ["e.npz", "e.lists.parquet", "e.parquet"])
+def test_rows_are_found_by_their_ids(name: str, tmp_path: Path) -> None:
+    lines = "id,sick\np4.png,1\np0.png,0\np2.png,\n"
+    data = load_embeddings(write(tmp_path / name), table(tmp_path, lines))
+    np.testing.assert_array_equal(data.x, vectors())
+    assert list(data.ids) == IDS
+    assert data.space.names == ("sick",)
+    assert data.annotation.observed[:, 0].tolist() == [True, False, False, False, True, False]
+    assert data.annotation.targets[[0, 4], 1].tolist() == [0, 1]
+    assert data.notes == ["3 inputs are named by no row: unannotated."]
+
+
+@pytest.mark.parametrize("column", ["row", "index", "id"])
+def test_arrays_without_ids_are_counted_from_zero(column: str, tmp_path: Path) -> None:
+    lines = f"sick,{column}\n1,5\n0,0\n"
+    data = load_embeddings(write(tmp_path / "e.npy"), table(tmp_path, lines))
+    assert data.annotation.targets[5].tolist() == [0, 1]
+    assert data.annotation.targets[0].tolist() == [1, 0]
+    assert data.annotation.observed.sum() == 2
+
+
+def test_a_column_of_known_ids_is_found_whatever_its_name(tmp_path: Path) -> None:
+    lines = "who,sick,patient,part\n" + "".join(f"p{i},{i % 2},a{i // 2},{'test' if i > 3 else 'train'}\n" for i in range(N))
+    path = tmp_path / "e.npz"
+    np.savez(path, embeddings=vectors(), image_id=np.array([f"p{i}" for i in range(N)]))
+    data = load_embeddings(
+        path, table(tmp_path, lines), TableOptions(group="patient", split_column="part", label_columns=["sick"])
+    )
+    assert data.groups is not None
+    assert data.split is not None
+    assert data.groups.tolist() == ["a0", "a0", "a1", "a1", "a2", "a2"]
+    assert data.split.tolist() == ["train"] * 4 + ["test"] * 2
+
+
+def test_joined_names_and_several_labels(tmp_path: Path) -> None:
+    lines = "row,found\n0,mass|oedema\n1,No Finding\n2,mass\n"
+    data = load_embeddings(write(tmp_path / "e.npy"), table(tmp_path, lines), TableOptions(joined_column="found"))
+    assert data.space.names == ("mass", "oedema")
+    assert data.annotation.targets[:3, 1::2].tolist() == [[1, 1], [0, 0], [1, 0]]
+
+
+def test_cells_follow_the_policy(tmp_path: Path) -> None:
+    lines = "row,sick,mass\n0,-1,1\n1,,0\n2,1,1\n"
+    path, labels = write(tmp_path / "e.npy"), table(tmp_path, lines)
+    usual = load_embeddings(path, labels)
+    assert usual.annotation.observed[:3, 0].tolist() == [False, False, True]
+    assert "1 cell is −1 (uncertain): taken as unannotated." in usual.notes
+    filled = load_embeddings(path, labels, uncertain="positive", blank="negative")
+    assert filled.annotation.targets[:3, 1].tolist() == [1, 0, 1]
+    assert not filled.annotation.observed[3:].any()  # nothing was said of the inputs without a row
+
+
+def test_rows_that_cannot_be_used_are_counted_and_listed(tmp_path: Path) -> None:
+    lines = "row,sick\n0,1\n0,1\n1,0\n1,1\n9,1\n,1\n2,0\n"
+    data = load_embeddings(write(tmp_path / "e.npy"), table(tmp_path, lines), skipped=tmp_path / "skipped.csv")
+    # Input 1 is out: its two rows contradict each other.
+    assert list(data.ids) == ["0", "2", "3", "4", "5"]
+    np.testing.assert_array_equal(data.x, vectors()[[0, 2, 3, 4, 5]])
+    left_out = data.notes[0]
+    for part in ("1 row names an input that is not there", "1 row names no input", "1 row repeats another"):
+        assert part in left_out
+    assert "2 rows contradict each other" in left_out
+    listed = pd.read_csv(tmp_path / "skipped.csv")
+    assert sorted(listed["row"]) == [3, 4, 5, 6, 7]
+
+
+def refused(path: Path, labels: Path, **options: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        load_embeddings(path, labels, **options)
+    assert str(path.parent) in str(caught.value)
+    return str(caught.value)
+
+
+def test_tables_that_name_no_row_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "e.npy")
+    lines = "sick\n" + "1\n" * N
+    assert "no column says which row" in refused(path, table(tmp_path, lines))
+    assert "no row names" in refused(path, table(tmp_path, "id,sick\nx,1\ny,0\n"))
+    assert "'nobody' is not a column" in refused(path, table(tmp_path, "id,sick\n0,1\n"), options=TableOptions(path_column="nobody"))
+
+
+def test_files_that_hold_no_embeddings_are_refused(tmp_path: Path) -> None:
+    labels = table(tmp_path, "id,sick\np0.png,1\np1.png,0\n")
+    np.save(tmp_path / "flat.npy", np.zeros(4))
+    assert "expected embeddings [N, F]" in refused(tmp_path / "flat.npy", labels)
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    assert "is not a numpy .npy file of numbers" in refused(tmp_path / "objects.npy", labels)
+    (tmp_path / "text.npy").write_text("text")
+    assert "or it is damaged" in refused(tmp_path / "text.npy", labels)
+    np.savez(tmp_path / "two.npz", a=vectors(), b=vectors())
+    assert "but found a, b" in refused(tmp_path / "two.npz", labels)
+    np.savez(tmp_path / "own.npz", x=vectors(), y=np.zeros(N))
+    assert "has annotations of its own (y)" in refused(tmp_path / "own.npz", labels)
+    np.savez(tmp_path / "ids.npz", x=vectors(), ids=np.array(IDS[:2]))
+    assert "6 inputs but 2 ids" in refused(tmp_path / "ids.npz", labels)
+    np.savez(tmp_path / "twice.npz", x=vectors(), ids=np.array(["a"] * N))
+    assert "the id 'a' stands in several rows" in refused(tmp_path / "twice.npz", labels)
+    (tmp_path / "text.parquet").write_text("text")
+    assert "is not a Parquet file" in refused(tmp_path / "text.parquet", labels)
+    pd.DataFrame({"id": IDS, "e": [[1.0] * (1 + i % 2) for i in range(N)]}).to_parquet(tmp_path / "ragged.parquet")
+    assert "are not numbers of one length" in refused(tmp_path / "ragged.parquet", labels)
+    pd.DataFrame({"id": IDS}).to_parquet(tmp_path / "bare.parquet")
+    assert "has no columns of numbers" in refused(tmp_path / "bare.parquet", labels)
+    assert "there is no such file" in refused(tmp_path / "none.npy", labels)
+
+
+def test_a_label_among_the_features_is_refused(tmp_path: Path) -> None:
+    pd.DataFrame({"id": IDS, "f": range(N), "sick": [0, 1] * 3}).to_parquet(tmp_path / "e.parquet")
+    said = refused(tmp_path / "e.parquet", table(tmp_path, "id,sick\np0.png,1\np1.png,0\n"))
+    assert "sick is among the features and among the labels" in said
+
+
+def test_a_value_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    x = vectors()
+    x[2, 1] = np.nan
+    np.save(tmp_path / "e.npy", x)
+    with pytest.raises(DataError, match=r"e\.npy: row 2 .* contains NaN"):
+        load_embeddings(tmp_path / "e.npy", table(tmp_path, "row,sick\n0,1\n1,0\n"))
+
+
+def test_the_loader_is_found_by_the_ending(tmp_path: Path) -> None:
+    from taut.data import load_dataset
+
+    data: Dataset = load_dataset(str(write(tmp_path / "e.npy")), labels=table(tmp_path, "row,sick\n0,1\n1,0\n"))
+    assert data.x.shape == (N, F)
+    with pytest.raises(DataError, match="has no annotations: pass a table with --labels"):
+        load_dataset(str(tmp_path / "e.npy"))
+    with pytest.raises(DataError, match="does not take --image-size"):
+        load_dataset(str(tmp_path / "e.npy"), labels=tmp_path / "t.csv", image_size=8)
