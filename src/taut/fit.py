@@ -18,6 +18,7 @@ from taut.data.dataset import DataError, Dataset
 from taut.data.split import hide, split_off
 from taut.data.stream import Stream
 from taut.evaluate.calibration import fit_temperatures
+from taut.evaluate.ood import fit_ood
 from taut.evaluate.predict import predict_logits
 from taut.nn.vae import LabelVAE
 from taut.objective import Objective
@@ -213,6 +214,11 @@ def _train(
         )
     elif not quiet:
         notes.append("not calibrated: too few annotated images to hold some out")
+    decodes = find_objective(plan.objective.name).decodes(plan)
+    reference = fit_ood(model, training.x, dataset.x[held], decodes)
+    if reference is not None:
+        model.ood = reference
+        notes.append(reference.describe())
     if run is not None and processes().is_main_process:
         run.save_model(model, {"steps": result.steps, "seconds": round(result.seconds, 1), "checkpoint": "last"})
     return Fitted(model, plan, facts, result, notes)

@@ -86,6 +86,7 @@ class LabelVAE(nn.Module):
     shift: Tensor
     scale: Tensor
     temperature: Tensor
+    ood: nn.Module | None
 
     def __init__(self, space: LabelSpace, architecture: Architecture) -> None:
         super().__init__()
@@ -111,6 +112,8 @@ class LabelVAE(nn.Module):
         self.register_buffer("scale", torch.ones(per_input))
         self.register_buffer("log_prior", latent.log_softmax(torch.zeros(space.width), space.sizes))
         self.register_buffer("temperature", torch.ones(len(space)))
+        # What out-of-distribution scores compare with (`taut.evaluate.ood`); none before the training has ended.
+        self.register_module("ood", None)
 
     def prepare(self, x: Tensor) -> Tensor:
         """Raw inputs as the networks and the likelihood see them: images in [0, 1], features standardised.
