@@ -17,9 +17,8 @@ from taut.baselines import DEFAULT, find_objective
 from taut.data.dataset import DataError, Dataset
 from taut.data.split import hide, split_off
 from taut.data.stream import Stream
-from taut.evaluate.calibration import fit_temperatures
+from taut.evaluate.calibration import calibrate
 from taut.evaluate.ood import fit_ood
-from taut.evaluate.predict import predict_logits
 from taut.nn.vae import LabelVAE
 from taut.objective import Objective
 from taut.plan import Facts, Plan, fingerprint, make_plan, override
@@ -204,14 +203,7 @@ def _train(
     result = train(model, objective, build_stream(training, plan, objective), plan, run, again, quiet)
     model = result.model
     if len(held):
-        valid = dataset.rows(held)
-        model.temperature.copy_(fit_temperatures(predict_logits(model, valid.x), valid.annotation, model.sizes))
-        fitted = int((model.temperature != 1).sum())
-        notes.append(
-            f"calibrated {fitted} of {len(model.sizes)} label(s) on {len(held)} images that were held out"
-            if fitted
-            else f"not calibrated: too few annotations among the {len(held)} images that were held out"
-        )
+        notes.append(calibrate(model, dataset.rows(held), plan.train.calibration, plan.train.threshold))
     elif not quiet:
         notes.append("not calibrated: too few annotated images to hold some out")
     decodes = find_objective(plan.objective.name).decodes(plan)
