@@ -211,6 +211,37 @@ def test_the_papers_alpha_is_planned_and_a_flag_changes_it(name: str, alpha: flo
         assert value == pytest.approx(totals[0.0], abs=1e-3)
 
 
+@pytest.mark.usefixtures("still")
+@pytest.mark.parametrize(("name", "stage"), [("m2", 0), ("m1m2", 0), ("m1m2", 1), ("siddharth", 0)])
+def test_reconstruction_and_beta_z_weigh_their_terms(name: str, stage: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss is linear in both weights; what each multiplies is −E log p(x|z,c) and KL(q(z|x,c) ‖ p(z))."""
+    sizes = (2, 3)
+    model, batch = vae(sizes, stack=4 if name == "m1m2" else 0), make_batch(sizes)
+    assert (build(name, model).plan.reconstruction, build(name, model).plan.beta_z) == (1, 1)
+
+    def loss(**weights: float) -> Tensor:
+        torch.manual_seed(1)
+        method = build(name, model, alpha=0.0, **weights)
+        terms = method.loss(model, batch, stage * method.steps // 2)
+        assert (terms.bound is None) == bool(weights)
+        total: Tensor = terms.total.detach()
+        return total
+
+    nothing = loss(reconstruction=0.0, beta_z=0.0)
+    fitted, kl = (loss(reconstruction=r, beta_z=b) - nothing for r, b in ((1.0, 0.0), (0.0, 1.0)))
+    assert float(kl) > 0
+    torch.testing.assert_close(loss(), nothing + fitted + kl, rtol=1e-4, atol=1e-3)
+    got = loss(reconstruction=0.3, beta_z=2.0)
+    torch.testing.assert_close(got, nothing + 0.3 * fitted + 2 * kl, rtol=1e-4, atol=1e-3)
+    # With a likelihood of one nothing is left of what ρ multiplies, and with q = p nothing of what β_z does.
+    monkeypatch.setattr(LabelVAE, "log_likelihood", lambda self, x, parameters: torch.zeros(x.shape[0]))
+    monkeypatch.setattr(Second, "log_likelihood", lambda self, x, parameters: torch.zeros(x.shape[0]))
+    assert torch.equal(loss(reconstruction=5.0), loss(reconstruction=0.0))
+    torch.testing.assert_close(loss(beta_z=0.0), nothing)
+    monkeypatch.setattr(latent, "gaussian_kl", lambda mean, log_var: torch.zeros(mean.shape[:-1]))
+    assert torch.equal(loss(beta_z=5.0), loss(beta_z=0.0))
+
+
 @pytest.mark.parametrize("name", ["m2", "siddharth"])
 def test_without_alpha_annotations_do_not_reach_the_label_head(name: str) -> None:
     sizes = (2, 3)

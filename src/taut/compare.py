@@ -39,7 +39,8 @@ def compare(
         find_objective(name)
     path, settings = folder / "draws.jsonl", folder / "settings.json"
     folder.mkdir(parents=True, exist_ok=True)
-    asked = json.loads(json.dumps({**(about or {}), "minutes": minutes}, default=str))
+    asked = {name: value for name, value in {**(about or {}), "minutes": minutes}.items() if value is not None}
+    asked = json.loads(json.dumps(asked, default=str))
     if not settings.exists():
         settings.write_text(json.dumps(asked, indent=1))
     elif json.loads(settings.read_text()) != asked:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from taut.data import EMBEDDED, PUBLIC, DataError, Dataset, load_dataset
 from taut.data.cache import read_images
@@ -13,17 +14,70 @@ from taut.data.split import check_groups, draw_fraction, draw_per_class
 from taut.labels import Annotation, LabelSpace
 from taut.nn.vae import LabelVAE
 
-LOADED = ("data", "labels", "group", "image_size", "path_column", "label_columns", "joined_column", "split_column")
+
+@dataclass(frozen=True)
+class ReadFlags:
+    """How data is read: each field is a flag, and the argument of `load_dataset` of that name."""
+
+    data: str
+    """digits, digit-grid, mnist, svhn, cifar10, an .npz file, or a folder of images."""
+    labels: Path | None = None
+    """a CSV table of annotations for a folder."""
+    group: str | None = None
+    """the column or array whose values (patients) stay on one side of every split."""
+    image_size: int | None = None
+    """side in pixels to which the images of a folder are resized."""
+    path_column: str | None = None
+    """the column of the table that names the images."""
+    label_columns: list[str] | None = None
+    """the columns of the table that are labels."""
+    joined_column: str | None = None
+    """a column of joined names, such as 'A|B', that are the labels."""
+    split_column: str | None = None
+    """a column of train, valid and test."""
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of `load_dataset` beside the data."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(ReadFlags) if f.name != "data"}
 
 
-def replaced_source(data: str | None, labels: Path | None) -> dict[str, Any]:
-    """What replaces the source of a run; other data has no groups to keep apart, and columns only with a table."""
+@dataclass(frozen=True)
+class DataFlags(ReadFlags):
+    """All flags of data, for every command that trains or plans; a run folder keeps them for those that follow."""
+
+    test: str | None = None
+    """data to evaluate on after training; by default the data's own test part, where it has one."""
+    labels_per_class: int | None = None
+    """hide all annotations but this many images of every class."""
+    labelled_fraction: float | None = None
+    """hide all annotations but those of this fraction of the images (or groups)."""
+    labelled_cells: float | None = None
+    """hide all annotations but this fraction of the table's cells."""
+    classes: int | None = None
+    """the number of clusters where nothing is annotated."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain values, as a run folder keeps it."""
+        values = dataclasses.asdict(self)
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """The flags that `to_json` wrote; fields that it did not have yet are at their defaults."""
+        known = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
+        labels = known.get("labels")
+        return cls(**{**known, "labels": None if labels is None else Path(labels)})
+
+
+def replaced_source(source: DataFlags, data: str | None, labels: Path | None) -> DataFlags:
+    """The flags of a run for other data, which has no groups to keep apart, and columns only with a table."""
     if data is None:
-        return {} if labels is None else {"labels": labels}
-    changed: dict[str, Any] = {"data": data, "labels": labels, "group": None}
+        return source if labels is None else dataclasses.replace(source, labels=labels)
     if labels is None:
-        changed |= dict.fromkeys(("path_column", "label_columns", "joined_column", "split_column"))
-    return changed if Path(data).is_dir() else {**changed, "image_size": None}
+        other = DataFlags(data, image_size=source.image_size)
+    else:
+        other = dataclasses.replace(source, data=data, labels=labels, group=None)
+    return other if Path(data).is_dir() else dataclasses.replace(other, image_size=None)
 
 
 def cluster_space(data: str, classes: int | None) -> LabelSpace | None:
@@ -37,23 +91,24 @@ def cluster_space(data: str, classes: int | None) -> LabelSpace | None:
     return LabelSpace.multiclass(classes, "cluster")
 
 
-def load_source(source: dict[str, Any], space: LabelSpace | None, skipped: Path | None) -> Dataset:
-    """The dataset of a source: the arguments of `load_dataset` by name, as a run folder keeps them."""
-    flags = {key: source.get(key) for key in LOADED if key != "data"}
-    flags["labels"] = Path(flags["labels"]) if flags["labels"] else None
-    return load_dataset(str(source["data"]), space=space, skipped=skipped, **flags)
+def load_source(source: ReadFlags, space: LabelSpace | None, skipped: Path | None = None) -> Dataset:
+    """The dataset that flags name."""
+    return load_dataset(source.data, space=space, skipped=skipped, **source.options())
 
 
-def train_and_test(
-    dataset: Dataset, test: str | None, source: dict[str, Any], space: LabelSpace | None
-) -> tuple[Dataset, Dataset | None]:
-    """The training rows (with a "valid" part kept for calibration) and the test set, if any."""
+def load_parts(source: DataFlags, skipped: Path | None = None) -> tuple[Dataset, Dataset | None]:
+    """The training rows (with a "valid" part kept for calibration) and the test set, if any.
+
+    skipped: a CSV file that lists what was left out of a folder.
+    """
+    space = cluster_space(source.data, source.classes)
+    dataset = load_source(source, space, skipped if Path(source.data).is_dir() else None)
     testing: Dataset | None = None
     training = dataset
     if dataset.split is not None and (dataset.split == "test").any():
         testing, training = dataset.part("test"), dataset.rows(dataset.split != "test")
-    if test is not None:
-        testing = load_source({**source, "data": test}, space or dataset.space, None)
+    if source.test is not None:
+        testing = load_source(dataclasses.replace(source, data=source.test), space or dataset.space)
         if testing.split is not None and (testing.split == "test").any():
             testing = testing.part("test")
     if testing is not None:
@@ -61,11 +116,13 @@ def train_and_test(
     return training, testing
 
 
-def draw_annotations(
-    training: Dataset, per_class: int | None, fraction: float | None, cells: float | None, seed: int
-) -> Dataset:
+def draw_annotations(training: Dataset, source: DataFlags, seed: int) -> Dataset:
     """Hide annotations of the training rows; those of a "valid" part stay, since they are for calibration."""
-    draws = {"--labels-per-class": per_class, "--labelled-fraction": fraction, "--labelled-cells": cells}
+    draws = {
+        "--labels-per-class": source.labels_per_class,
+        "--labelled-fraction": source.labelled_fraction,
+        "--labelled-cells": source.labelled_cells,
+    }
     given = [flag for flag, value in draws.items() if value is not None]
     if not given:
         return training
@@ -73,19 +130,17 @@ def draw_annotations(
         raise DataError(f"{' and '.join(given)} exclude each other")
     if training.split is not None and (training.split == "valid").any():
         valid = training.split == "valid"
-        hidden = draw_annotations(
-            dataclasses.replace(training.rows(~valid), split=None), per_class, fraction, cells, seed
-        )
+        hidden = draw_annotations(dataclasses.replace(training.rows(~valid), split=None), source, seed)
         annotation = training.annotation
         targets, observed = annotation.targets.copy(), annotation.observed.copy()
         targets[~valid], observed[~valid] = hidden.annotation.targets, hidden.annotation.observed
         return dataclasses.replace(training, annotation=Annotation(targets, observed))
-    if per_class is not None:
-        annotation = draw_per_class(training, per_class, seed)
-    elif cells is not None:
-        annotation = draw_fraction(training, cells, seed, cells=True)
+    if source.labels_per_class is not None:
+        annotation = draw_per_class(training, source.labels_per_class, seed)
+    elif source.labelled_cells is not None:
+        annotation = draw_fraction(training, source.labelled_cells, seed, cells=True)
     else:
-        annotation = draw_fraction(training, float(fraction or 0), seed)
+        annotation = draw_fraction(training, float(source.labelled_fraction or 0), seed)
     return dataclasses.replace(training, annotation=annotation)
 
 

@@ -20,6 +20,7 @@ class M1M2(M2):
 
     The first half of the steps trains the VAE, the second half the rest on samples of q(z1|x), which learns no more
     (Kingma 2014, sec. 2.3 and 4.1: z1 and z2 of 50 dimensions; α as in M2). p(z1|z2,c) is a Gaussian of variance 1.
+    The weights ρ and β_z of M2 hold in both stages.
     Limits: those of M2; what the VAE did not keep is lost to the labels, and the two stages share no gradient.
     """
 
@@ -34,16 +35,16 @@ class M1M2(M2):
         return super().loss(Second(model), Batch(z1, batch.targets, batch.observed), step)
 
     def first_stage(self, model: Any, batch: Batch) -> LossTerms:
-        """Minus E log p(x|z1) − KL(q(z1|x) ‖ p(z1)), a batch mean in nats."""
+        """Minus ρ·E log p(x|z1) + β_z·KL(q(z1|x) ‖ p(z1)), a batch mean in nats."""
         mean, log_var = model.encoder.z1(model.standardise(batch.x))
         parameters = model.decoder.image(latent.gaussian_sample(mean, log_var)).float()
         likelihood = model.log_likelihood(batch.x, parameters).mean()
         kl = latent.gaussian_kl(mean, log_var).mean()
         return LossTerms(
-            total=kl - likelihood,
+            total=-self.weighted(likelihood, kl),
             reconstruction=likelihood.detach(),
             kl_z=kl.detach(),
-            bound=(likelihood - kl).detach(),
+            bound=(likelihood - kl).detach() if self.unweighted else None,
         )
 
 

@@ -16,7 +16,8 @@ from taut.plan import Plan
 class M2(Baseline):
     """Labels as data, marginalised exactly where unknown (Feng 2019, eq. 1-6; Kingma 2014, eq. 6-9).
 
-    Annotated: −L_l(x, c) = log p(x|z,c) + log p(c) − KL(q(z|x,c) ‖ p(z)), z ~ q(z|x,c).
+    Annotated: −L_l(x, c) = ρ·log p(x|z,c) + log p(c) − β_z·KL(q(z|x,c) ‖ p(z)), z ~ q(z|x,c), where the paper's
+    ρ and β_z are 1; with others it is no bound, and is not logged as one.
     Not: Σ_c q(c|x)·(−L_l(x, c)) + H(q(c|x)). Both are one formula: Σ_c r(c)·(−L_l(x, c)) + the entropy of r over what
     is not annotated, with r = p̃ where annotated and q where not, which extends to images annotated in part.
     The loss is minus its mean over the batch, in nats, plus α times the cross-entropy of annotated images; α is 0.1,
@@ -46,7 +47,12 @@ class M2(Baseline):
         bound = self.bound(model, batch, posterior)
         alpha = self.plan.alpha if self.plan.alpha is not None else 1.0
         total = -bound.mean() + alpha * kl
-        return LossTerms(total=total, label_kl=kl.detach(), bound=bound.detach().mean())
+        return LossTerms(total=total, label_kl=kl.detach(), bound=bound.detach().mean() if self.unweighted else None)
+
+    @property
+    def unweighted(self) -> bool:
+        """Whether ρ = β_z = 1, so that the formula is a bound."""
+        return self.plan.reconstruction == self.plan.beta_z == 1
 
     def bound(self, model: Any, batch: Batch, posterior: Any) -> Tensor:
         """Σ_c r(c)·(−L_l(x, c)) + H(q) of the labels that are not annotated: [N] nats."""
@@ -76,7 +82,7 @@ class M2(Baseline):
         return (weight * self.joint(model, x, posterior, c)).sum(0)
 
     def joint(self, model: Any, x: Tensor, posterior: Any, c: Tensor) -> Tensor:
-        """−L_l(x, c), a bound on log p(x, c): [N] nats for c [N, W], [R, N] for [R, N, W]."""
+        """−L_l(x, c), with ρ = β_z = 1 a bound on log p(x, c): [N] nats for c [N, W], [R, N] for [R, N, W]."""
         mean, log_var = posterior.given(c)
         z = latent.gaussian_sample(mean, log_var)
         shape = c.shape[:-1]
@@ -84,4 +90,8 @@ class M2(Baseline):
         repeated = x.expand(*shape[:-1], *x.shape).reshape(-1, *x.shape[1:])
         likelihood: Tensor = model.log_likelihood(repeated, parameters).reshape(shape)
         log_prior: Tensor = (c * model.log_prior).sum(-1)
-        return likelihood + log_prior - latent.gaussian_kl(mean, log_var)
+        return self.weighted(likelihood, latent.gaussian_kl(mean, log_var)) + log_prior
+
+    def weighted(self, likelihood: Tensor, kl_z: Tensor) -> Tensor:
+        """ρ·log p(x|z,c) − β_z·KL(q(z|x,c) ‖ p(z)), in nats."""
+        return self.plan.reconstruction * likelihood - self.plan.beta_z * kl_z

@@ -15,7 +15,7 @@ class Siddharth(M2):
     """M2's model with sampled instead of marginalised labels (Siddharth 2017, eq. 4-8).
 
     Not annotated: c is a relaxed sample of q(c|x), one decoder pass:
-    E log p(x|z,c) − KL(q(z|x,c)‖p(z)) − KL(q(c|x)‖p(c)).
+    ρ·E log p(x|z,c) − β_z·KL(q(z|x,c)‖p(z)) − KL(q(c|x)‖p(c)), where the paper's ρ and β_z are 1.
     Annotated: the self-normalised importance-weighted term
     Σ_s w_s·log[p(x,c,z_s)/q(c,z_s|x)] / Σ_s w_s + (1 + α)·log q(c|x), w_s = q(c|x,z_s).
     With the factorisation q(c|x)·q(z|x,c) of the paper's image models all w_s are equal, so it is
@@ -34,4 +34,4 @@ class Siddharth(M2):
         z = latent.gaussian_sample(mean, log_var)
         expected = torch.where(log_r > -1e3, log_r.exp() * model.log_prior, 0).sum(-1)
         likelihood: Tensor = model.log_likelihood(x, model.decode(z, c))
-        return likelihood + expected - latent.gaussian_kl(mean, log_var)
+        return self.weighted(likelihood, latent.gaussian_kl(mean, log_var)) + expected

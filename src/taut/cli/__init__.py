@@ -1,0 +1,153 @@
+"""The command line: one typed function per command, and every field of the plan as a flag.
+
+The commands that train are here, those that begin with a finished run in `results`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from taut.cli.command import Command, command, parse
+from taut.cli.decisions import PlanFlags
+from taut.cli.results import evaluate, predict
+from taut.data import DataError, Dataset
+from taut.evaluate.metrics import evaluate as figures_of
+from taut.fit import fit, plan_for
+from taut.fit import resume as resume_fit
+from taut.labels import LabelError
+from taut.plan import describe, fingerprint
+from taut.run import Run
+from taut.sources import DataFlags, draw_annotations, load_parts
+from taut.train import TrainingError, processes
+
+
+@command()
+def train(
+    source: DataFlags,
+    decisions: PlanFlags,
+    minutes: float | None = None,
+    out: Path = Path("runs/latest"),
+    resume: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Train on DATA and write a run folder.
+
+    Args:
+        source: what to train on.
+        decisions: what replaces planned decisions.
+        minutes: a budget; the number of steps and the schedules are fitted to it.
+        out: the run folder to write.
+        resume: go on with the interrupted run in --out.
+        quiet: no progress bar.
+    """
+    if resume and (decisions.changes or decisions.plan or decisions.objective or minutes is not None):
+        raise DataError(
+            "--resume goes on with the run's own plan: leave out --plan, --minutes, --objective and the plan's flags"
+        )
+    seed, method = decisions.first_seed(), decisions.method()
+    main_process = processes().is_main_process
+    run = Run.create(out) if main_process and not resume else Run(out)
+    processes().wait_for_everyone()
+    training, testing = load_parts(source, run.path / "skipped.csv")
+    if resume:
+        fitted = resume_fit(training, run, quiet)
+    else:
+        training = draw_annotations(training, source, seed)
+        fitted = fit(training, decisions.change, minutes, seed, run, source.to_json(), quiet, method)
+    if not main_process:
+        return
+    for note in fitted.notes:
+        print(note)
+    print(f"trained {fitted.result.steps} steps in {fitted.result.seconds:.0f} s; the run is in {run.path}")
+    if testing is not None and testing.annotation.observed.any() and not source.classes:
+        print(_sentence(figures_of(fitted.model, testing), testing))
+
+
+@command(without=("test",))
+def plan(source: DataFlags, decisions: PlanFlags) -> None:
+    """Print the facts found in DATA and the decisions that `taut train` would take.
+
+    Args:
+        source: what would be trained on.
+        decisions: what replaces planned decisions.
+    """
+    seed = decisions.first_seed()
+    training, _ = load_parts(source)
+    training = draw_annotations(training, source, seed)
+    for note in training.notes:
+        print(note)
+    facts = fingerprint(training)
+    print(describe(facts, training.space, decisions.change(plan_for(facts, seed, decisions.method()))))
+
+
+@command(without=("classes", "objective"))
+def compare(
+    source: DataFlags,
+    decisions: PlanFlags,
+    objectives: str = "tighter-elbo,supervised",
+    draws: int = 5,
+    minutes: float | None = None,
+    out: Path = Path("runs/compare"),
+) -> None:
+    """Train several objectives on the same draws of annotations and write one table, and one picture a figure.
+
+    Args:
+        source: what to train on; it needs a test part, or --test.
+        decisions: what replaces planned decisions of every objective; --seed is that of the first draw.
+        objectives: names with commas between them, as --objective of `taut train` has them.
+        draws: how often annotations are drawn and the networks' weights with them, from --seed on.
+        minutes: a budget for each training.
+        out: a folder for the table and the pictures; what it holds already is not trained again.
+    """
+    from taut.compare import compare as run_all
+    from taut.compare import pictures, table
+
+    names = [name.strip() for name in objectives.split(",") if name.strip()]
+    if not names:
+        raise DataError("--objectives names no method")
+    if "objective.name" in (decisions.changes or {}):
+        raise DataError("--objectives names the methods of a comparison: leave out --objective.name")
+    if draws < 1:
+        raise DataError(f"--draws {draws} is not a positive number")
+    training, testing = load_parts(source, out.with_name(f"{out.name}-skipped.csv"))
+    if testing is None or not testing.annotation.observed.any():
+        raise DataError(f"{source.data} has no annotated test part to compare on; give one with --test")
+    seed = decisions.first_seed()
+    rows = run_all(
+        lambda s: draw_annotations(training, source, s),
+        testing,
+        names,
+        range(seed, seed + draws),
+        out,
+        minutes,
+        decisions.change,
+        {**source.to_json(), "plan": decisions.file() or None, "changes": decisions.changes},
+    )
+    summary = table(rows)
+    summary.to_csv(out / "table.csv", index_label="method")
+    pictures(rows, out)
+    print(summary.to_string())
+    print(f"table.csv, a picture of each figure and every draw (draws.jsonl) are in {out}")
+
+
+def _sentence(figures: dict[str, Any], dataset: Dataset) -> str:
+    shown = {k: v for k, v in figures.items() if isinstance(v, float)}
+    return f"test part of {dataset.name}, {len(dataset)} images: " + ", ".join(f"{k} {v:.4g}" for k, v in shown.items())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; bad input ends with one sentence and exit status 2."""
+    try:
+        chosen, flags = parse(sys.argv[1:] if arguments is None else arguments, COMMANDS)
+        chosen(**flags)
+    except (DataError, LabelError, TrainingError, ValueError, OSError) as error:
+        print(f"taut: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        print("taut: interrupted; `taut train … --resume` goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+COMMANDS: dict[str, Command] = {item.name: item for item in (train, evaluate, predict, plan, compare)}
