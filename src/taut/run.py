@@ -165,6 +165,7 @@ def _load_weights(model: LabelVAE, state: dict[str, Tensor]) -> None:
     if reference:
         model.ood = OODReference(**{name: torch.empty_like(value) for name, value in reference.items()})
     model.isotonic = state.get("isotonic")
+    state.setdefault("threshold", model.threshold)  # a run from before there were any
     model.load_state_dict(state)
 
 

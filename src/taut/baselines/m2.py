@@ -37,8 +37,8 @@ class M2(Baseline):
 
     @classmethod
     def decodes(cls, plan: Plan) -> bool:
-        """Whether the decoder learns under a plan: always."""
-        return True
+        """Whether the decoder learns under a plan."""
+        return plan.objective.reconstruction > 0
 
     def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from taut.cli.command import Command, command, parse
 from taut.cli.decisions import PlanFlags
-from taut.cli.results import evaluate, predict
+from taut.cli.results import evaluate, explain, predict
 from taut.data import DataError, Dataset
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.fit import fit, plan_for
@@ -150,4 +150,4 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-COMMANDS: dict[str, Command] = {item.name: item for item in (train, evaluate, predict, plan, compare)}
+COMMANDS: dict[str, Command] = {item.name: item for item in (train, evaluate, predict, explain, plan, compare)}

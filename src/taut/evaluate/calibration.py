@@ -147,6 +147,16 @@ def calibrate(model: LabelVAE, held: Dataset, method: str = "temperature", thres
     )
 
 
+def events(q: NDArray[Any], truth: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What a label's calibration is about: probabilities [n] of events, and whether they happened, from q [n, c].
+
+    Of two classes: that it is the last one. Of more: that it is the most probable one.
+    """
+    if q.shape[1] == 2:
+        return q[:, 1], truth == 1
+    return q.max(axis=1), q.argmax(axis=1) == truth
+
+
 def expected_calibration_error(confidence: NDArray[Any], correct: NDArray[Any], bins: int = 15) -> float:
     """Σ_b share_b·|accuracy_b − confidence_b| over equal bins of confidence, a fraction (Naeini 2015).
 

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, f1_score, recall_score, roc
 from taut.data.dataset import DataError, Dataset
 from taut.evaluate.bootstrap import bootstrap_intervals
 from taut.evaluate.bounds import elbo
-from taut.evaluate.calibration import expected_calibration_error, label_nll
+from taut.evaluate.calibration import events, expected_calibration_error, label_nll
 from taut.evaluate.predict import batches, predict_logits
 from taut.nn.vae import LabelVAE
 
@@ -45,6 +45,9 @@ def evaluate(model: LabelVAE, dataset: Dataset, calibrated: bool = True, resampl
     nll = label_nll(log_q, dataset.annotation, model.sizes)
     for name, value in zip(model.space.names, nll, strict=True):
         figures["per_label"][name]["nll"] = _number(value)
+    for label, value in zip(model.space, model.threshold, strict=True):
+        if len(label.classes) == 2:
+            figures["per_label"][label.name]["threshold"] = _number(value)
     figures["nll"] = _number(np.nanmean(nll))
     figures["elbo"] = mean_elbo(model, dataset)
     figures["images"] = len(dataset)
@@ -79,14 +82,12 @@ def label_figures(
         if len(q) == 0:
             row |= {"error": None, "ece": None}
             continue
-        right = q.argmax(axis=1) == truth
-        row["error"] = _number(100 * (1 - right.mean()))
+        row["error"] = _number(100 * np.mean(q.argmax(axis=1) != truth))
+        row["ece"] = _number(expected_calibration_error(*events(q, truth)))
         if len(label.classes) == 2:
-            row["ece"] = _number(expected_calibration_error(q[:, 1], truth))
             row["positives"] = int(truth.sum())
             row |= _one_class(q[:, 1], truth == 1, decided[seen, j] == 1)
         else:
-            row["ece"] = _number(expected_calibration_error(q.max(axis=1), right))
             classes = [_one_class(q[:, c], truth == c, decided[seen, j] == c) for c in np.unique(truth)]
             row |= {name: _mean(classes, name) for name in RANKED + DECIDED}
             row["classes"] = sum(found["auroc"] is not None for found in classes)

@@ -10,7 +10,7 @@ complexity of the image (Serrà 2020): both are statistics, and what is unusual 
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +21,9 @@ from torch import Tensor, nn
 
 from taut import latent
 from taut.data.dataset import DataError
-from taut.evaluate.predict import batches
+from taut.evaluate.predict import batches, predict_posterior
 from taut.nn.decoders import reduce_image
-
-if TYPE_CHECKING:
-    from taut.nn.vae import LabelVAE
+from taut.nn.vae import LabelVAE, Posterior
 
 STATISTICS = ("entropy", "logits", "complexity", "reconstruction", "kl_z", "place")
 WITHOUT_DECODER = 3  # the statistics that need no decoder, and no q(z|x), which learns from the decoder alone
@@ -111,13 +109,14 @@ def ood_statistics(model: LabelVAE, x: NDArray[Any]) -> dict[str, NDArray[np.flo
     return dict(zip(reference.names, _standardised(model, reference, x).T, strict=True))
 
 
-def ood_scores(model: LabelVAE, x: NDArray[Any]) -> NDArray[np.float64]:
+def ood_scores(model: LabelVAE, x: NDArray[Any], posterior: Posterior | None = None) -> NDArray[np.float64]:
     """The score of raw inputs [N, ...]: [N], the Mahalanobis distance of their statistics, in standard deviations.
 
-    The higher, the more foreign. Raises DataError where the model has no reference.
+    The higher, the more foreign.  posterior: what `predict_posterior` found for them, which need not be found again.
+    Raises DataError where the model has no reference.
     """
     reference = _reference(model)
-    return _distance(_standardised(model, reference, x), _numpy(reference.precision))
+    return _distance(_standardised(model, reference, x, posterior), _numpy(reference.precision))
 
 
 def ood_percentiles(model: LabelVAE, scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -139,26 +138,26 @@ class _Terms:
     """The terms of eq. 11 of raw inputs: entropy, complexity, reconstruction, kl_z [N]; logits [N, W]; z [N, D]."""
 
     @torch.no_grad()
-    def __init__(self, model: LabelVAE, x: NDArray[Any], decodes: bool) -> None:
-        model.eval()
+    def __init__(self, model: LabelVAE, x: NDArray[Any], decodes: bool, posterior: Posterior | None = None) -> None:
+        whole_posterior = posterior or predict_posterior(model, x)
         parts: dict[str, list[Tensor]] = {}
+        start = 0
         for batch in batches(model, x):
-            posterior = model.encode(batch)
-            log_q = latent.log_softmax(posterior.logits.double(), model.sizes)
+            own = whole_posterior[start : start + len(batch)]
+            start += len(batch)
+            log_q = latent.log_softmax(own.logits.double(), model.sizes)
             found = {
-                "z": posterior.mean,
-                "logits": posterior.logits,
                 "entropy": latent.label_entropy(log_q, model.sizes).sum(-1),
                 "complexity": _complexity(batch, model.out_shape),
             }
             if decodes:
-                c = latent.hard_sample(log_q, model.sizes, torch.zeros_like(log_q)).to(posterior.logits.dtype)
-                found["reconstruction"] = _lacking(model, batch, model.decode(posterior.mean, c))
-                found["kl_z"] = latent.gaussian_kl(posterior.mean, posterior.log_var)
+                c = latent.hard_sample(log_q, model.sizes, torch.zeros_like(log_q)).float().to(batch.device)
+                found["reconstruction"] = _lacking(model, batch, model.decode(own.mean.to(batch.device), c))
+                found["kl_z"] = latent.gaussian_kl(own.mean, own.log_var)
             for name, value in found.items():
                 parts.setdefault(name, []).append(value.double().cpu())
         whole = {name: torch.cat(values).numpy() for name, values in parts.items()}
-        self.z, self.logits = whole.pop("z"), whole.pop("logits")
+        self.z, self.logits = whole_posterior.mean.double().numpy(), whole_posterior.logits.double().numpy()
         self.logarithms = {name: np.log(np.maximum(value, 1e-6)) for name, value in whole.items()}
         self.names = STATISTICS if decodes else STATISTICS[:WITHOUT_DECODER]
 
@@ -202,12 +201,14 @@ def _reference(model: LabelVAE) -> OODReference:
     return model.ood
 
 
-def _standardised(model: LabelVAE, reference: OODReference, x: NDArray[Any]) -> NDArray[np.float64]:
+def _standardised(
+    model: LabelVAE, reference: OODReference, x: NDArray[Any], posterior: Posterior | None = None
+) -> NDArray[np.float64]:
     distances = {
         "place": (_numpy(reference.z_mean), _numpy(reference.z_precision)),
         "logits": (_numpy(reference.logits_mean), _numpy(reference.logits_precision)),
     }
-    table = _Terms(model, x, len(reference.names) > WITHOUT_DECODER).statistics(distances)
+    table = _Terms(model, x, len(reference.names) > WITHOUT_DECODER, posterior).statistics(distances)
     return np.asarray((table - _numpy(reference.centre)) / _numpy(reference.spread))
 
 
