@@ -214,5 +214,6 @@ def _train(
     elif not quiet:
         notes.append("not calibrated: too few annotated images to hold some out")
     if run is not None and processes().is_main_process:
-        run.save_model(model, {"steps": result.steps, "seconds": round(result.seconds, 1), "checkpoint": "last"})
+        about = {"steps": result.steps, "seconds": round(result.seconds, 1), "checkpoint": "last"}
+        run.save_model(model, {**about, "pixel_max": dataset.pixel_max})
     return Fitted(model, plan, facts, result, notes)

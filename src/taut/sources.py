@@ -98,18 +98,23 @@ def cluster_space(data: str, classes: int | None) -> LabelSpace | None:
 
 
 def load_source(
-    source: ReadFlags, space: LabelSpace | None, skipped: Path | None = None, shape: Sequence[int] | None = None
+    source: ReadFlags,
+    space: LabelSpace | None,
+    skipped: Path | None = None,
+    shape: Sequence[int] | None = None,
+    white: float | None = None,
 ) -> Dataset:
     """The dataset that flags name.
 
     skipped: a CSV file that lists what was left out of a folder.
     shape: of the inputs that a model takes; the images of a folder are brought to it, and others must have it.
+    white: the training images' `pixel_max`, on whose scale those of an .npz file are.
     """
     options = source.options()
     folder = is_folder(source.data)
     if shape is not None and len(shape) == 3 and folder:
         options |= {"channels": shape[0], "image_size": (shape[1], shape[2])}
-    dataset = load_dataset(source.data, space=space, skipped=skipped if folder else None, **options)
+    dataset = load_dataset(source.data, space=space, skipped=skipped if folder else None, white=white, **options)
     if shape is not None:
         check_shape(dataset, shape)
     return dataset
@@ -128,7 +133,7 @@ def load_parts(source: DataFlags, skipped: Path | None = None) -> tuple[Dataset,
         testing, training = dataset.part("test"), dataset.rows(dataset.split != "test")
     if source.test is not None:
         other = dataclasses.replace(source, data=source.test)
-        testing = load_source(other, space or dataset.space, shape=dataset.x.shape[1:])
+        testing = load_source(other, space or dataset.space, None, dataset.x.shape[1:], dataset.pixel_max)
         if testing.split is not None and (testing.split == "test").any():
             testing = testing.part("test")
     if testing is not None:
@@ -172,12 +177,12 @@ def check_shape(dataset: Dataset, shape: Sequence[int]) -> None:
         )
 
 
-def read_inputs(path: Path, model: LabelVAE) -> tuple[list[str], Any, list[tuple[Path, str]]]:
-    """Names, inputs and what could not be read, from an image, a folder or an .npz pack."""
+def read_inputs(path: Path, model: LabelVAE, white: float | None) -> tuple[list[str], Any, list[tuple[Path, str]]]:
+    """Names, inputs and what could not be read, from an image, a folder or an .npz pack; white as in `load_source`."""
     if not path.exists():
         raise DataError(f"{path} does not exist")
     if path.suffix.lower() == ".npz":
-        dataset = load_dataset(str(path), space=model.space)
+        dataset = load_dataset(str(path), space=model.space, white=white)
         check_shape(dataset, model.architecture.shape)
         return list(dataset.ids), dataset.x, []
     shape = model.architecture.shape

@@ -45,7 +45,7 @@ def evaluate(
     source = DataFlags.from_json(folder.source())
     tested = source.test if data is None and split in (None, "test") else None
     source = replaced_source(dataclasses.replace(source, data=tested or source.data), data, labels)
-    dataset = load_source(source, model.space, shape=model.architecture.shape)
+    dataset = load_source(source, model.space, None, model.architecture.shape, folder.pixel_max())
     if split is not None and split not in SPLITS:
         raise DataError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
     has_test = dataset.split is not None and bool((dataset.split == "test").any())
@@ -66,8 +66,9 @@ def predict(run: Path, images: Path, out: Path = Path("predictions.csv")) -> Non
         images: an image file, a folder of them, or an .npz file with an array x.
         out: the CSV file to write.
     """
-    model = _on_device(Run(run).load_model())
-    names, x, unread = read_inputs(images, model)
+    folder = Run(run)
+    model = _on_device(folder.load_model())
+    names, x, unread = read_inputs(images, model, folder.pixel_max())
     probabilities = predict_probabilities(model, x)
     table = pd.DataFrame({"image": names})
     decided = model.space.predict(probabilities).reshape(len(names), -1)

@@ -31,6 +31,7 @@ def load_dataset(
     joined_column: str | None = None,
     split_column: str | None = None,
     skipped: Path | None = None,
+    white: float | None = None,
 ) -> Dataset:
     """The dataset of a name (digits, digit-grid, mnist, svhn, cifar10), a .npz file or a folder of images.
 
@@ -52,7 +53,7 @@ def load_dataset(
     path = Path(source).expanduser()
     if path.suffix.lower() == ".npz":
         _refuse(source, table)
-        return load_npz(path, space, group, unlabeled)
+        return load_npz(path, space, group, unlabeled, white)
     if path.is_dir():
         return load_folder(
             path,
