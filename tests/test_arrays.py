@@ -136,6 +136,28 @@ def test_without_annotations_a_space_is_needed(tmp_path):
     assert np.isnan(data.annotation.targets).all()
 
 
+@pytest.mark.parametrize(
+    ("values", "white"),
+    [([0, 1], 1), ([0, 0.5], 1), ([0, 16], 16), ([0, 200], 255), ([3, 4095], 4095), ([0, 5e4], 65535)],
+)
+def test_white_is_the_usual_one_or_the_brightest(tmp_path, values, white):
+    """Of all images but the test part's, so that nothing is learned from those; brighter ones are cut off."""
+    x = np.array([*values, 1.5 * white]).reshape(3, 1, 1) * np.ones((1, 4, 4))
+    data = load_npz(save(tmp_path, x=x, y=[0, 1, 0], split=["train", "valid", "test"]))
+    assert data.pixel_max == white
+    assert data.x.dtype == np.float32
+    np.testing.assert_allclose(data.x[:, 0, 0, 0], [values[0] / white, values[1] / white, 1], rtol=1e-6)
+    known = load_npz(save(tmp_path, x=x, y=[0, 1, 0]), white=2 * white)
+    np.testing.assert_allclose(known.x, x[:, None] / (2 * white), rtol=1e-6)
+    assert known.pixel_max == 2 * white
+
+
+def test_only_images_have_a_white(tmp_path):
+    assert load_npz(save(tmp_path, x=pixels(3, 2, 2), y=[0, 1, 0])).pixel_max == 255
+    assert load_npz(save(tmp_path, x=np.ones((3, 2, 2), dtype=bool), y=[0, 1, 0])).pixel_max == 1
+    assert load_npz(save(tmp_path, x=np.ones((3, 4)), y=[0, 1, 0])).pixel_max is None
+
+
 def test_grey_and_colour_jpegs(tmp_path):
     grey = np.full((2, 8, 6), [[[40]], [[200]]], dtype=np.uint8)
     data = load_npz(save(tmp_path, **jpegs(grey), y=np.array([0, 1])))

@@ -22,6 +22,7 @@ from taut.baselines import OBJECTIVES
 from taut.data.stream import Stream
 from taut.evaluate.ood import ood_percentiles, ood_scores
 from taut.evaluate.predict import predict_probabilities
+from taut.estimator import TautClassifier
 from taut.fit import fit
 from taut.objective import Batch
 from taut.run import Run, save_model
@@ -162,6 +163,33 @@ def test_train_on_a_folder_with_a_table(folder: Path, tmp_path: Path, capsys: Ca
     np.savez(tmp_path / "same.npz", x=x, y=y, label_names=np.array(["oedema", "mass"]))
     same = figures(capsys, run, "--data", tmp_path / "same.npz")
     assert same["per_label"] == found["per_label"]
+
+
+def test_images_of_other_sizes_are_evaluated_at_the_models(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Height and width of their own, and colour where the training images are grey, as `taut predict` reads them."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    taut("train", folder, "--labels", tmp_path / "table.csv", *FLAGS, "--out", run)
+    assert Run(run).load_model().architecture.shape == (1, 8, 6)
+    for i in range(6):
+        paint(other / f"{i:02}.png", size=(20, 31), mode="RGB" if i % 2 else "L")
+    flags = ("--data", other, "--labels", tmp_path / "table.csv")
+    found = figures(capsys, run, *flags)
+    assert found["images"] == 6
+    taut("predict", run, other, "--out", tmp_path / "p.csv")
+    q = np.array([float(row["oedema"]) for row in rows_of(tmp_path / "p.csv")])
+    truth = np.arange(6) % 2
+    assert found["per_label"]["oedema"]["nll"] == pytest.approx(-np.log(np.where(truth, q, 1 - q)).mean(), abs=1e-4)
+    # So are the images of a test set of its own, whose size does not make another network.
+    test = ("train", folder, "--labels", tmp_path / "table.csv", "--test", other, *FLAGS, "--out", tmp_path / "tested")
+    taut(*test)
+    assert "test part of other, 6 images" in capsys.readouterr().out
+    assert figures(capsys, tmp_path / "tested")["images"] == 6
+
+
+def test_a_test_set_of_another_shape_is_refused_before_training(pack: Path, tmp_path: Path, capsys: Capture) -> None:
+    np.savez(tmp_path / "test.npz", x=np.zeros((4, 9, 7), np.uint8), y=np.eye(4)[:, :2])
+    said = refused(capsys, "train", pack, "--test", tmp_path / "test.npz", *FLAGS, "--out", tmp_path / "run")
+    assert said == "test.npz has inputs of shape [1, 9, 7], but the model takes [1, 8, 8]"
 
 
 def test_train_on_vectors_with_a_test_set_of_its_own(vectors: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -544,6 +572,64 @@ def test_explain_says_when_the_decoder_was_never_trained(pack: Path, tmp_path: P
     taut(*flags, "--attribution", "gradients")
     assert "never trained the decoder" in capsys.readouterr().out
     assert out.exists()
+
+
+@pytest.mark.parametrize("top", [1.0, 16.0, 255.0, 4000.0, 65535.0])
+def test_the_scale_of_images_is_the_training_sets(top: float, tmp_path: Path, capsys: Capture) -> None:
+    """Dark images alone are read as they are among others, and as `TautClassifier` reads them."""
+    rng = np.random.default_rng(0)
+    x = rng.random((24, 6, 6)) * top
+    x[0, 0, 0], x[:4] = top, x[:4] * 0.05
+    x[5, 0, 0] = top
+    y, split = np.arange(24) % 2, np.repeat(["train", "test"], [20, 4])
+    x[20:] *= 0.3
+    np.savez(tmp_path / "x.npz", x=x, y=y, split=split)
+    np.savez(tmp_path / "dark.npz", x=x[:4], y=y[:4])
+    run = tmp_path / "run"
+    taut("train", tmp_path / "x.npz", *FLAGS, "--out", run)
+    assert Run(run).pixel_max() == top
+    for name in ("x", "dark"):
+        taut("predict", run, tmp_path / f"{name}.npz", "--out", tmp_path / f"{name}.csv")
+    among, alone = ([float(row["label:calibrated"]) for row in rows_of(tmp_path / f"{name}.csv")] for name in ("x", "dark"))
+    assert alone == pytest.approx(among[:4], abs=2e-6)
+    assert TautClassifier.load(run).predict_proba(x)[:, 1] == pytest.approx(among, abs=2e-6)
+    capsys.readouterr()
+    wanted = -np.log(np.where(y[:4], alone, 1 - np.array(alone))).mean()
+    assert figures(capsys, run, "--data", tmp_path / "dark.npz")["nll"] == pytest.approx(wanted, abs=1e-4)
+    # A test set of its own is on the training set's scale too.
+    np.savez(tmp_path / "alone.npz", x=x[:20], y=y[:20])
+    taut("train", tmp_path / "alone.npz", "--test", tmp_path / "dark.npz", *FLAGS, "--out", tmp_path / "tested")
+    assert f"nll {wanted:.4g}" in capsys.readouterr().out
+
+
+def test_images_on_another_scale_are_refused(digits_run: Path, tmp_path: Path, capsys: Capture) -> None:
+    x = np.random.default_rng(0).random((4, 8, 8))
+    assert Run(digits_run).pixel_max() == 255
+    for factor, sentence in ((1, "expected 0 to 255"), (1000, "expected 0 to 255"), (-1, "expected 0 to 255")):
+        np.savez(tmp_path / "x.npz", x=factor * x)
+        said = refused(capsys, "predict", digits_run, tmp_path / "x.npz", "--out", tmp_path / "p.csv")
+        assert f"x.npz: pixel values from {factor * x.min() if factor > 0 else -x.max():g}" in said
+        assert said.endswith(sentence)
+    np.savez(tmp_path / "x.npz", x=255 * x)
+    taut("predict", digits_run, tmp_path / "x.npz", "--out", tmp_path / "p.csv")
+    assert len(rows_of(tmp_path / "p.csv")) == 4
+
+
+def test_a_run_without_a_scale_takes_that_of_the_images(digits_run: Path, tmp_path: Path) -> None:
+    """Runs of before, whose model.json does not tell it."""
+    path = digits_run / "model.json"
+    about = json.loads(path.read_text())
+    del about["about"]["pixel_max"]
+    path.write_text(json.dumps(about))
+    assert Run(digits_run).pixel_max() is None
+    x = np.random.default_rng(0).integers(0, 256, (4, 8, 8)).astype(float)
+    x[0, 0, 0] = 255
+    found = []
+    for factor in (1, 1 / 255):
+        np.savez(tmp_path / "x.npz", x=factor * x)
+        taut("predict", digits_run, tmp_path / "x.npz", "--out", tmp_path / "p.csv")
+        found.append(rows_of(tmp_path / "p.csv"))
+    assert found[0] == found[1]
 
 
 # --- what is refused ----------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
@@ -18,13 +17,13 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 
 from taut import latent
 from taut.baselines import DEFAULT
-from taut.data.dataset import DataError, Dataset, as_images
+from taut.data.dataset import Dataset, as_images, pixel_max
 from taut.evaluate.predict import batches, predict_posterior, predict_probabilities
 from taut.fit import fit
 from taut.labels import LabelError, LabelSpace, Scalar, is_missing
 from taut.nn.vae import LabelVAE
 from taut.plan import Plan, flatten, override, read_plan
-from taut.run import load_model, save_model
+from taut.run import load_about, load_model, save_model
 
 
 class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -142,15 +141,8 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         if reset:
             if hasattr(self, "feature_names_in_"):
                 del self.feature_names_in_
-            self.pixel_max_: float | None = _pixel_max(x)
-        if x.dtype in (np.uint8, np.bool_) or self.pixel_max_ is None:
-            return as_images(x, "X")
-        low, high = float(x.min()), float(x.max())
-        dark = 128 * high < self.pixel_max_ and np.any(x % 1)  # [0, 1] after a fit on [0, 255]
-        if low < 0 or high > 2 * self.pixel_max_ or dark:
-            raise DataError(f"X has pixel values from {low:g} to {high:g}: expected 0 to {self.pixel_max_:g}")
-        scaled = np.divide(x, self.pixel_max_, dtype=np.float32, casting="unsafe")
-        return as_images(np.minimum(scaled, 1, out=scaled), "X")
+            self.pixel_max_: float | None = pixel_max(x)
+        return as_images(x, "X", self.pixel_max_)
 
     def _annotations(self, y: Any) -> NDArray[Any]:
         """Annotations as an array [N] or [N, k] without the holes of pandas' own types."""
@@ -266,7 +258,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         Its parameters are the decisions of that training, so that `fit` on the same data repeats it.
         """
         model = load_model(Path(folder))
-        about = json.loads((Path(folder) / "model.json").read_text()).get("about", {})
+        about = load_about(Path(folder))
         plan = override(Plan(), about.get("plan") or read_plan(Path(folder) / "plan.yaml"), str(folder))
         changes = dataclasses.asdict(plan)
         seed = changes.pop("seed")
@@ -290,14 +282,6 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 def _names(y: Any) -> list[str] | None:
     """The label names in the columns of a data frame, or none."""
     return [str(name) for name in y.columns] if hasattr(y, "columns") else None
-
-
-def _pixel_max(x: NDArray[Any]) -> float:
-    """White on the scale of some images: the usual one where it fits, else the brightest pixel (digits of 0 to 16)."""
-    if x.dtype == np.uint8:
-        return 255.0
-    high = float(x.max())
-    return 1.0 if high <= 1 else next((top for top in (255.0, 65535.0) if top / 2 < high <= top), high)
 
 
 def _seed(random_state: Any) -> int:

@@ -212,5 +212,6 @@ def _train(
         model.ood = reference
         notes.append(reference.describe())
     if run is not None and processes().is_main_process:
-        run.save_model(model, {"steps": result.steps, "seconds": round(result.seconds, 1), "checkpoint": "last"})
+        about = {"steps": result.steps, "seconds": round(result.seconds, 1), "checkpoint": "last"}
+        run.save_model(model, {**about, "pixel_max": dataset.pixel_max})
     return Fitted(model, plan, facts, result, notes)

@@ -118,6 +118,11 @@ class Run:
         """The trained model in evaluation mode; DataError where it is missing or damaged."""
         return load_model(self.path)
 
+    def pixel_max(self) -> float | None:
+        """What counted as white in the training images; None for feature vectors, and where nobody knows."""
+        value = load_about(self.path).get("pixel_max")
+        return None if value is None else float(value)
+
     def _need(self, name: str) -> None:
         if not (self.path / name).exists():
             raise DataError(f"{self.path} is not a run folder: it has no {name}")
@@ -157,6 +162,11 @@ def load_model(folder: Path) -> LabelVAE:
     if newer:
         raise DataError(f"{path} is of format {data['format']}: a newer taut wrote it")
     return model.to(memory_format=torch.channels_last).eval()
+
+
+def load_about(folder: Path) -> dict[str, Any]:
+    """What `save_model` was told about a model that `load_model` reads."""
+    return dict(json.loads((folder / "model.json").read_text()).get("about", {}))
 
 
 def _load_weights(model: LabelVAE, state: dict[str, Tensor]) -> None:

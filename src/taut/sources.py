@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -77,7 +78,12 @@ def replaced_source(source: DataFlags, data: str | None, labels: Path | None) ->
         other = DataFlags(data, image_size=source.image_size)
     else:
         other = dataclasses.replace(source, data=data, labels=labels, group=None)
-    return other if Path(data).is_dir() else dataclasses.replace(other, image_size=None)
+    return other if is_folder(data) else dataclasses.replace(other, image_size=None)
+
+
+def is_folder(data: str) -> bool:
+    """Whether --data names a folder of images, and neither an .npz file nor a set that has a name."""
+    return data not in EMBEDDED and data not in PUBLIC and Path(data).expanduser().is_dir()
 
 
 def cluster_space(data: str, classes: int | None) -> LabelSpace | None:
@@ -91,9 +97,27 @@ def cluster_space(data: str, classes: int | None) -> LabelSpace | None:
     return LabelSpace.multiclass(classes, "cluster")
 
 
-def load_source(source: ReadFlags, space: LabelSpace | None, skipped: Path | None = None) -> Dataset:
-    """The dataset that flags name."""
-    return load_dataset(source.data, space=space, skipped=skipped, **source.options())
+def load_source(
+    source: ReadFlags,
+    space: LabelSpace | None,
+    skipped: Path | None = None,
+    shape: Sequence[int] | None = None,
+    white: float | None = None,
+) -> Dataset:
+    """The dataset that flags name.
+
+    skipped: a CSV file that lists what was left out of a folder.
+    shape: of the inputs that a model takes; the images of a folder are brought to it, and others must have it.
+    white: the training images' `pixel_max`, on whose scale those of an .npz file are.
+    """
+    options = source.options()
+    folder = is_folder(source.data)
+    if shape is not None and len(shape) == 3 and folder:
+        options |= {"channels": shape[0], "image_size": (shape[1], shape[2])}
+    dataset = load_dataset(source.data, space=space, skipped=skipped if folder else None, white=white, **options)
+    if shape is not None:
+        check_shape(dataset, shape)
+    return dataset
 
 
 def load_parts(source: DataFlags, skipped: Path | None = None) -> tuple[Dataset, Dataset | None]:
@@ -102,13 +126,14 @@ def load_parts(source: DataFlags, skipped: Path | None = None) -> tuple[Dataset,
     skipped: a CSV file that lists what was left out of a folder.
     """
     space = cluster_space(source.data, source.classes)
-    dataset = load_source(source, space, skipped if Path(source.data).is_dir() else None)
+    dataset = load_source(source, space, skipped)
     testing: Dataset | None = None
     training = dataset
     if dataset.split is not None and (dataset.split == "test").any():
         testing, training = dataset.part("test"), dataset.rows(dataset.split != "test")
     if source.test is not None:
-        testing = load_source(dataclasses.replace(source, data=source.test), space or dataset.space)
+        other = dataclasses.replace(source, data=source.test)
+        testing = load_source(other, space or dataset.space, None, dataset.x.shape[1:], dataset.pixel_max)
         if testing.split is not None and (testing.split == "test").any():
             testing = testing.part("test")
     if testing is not None:
@@ -144,22 +169,21 @@ def draw_annotations(training: Dataset, source: DataFlags, seed: int) -> Dataset
     return dataclasses.replace(training, annotation=annotation)
 
 
-def check_shape(model: LabelVAE, dataset: Dataset) -> None:
+def check_shape(dataset: Dataset, shape: Sequence[int]) -> None:
     """Refuse inputs of another shape than the model takes (DataError)."""
-    if tuple(dataset.x.shape[1:]) != tuple(model.architecture.shape):
+    if tuple(dataset.x.shape[1:]) != tuple(shape):
         raise DataError(
-            f"{dataset.name} has inputs of shape {list(dataset.x.shape[1:])}, "
-            f"but the model takes {list(model.architecture.shape)}"
+            f"{dataset.name} has inputs of shape {list(dataset.x.shape[1:])}, but the model takes {list(shape)}"
         )
 
 
-def read_inputs(path: Path, model: LabelVAE) -> tuple[list[str], Any, list[tuple[Path, str]]]:
-    """Names, inputs and what could not be read, from an image, a folder or an .npz pack."""
+def read_inputs(path: Path, model: LabelVAE, white: float | None) -> tuple[list[str], Any, list[tuple[Path, str]]]:
+    """Names, inputs and what could not be read, from an image, a folder or an .npz pack; white as in `load_source`."""
     if not path.exists():
         raise DataError(f"{path} does not exist")
     if path.suffix.lower() == ".npz":
-        dataset = load_dataset(str(path), space=model.space)
-        check_shape(model, dataset)
+        dataset = load_dataset(str(path), space=model.space, white=white)
+        check_shape(dataset, model.architecture.shape)
         return list(dataset.ids), dataset.x, []
     shape = model.architecture.shape
     if len(shape) != 3:

@@ -22,7 +22,7 @@ from taut.report.explain import explain as explain_image
 from taut.report.pictures import reliability_diagram
 from taut.report.tables import evaluation_table, evaluation_text
 from taut.run import Run
-from taut.sources import DataFlags, check_shape, load_source, read_inputs, replaced_source
+from taut.sources import DataFlags, load_source, read_inputs, replaced_source
 
 
 @command()
@@ -53,7 +53,7 @@ def evaluate(
     source = DataFlags.from_json(folder.source())
     tested = source.test if data is None and split in (None, "test") else None
     source = replaced_source(dataclasses.replace(source, data=tested or source.data), data, labels)
-    dataset = load_source(source, model.space)
+    dataset = load_source(source, model.space, None, model.architecture.shape, folder.pixel_max())
     if split is not None and split not in SPLITS:
         raise DataError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
     has_test = dataset.split is not None and bool((dataset.split == "test").any())
@@ -61,7 +61,6 @@ def evaluate(
     dataset = dataset.part(chosen) if chosen else dataset
     if data is None and tested is None and chosen is None:
         print("taut: there is no test part; these are the images that the run was trained on", file=sys.stderr)
-    check_shape(model, dataset)
     figures = figures_of(_on_device(model), dataset, calibrated, resamples)
     figures = {"data": dataset.name, "split": chosen or "all", **figures}
     place = out or folder.path
@@ -82,8 +81,9 @@ def predict(run: Path, images: Path, out: Path = Path("predictions.csv")) -> Non
         images: an image file, a folder of them, or an .npz file with an array x.
         out: the CSV file to write.
     """
-    model = _on_device(Run(run).load_model())
-    names, x, unread = read_inputs(images, model)
+    folder = Run(run)
+    model = _on_device(folder.load_model())
+    names, x, unread = read_inputs(images, model, folder.pixel_max())
     out.parent.mkdir(parents=True, exist_ok=True)
     prediction_table(model, names, x).to_csv(out, index=False, float_format="%.6f")
     print(f"wrote the probabilities of {len(names)} images to {out}")
@@ -118,7 +118,7 @@ def explain(
     model = _on_device(folder.load_model())
     if label is None:
         raise DataError(f"--label names no label; there are {', '.join(model.space.names)}")
-    names, x, unread = read_inputs(image, model)
+    names, x, unread = read_inputs(image, model, folder.pixel_max())
     if unread:
         raise DataError(f"{unread[0][0]} cannot be read: {unread[0][1]}")
     chosen = [i for i, name in enumerate(names) if row in (None, name)]

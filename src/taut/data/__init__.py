@@ -24,12 +24,14 @@ def load_dataset(
     space: LabelSpace | None = None,
     group: str | None = None,
     unlabeled: Scalar | None = -1,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
     path_column: str | None = None,
     label_columns: Sequence[str] | None = None,
     joined_column: str | None = None,
     split_column: str | None = None,
     skipped: Path | None = None,
+    white: float | None = None,
 ) -> Dataset:
     """The dataset of a name (digits, digit-grid, mnist, svhn, cifar10), a .npz file or a folder of images.
 
@@ -39,6 +41,7 @@ def load_dataset(
     table = {
         "--labels": labels,
         "--image-size": image_size,
+        "--channels": channels,
         "--path-column": path_column,
         "--label-columns": label_columns,
         "--joined-column": joined_column,
@@ -50,7 +53,7 @@ def load_dataset(
     path = Path(source).expanduser()
     if path.suffix.lower() == ".npz":
         _refuse(source, table)
-        return load_npz(path, space, group, unlabeled)
+        return load_npz(path, space, group, unlabeled, white)
     if path.is_dir():
         return load_folder(
             path,
@@ -62,6 +65,7 @@ def load_dataset(
             split_column=split_column,
             space=space,
             image_size=image_size,
+            channels=channels,
             skipped=skipped,
             unlabeled=unlabeled,
         )

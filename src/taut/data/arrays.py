@@ -14,14 +14,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from taut.data.cache import GREY_MODES, decode_image
-from taut.data.dataset import SPLITS, DataError, Dataset, as_images
+from taut.data.dataset import SPLITS, DataError, Dataset, as_images, pixel_max
 from taut.labels import Annotation, LabelError, LabelSpace, Scalar
 
 ID_NAMES = ("image_id", "ids", "id")
 
 
 def load_npz(
-    path: Path, space: LabelSpace | None = None, group: str | None = None, unlabeled: Scalar | None = -1
+    path: Path,
+    space: LabelSpace | None = None,
+    group: str | None = None,
+    unlabeled: Scalar | None = -1,
+    white: float | None = None,
 ) -> Dataset:
     """The dataset of a .npz file.
 
@@ -31,6 +35,7 @@ def load_npz(
     `class_names` that integers in `y` count in, `split` [N], `image_id`, `ids` or `id` [N], and the array
     that `group` names.
     unlabeled: the value of an unannotated image in a one-dimensional `y`.
+    white: as `as_images` takes it; by default that of all images but the test part's.
     Raises DataError or LabelError, in one sentence that names the file.
     """
     if not path.is_file():
@@ -44,7 +49,7 @@ def load_npz(
         if not isinstance(opened, np.lib.npyio.NpzFile):
             raise DataError(f"{path} holds a single array, not the named arrays of a numpy .npz file")
         with opened:
-            return _Reader(path, opened).dataset(space, group, unlabeled)
+            return _Reader(path, opened).dataset(space, group, unlabeled, white)
 
 
 class _Reader:
@@ -65,7 +70,9 @@ class _Reader:
             raise DataError(f"{path} has images in several layouts, {' and '.join(layouts)}: keep one of them")
         self.suffixes = [f"_{part}" for part in parts] or [""]
 
-    def dataset(self, space: LabelSpace | None, group: str | None, unlabeled: Scalar | None) -> Dataset:
+    def dataset(
+        self, space: LabelSpace | None, group: str | None, unlabeled: Scalar | None, white: float | None
+    ) -> Dataset:
         inputs = [self._jpegs()] if "jpeg" in self.names else [self.get(f"x{suffix}") for suffix in self.suffixes]
         for suffix, part in zip(self.suffixes, inputs, strict=True):
             if part.ndim < 2:
@@ -77,7 +84,9 @@ class _Reader:
                 )
         lengths = [len(part) for part in inputs]
         count = sum(lengths)
-        x = as_images(np.concatenate(inputs) if len(inputs) > 1 else inputs[0], str(self.path))
+        x, split = np.concatenate(inputs) if len(inputs) > 1 else inputs[0], self._split(lengths)
+        white = _white(x, split) if white is None else white
+        x = as_images(x, str(self.path), white)
         space, annotation = self._annotations(lengths, space, unlabeled)
         ids = next((self._column(name, lengths) for name in ID_NAMES if self._has(name)), np.arange(count))
         return Dataset(
@@ -87,7 +96,8 @@ class _Reader:
             annotation=annotation,
             ids=[str(value) for value in ids],
             groups=None if group is None else self._groups(group, lengths),
-            split=self._split(lengths),
+            split=split,
+            pixel_max=white if x.ndim == 4 else None,
         )
 
     def get(self, name: str) -> NDArray[Any]:
@@ -258,6 +268,14 @@ class _Reader:
 
     def _damaged(self, row: int) -> DataError:
         return DataError(f"{self.path}: the JPEG image of row {row} cannot be decoded")
+
+
+def _white(x: NDArray[Any], split: NDArray[Any] | None) -> float | None:
+    """`pixel_max` of all images but the test part's, where there are others; None of what is no image."""
+    if x.ndim < 3 or x.dtype.kind not in "biuf":
+        return None
+    known = np.ones(len(x), dtype=bool) if split is None or x.dtype == np.uint8 else split != "test"
+    return pixel_max(x if known.all() or not known.any() else x[known])
 
 
 def _unannotated(space: LabelSpace, count: int) -> Annotation:

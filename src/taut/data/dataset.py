@@ -27,6 +27,7 @@ class Dataset:
     groups: [N] values that must not be on both sides of a split (a patient), or None.
     split: [N] of "train", "valid", "test", or None where the source has none.
     notes: what was found and left out while reading, one sentence each.
+    pixel_max: what counts as white in the source's own numbers, 255 for uint8; None for feature vectors.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Dataset:
     groups: NDArray[Any] | None = None
     split: NDArray[Any] | None = None
     notes: list[str] = field(default_factory=list)
+    pixel_max: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse parts of different lengths, and values that are not numbers."""
@@ -44,6 +46,8 @@ class Dataset:
         for part, values in parts.items():
             if values is not None and len(values) != len(self.x):
                 raise DataError(f"{self.name}: {len(self.x)} images but {len(values)} {part}")
+        if self.pixel_max is None and self.x.dtype == np.uint8:
+            self.pixel_max = 255.0
         if len(self.x) == 0:
             raise DataError(f"{self.name}: no images")
         if self.x.ndim not in (2, 4):
@@ -81,11 +85,21 @@ class Dataset:
         return self.rows(self.split == split)
 
 
-def as_images(x: NDArray[Any], name: str) -> NDArray[Any]:
+def pixel_max(x: NDArray[Any]) -> float:
+    """White on the scale of some images: the usual one where it fits, else the brightest pixel (digits of 0 to 16)."""
+    if x.dtype == np.uint8:
+        return 255.0
+    high = float(x.max()) if x.size else 1.0
+    return 1.0 if high <= 1 else next((top for top in (255.0, 65535.0) if top / 2 < high <= top), high)
+
+
+def as_images(x: NDArray[Any], name: str, white: float | None = None) -> NDArray[Any]:
     """Arrays of images as [N, C, H, W] uint8 or float32 in [0, 1]; feature vectors [N, F] as float32.
 
-    Accepts [N, H, W], [N, H, W, C] and [N, C, H, W] (C of 1, 3 or 4, an alpha channel is dropped), uint8,
-    uint16, bool, or floats in [0, 1] or [0, 255]. Raises DataError for anything else.
+    Accepts [N, H, W], [N, H, W, C] and [N, C, H, W] (C of 1, 3 or 4, an alpha channel is dropped) of uint8, bool or
+    numbers from 0 to white, above which they are cut off.
+    white: `pixel_max` of the training images, so that no image's scale depends on the others of its array; by
+        default that of these.  Raises DataError for anything else, and for what is plainly on another scale.
     """
     x = np.asarray(x)
     if x.dtype.kind not in "biuf":
@@ -106,10 +120,13 @@ def as_images(x: NDArray[Any], name: str) -> NDArray[Any]:
         return np.ascontiguousarray(x)
     if x.dtype == bool:
         return x.astype(np.float32)
+    white = pixel_max(x) if white is None else white
     low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 1.0)
-    top = next((top for top in (1, 255, 65535) if high <= top), None)
-    if not np.isfinite(high) or low < 0 or top is None:
-        raise DataError(f"{name}: pixel values from {low:g} to {high:g} are in none of [0, 1], [0, 255], [0, 65535]")
-    if x.dtype.kind in "iu" and top == 1:
-        top = 1 if x.dtype.itemsize == 1 else 255
-    return np.ascontiguousarray(x, dtype=np.float32) / np.float32(top)
+    if not np.isfinite(high - low):
+        raise DataError(f"{name}: NaN or infinity among the pixels")
+    dark = 128 * high < white and bool(np.any(x % 1))  # [0, 1] where the training images had [0, 255]
+    if low < 0 or high > 2 * white or dark:
+        raise DataError(f"{name}: pixel values from {low:g} to {high:g}: expected 0 to {white:g}")
+    scaled = np.ascontiguousarray(x, dtype=np.float32) / np.float32(white)
+    np.minimum(scaled, 1, out=scaled)
+    return scaled

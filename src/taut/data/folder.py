@@ -39,7 +39,7 @@ def load_folder(
     group: str | None = None,
     split_column: str | None = None,
     space: LabelSpace | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     skipped: Path | None = None,
     unlabeled: Scalar | None = -1,
@@ -52,8 +52,8 @@ def load_folder(
     path_column, label_columns: `find_path_column` and `read_labels` say what is taken without them.
     joined_column: a column of names joined by `separator`, which give yes/no labels.
     group, split_column: columns of patients (or the like), and of "train", "valid", "test".
-    image_size: height and width [pixels]; by default images of one size up to 64 stay as they are, and others
-        become squares of their longest side, 64 at most.
+    image_size: height and width [pixels], one number or two; by default images of one size up to 64 stay as they
+        are, and others become squares of their longest side, 64 at most.
     channels: 1 or 3; by default 1 if all images are grey.
     skipped: a CSV file to write, listing what was left out: row (as a spreadsheet counts), file, reason.
     unlabeled: a value of a class column that means unannotated.
@@ -64,7 +64,7 @@ def load_folder(
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder")
-    if image_size is not None and image_size < 1:
+    if image_size is not None and np.min(image_size) < 1:
         raise DataError(f"--image-size {image_size} is not a number of pixels")
     if channels not in (None, 1, 3):
         raise DataError(f"--channels {channels} is neither 1 (grey) nor 3 (RGB)")
@@ -120,7 +120,7 @@ class _Reading:
         self._leave_out(unreadable, "unreadable", [failures[i] for i in image.iloc[unreadable]])
         self._leave_out_repeated()
 
-    def dataset(self, image_size: int | None, channels: int | None, group: str | None) -> Dataset:
+    def dataset(self, image_size: int | tuple[int, int] | None, channels: int | None, group: str | None) -> Dataset:
         """Decode what remains."""
         rows = self._remaining()
         images = self.entries["image"].to_numpy()
@@ -213,11 +213,15 @@ class _Reading:
         return notes
 
 
-def _choose_shape(headers: Sequence[Header], image_size: int | None, channels: int | None) -> tuple[Shape, list[str]]:
+def _choose_shape(
+    headers: Sequence[Header], image_size: int | tuple[int, int] | None, channels: int | None
+) -> tuple[Shape, list[str]]:
     """The shape [C, H, W] of all images, and what is worth telling of it."""
     sizes = sorted({(header.height, header.width) for header in headers})
     longest = max(max(size) for size in sizes)
-    if image_size is None and len(sizes) == 1 and longest <= DEFAULT_SIZE:
+    if isinstance(image_size, tuple):
+        height, width = image_size
+    elif image_size is None and len(sizes) == 1 and longest <= DEFAULT_SIZE:
         height, width = sizes[0]
     else:
         height = width = image_size or min(DEFAULT_SIZE, longest)
