@@ -62,7 +62,9 @@ def test_isotonic_maps_are_scikit_learns() -> None:
             want.fit(q[seen, c], annotation.targets[seen, c])
             np.testing.assert_allclose(mapped[:, c], want.predict(new[:, c]), atol=1e-5)
     np.testing.assert_allclose(mapped[:, 5:], new[:, 5:], atol=1e-6)  # 99 annotated ones of one class: as they are
-    np.testing.assert_allclose(mapped[:, 3] + latent.piecewise_linear(torch.from_numpy(1 - new[:, [3, 3, 3, 3, 3, 3, 3]]), knots).numpy()[:, 4], 1, atol=1e-5)
+    # "no" is the mirror image of "yes": nothing is left to normalise.
+    mirrored = latent.piecewise_linear(torch.from_numpy(1 - new[:, [3] * 7]), knots).numpy()
+    np.testing.assert_allclose(mapped[:, 3] + mirrored[:, 4], 1, atol=1e-5)
 
 
 def test_too_few_or_one_sided_annotations_have_no_map() -> None:
@@ -83,7 +85,7 @@ def test_the_linear_pieces_by_hand() -> None:
 # --- thresholds ---------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([5, 20, 1000]), st.sampled_from(["f1", "youden"]))
 def test_no_threshold_is_better(seed: int, values: int, rule: str) -> None:
     rng = np.random.default_rng(seed)
@@ -179,9 +181,7 @@ def test_calibration_sets_what_its_method_says(method: str, tmp_path: Path) -> N
         assert errors[1] < 0.7 * errors[0]
         assert (model.temperature > 3).all()
     assert (model.isotonic is not None) == (method == "isotonic")
-    np.testing.assert_allclose(
-        model.threshold, fit_thresholds(after, held.annotation, held.space, "youden"), atol=1e-6
-    )
+    np.testing.assert_allclose(model.threshold, fit_thresholds(after, held.annotation, held.space, "youden"), atol=1e-6)
     if method == "isotonic":
         for j in range(2):
             want = IsotonicRegression(y_min=1 / 602, y_max=1 - 1 / 602).fit_transform(before[:, 2 * j + 1], truth[:, j])

@@ -304,9 +304,7 @@ class LabelSpace:
                     index[:, j] = probabilities[:, self.blocks[j]][:, 1] > limit
         return index
 
-    def predict(
-        self, probabilities: NDArray[np.floating[Any]], thresholds: ArrayLike | None = None
-    ) -> NDArray[Any]:
+    def predict(self, probabilities: NDArray[np.floating[Any]], thresholds: ArrayLike | None = None) -> NDArray[Any]:
         """The class that `decide` decides for: [N] where k = 1, else [N, k], from [N, W] probabilities."""
         index = self.decide(probabilities, thresholds)
         columns = [np.asarray(label.classes)[index[:, j]] for j, label in enumerate(self.labels)]

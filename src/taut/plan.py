@@ -161,7 +161,7 @@ class TrainPlan:
     calibration: Literal["temperature", "isotonic", "none"] = "temperature"
     """Fitted for each label on held-out annotations: a temperature, isotonic maps on top of it, or nothing."""
     threshold: Literal["f1", "youden", "half"] = "f1"
-    """The held-out figure that a two-class label's threshold maximises: F1, sensitivity + specificity, or none (0.5)."""
+    """What a two-class label's threshold maximises on them: F1, sensitivity + specificity, or nothing (0.5)."""
     log_every: int = 20
     checkpoint_every: int = 500
 

@@ -124,7 +124,9 @@ def explain(
     chosen = [i for i, name in enumerate(names) if row in (None, name)]
     if len(chosen) != 1:
         known = f"{len(names)} images, such as {names[0]}"
-        raise DataError(f"{image} has {known}: --row names one of them" if row is None else f"--row {row}: {image} has {known}")
+        raise DataError(
+            f"{image} has {known}: --row names one of them" if row is None else f"--row {row}: {image} has {known}"
+        )
     plan = folder.load_plan()
     decodes = find_objective(plan.objective.name).decodes(plan)
     untrained = f"the objective {plan.objective.name!r} of {run} never trained the decoder, so it has no counterfactual"

@@ -143,7 +143,9 @@ def calibrate(model: LabelVAE, held: Dataset, method: str = "temperature", thres
         return f"not calibrated: too few annotations among the {len(held)} images that were held out"
     maps_too = method == "isotonic" and model.isotonic is None
     return f"calibrated {fitted} of {len(model.sizes)} label(s) on {len(held)} images that were held out" + (
-        f"; isotonic maps need {LEAST_ISOTONIC} annotated ones of a label, so these are temperatures" if maps_too else ""
+        f"; isotonic maps need {LEAST_ISOTONIC} annotated ones of a label, so these are temperatures"
+        if maps_too
+        else ""
     )
 
 

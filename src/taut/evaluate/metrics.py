@@ -17,7 +17,6 @@ from taut.evaluate.calibration import events, expected_calibration_error, label_
 from taut.evaluate.predict import batches, predict_logits
 from taut.nn.vae import LabelVAE
 
-
 RANKED, DECIDED = ("auroc", "ap"), ("f1", "sensitivity", "specificity")
 Row = dict[str, float | int | None]
 

@@ -181,4 +181,6 @@ class LabelVAE(nn.Module):
         log_q = latent.log_softmax(logits / latent.spread_labels(self.temperature, self.sizes), self.sizes)
         if self.isotonic is None:
             return log_q
-        return latent.log_softmax(latent.piecewise_linear(log_q.exp(), self.isotonic).clamp_min(1e-30).log(), self.sizes)
+        return latent.log_softmax(
+            latent.piecewise_linear(log_q.exp(), self.isotonic).clamp_min(1e-30).log(), self.sizes
+        )

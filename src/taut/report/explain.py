@@ -27,8 +27,8 @@ class Explanation:
     """One label of one image.
 
     label: its name.  classes: the one it is compared with, and the one that is explained.  probability, calibrated:
-    q(c_j|x) of these two.  image: [C, H, W] in [0, 1].  decoded: E[x|z,c] under the two, [2, C, h, w], for the same z and
-    all other labels at their most probable classes; None where the decoder was not trained.
+    q(c_j|x) of these two.  image: [C, H, W] in [0, 1].  decoded: E[x|z,c] under the two, [2, C, h, w], for the same z
+    and all other labels at their most probable classes; None where the decoder was not trained.
     attribution: [H, W], how far a place speaks for the explained class and against the other, in nats; or None.
     """
 
@@ -49,7 +49,9 @@ class Explanation:
         """One sentence."""
         values = " and ".join(
             f"q({self.label}={value}|x) = {calibrated:.3f} ({plain:.3f} before calibration)"
-            for value, calibrated, plain in zip(self.classes[::-1], self.calibrated[::-1], self.probability[::-1], strict=True)
+            for value, calibrated, plain in zip(
+                self.classes[::-1], self.calibrated[::-1], self.probability[::-1], strict=True
+            )
         )
         if self.difference is None:
             return values
@@ -102,7 +104,9 @@ def explain(
         both = whole.float().repeat(2, 1)
         both[:, block] = F.one_hot(torch.tensor([other, c]), len(label.classes)).to(both)
         decoded = model.mean_image(model.decode(posterior.mean.expand(2, -1), both)).cpu().numpy()
-    shown = None if attribution == "none" else attribute(model, prepared, block.start + c, block.start + other, attribution)
+    shown = (
+        None if attribution == "none" else attribute(model, prepared, block.start + c, block.start + other, attribution)
+    )
     return Explanation(
         label.name,
         (label.classes[other], label.classes[c]),

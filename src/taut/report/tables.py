@@ -25,7 +25,9 @@ def evaluation_text(figures: dict[str, Any]) -> str:
         lines[0] += f"; in brackets 95 % intervals over {figures['resampled']}"
     over = f"  over {figures.get('macro_labels')} label(s) with both classes"
     lines += [
-        f"{name:<18} {_cell(figures, name)}{over if name.endswith('_macro') else ''}" for name in MEANS if name in figures
+        f"{name:<18} {_cell(figures, name)}{over if name.endswith('_macro') else ''}"
+        for name in MEANS
+        if name in figures
     ]
     rows = figures["per_label"]
     columns = [name for name in SHOWN if any(name in row for row in rows.values())]
