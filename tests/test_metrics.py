@@ -58,7 +58,7 @@ def test_one_label_by_hand() -> None:
     assert row["sensitivity"] == pytest.approx((1 / 2 + 1 + 1) / 3, abs=1e-6)
     assert row["specificity"] == pytest.approx((1 + 2 / 3 + 1) / 3, abs=1e-6)
     assert row["f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3, abs=1e-6)
-    assert row["auroc"] == pytest.approx((2 / 4 + 2 / 3 + 2.5 / 3) / 3, abs=1e-6)
+    assert row["auroc"] == pytest.approx((3 / 4 + 2 / 3 + 2.5 / 3) / 3, abs=1e-6)
     assert "auroc_macro" not in figures
 
 

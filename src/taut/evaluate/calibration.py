@@ -96,8 +96,9 @@ def fit_thresholds(
     """The threshold of each two-class label's last class that suits its held-out annotations best: [k].
 
     rule: "f1" maximises F1, "youden" sensitivity + specificity (Youden 1950), "half" is 0.5 for all. It lies midway
-    between two of the probabilities [N, W]; of equally good ones it is the greatest.  A label of more classes, with
-    fewer than 30 annotated images, or with fewer than 5 of one of its classes, keeps 0.5.
+    between two of the probabilities [N, W], or is 0 where all are best called positive; of equally good ones it is the
+    greatest.  A label of more classes, with fewer than 30 annotated images, or with fewer than 5 of one of its classes,
+    keeps 0.5.
     """
     thresholds = np.full(len(space), 0.5, dtype=np.float32)
     for j, (size, block) in enumerate(zip(space.sizes, space.blocks, strict=True)):
@@ -116,7 +117,7 @@ def fit_thresholds(
         else:
             worth = positive / truth.sum() - (called - positive) / (len(truth) - truth.sum())
         best = len(worth) - 1 - int(worth[::-1].argmax())
-        thresholds[j] = (values[best] + (values[best - 1] if best else 0.0)) / 2
+        thresholds[j] = (values[best - 1] + values[best]) / 2 if best else 0.0
     return thresholds
 
 

@@ -44,7 +44,7 @@ def evaluate(model: LabelVAE, dataset: Dataset, calibrated: bool = True, resampl
     nll = label_nll(log_q, dataset.annotation, model.sizes)
     for name, value in zip(model.space.names, nll, strict=True):
         figures["per_label"][name]["nll"] = _number(value)
-    for label, value in zip(model.space, model.threshold, strict=True):
+    for label, value in zip(model.space, model.threshold.tolist(), strict=True):
         if len(label.classes) == 2:
             figures["per_label"][label.name]["threshold"] = _number(value)
     figures["nll"] = _number(np.nanmean(nll))
