@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -20,9 +21,11 @@ from taut import cli
 from taut.baselines import OBJECTIVES
 from taut.data.stream import Stream
 from taut.estimator import TautClassifier
+from taut.evaluate.ood import ood_percentiles, ood_scores
+from taut.evaluate.predict import predict_probabilities
 from taut.fit import fit
 from taut.objective import Batch
-from taut.run import Run
+from taut.run import Run, save_model
 from tiny import FLAGS, NAN, TINY
 
 
@@ -158,8 +161,13 @@ def test_train_on_a_folder_with_a_table(folder: Path, tmp_path: Path, capsys: Ca
     x = np.stack([np.asarray(Image.open(folder / f"{i:02}.png")) for i in range(11)])
     y = np.array([[i % 2, NAN if i % 3 else i % 2] for i in range(11)])
     np.savez(tmp_path / "same.npz", x=x, y=y, label_names=np.array(["oedema", "mass"]))
-    same = figures(capsys, run, "--data", tmp_path / "same.npz")
-    assert same["per_label"] == found["per_label"]
+    same = figures(capsys, run, "--data", tmp_path / "same.npz", "--resamples", 0)
+    # The folder's intervals are over patients, of which the pack knows nothing.
+    plain = {
+        name: {figure: value for figure, value in row.items() if not figure.endswith(("_low", "_high"))}
+        for name, row in found["per_label"].items()
+    }
+    assert same["per_label"] == plain
 
 
 def test_images_of_other_sizes_are_evaluated_at_the_models(folder: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -173,7 +181,7 @@ def test_images_of_other_sizes_are_evaluated_at_the_models(folder: Path, tmp_pat
     found = figures(capsys, run, *flags)
     assert found["images"] == 6
     taut("predict", run, other, "--out", tmp_path / "p.csv")
-    q = np.array([float(row["oedema"]) for row in rows_of(tmp_path / "p.csv")])
+    q = np.array([float(row["oedema:calibrated"]) for row in rows_of(tmp_path / "p.csv")])
     truth = np.arange(6) % 2
     assert found["per_label"]["oedema"]["nll"] == pytest.approx(-np.log(np.where(truth, q, 1 - q)).mean(), abs=1e-4)
     # So are the images of a test set of its own, whose size does not make another network.
@@ -457,26 +465,123 @@ def test_predict_images_one_of_which_cannot_be_read(digits_run: Path, tmp_path: 
     rows = rows_of(out)
     assert [Path(row["image"]) for row in rows] == places
     for row in rows:
-        q = [float(row[f"digit={c}"]) for c in range(10)]
-        assert sum(q) == pytest.approx(1, abs=1e-4)
+        for kind in ("probability", "calibrated"):
+            q = [float(row[f"digit={c}:{kind}"]) for c in range(10)]
+            assert sum(q) == pytest.approx(1, abs=1e-4)
         assert int(row["digit:decision"]) == int(np.argmax(q))
+        assert 0 <= float(row["ood:percentile"]) <= 100
+        assert float(row["ood:score"]) > 0
     (tmp_path / "new" / "bad.png").unlink()
     taut("predict", digits_run, tmp_path / "new", "--out", out)
     assert rows_of(out) == rows
     taut("predict", digits_run, places[0], "--out", tmp_path / "one.csv")
-    assert rows_of(tmp_path / "one.csv") == rows[:1]
+    (alone,) = rows_of(tmp_path / "one.csv")
+    assert alone.pop("image") == rows[0].pop("image")
+    among = {name: float(value) for name, value in rows[0].items()}
+    assert {name: float(value) for name, value in alone.items()} == pytest.approx(among, rel=1e-3, abs=2e-6)
 
 
-def test_predict_yes_and_no_labels_of_a_pack(pack: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_predict_yes_and_no_labels_of_a_pack(pack: Path, tmp_path: Path) -> None:
     taut("train", pack, *FLAGS, "--out", tmp_path / "run")
+    model = Run(tmp_path / "run").load_model()
+    model.temperature.copy_(torch.tensor([0.25, 4.0]))
+    model.threshold.copy_(torch.tensor([0.2, 0.5]))
+    save_model(model, tmp_path / "run", {})
     data = patients()
     np.savez(tmp_path / "new.npz", x=data["x"][:3], ids=np.array(["u", "v", "w"]))
     taut("predict", tmp_path / "run", tmp_path / "new.npz", "--out", tmp_path / "p.csv")
     rows = rows_of(tmp_path / "p.csv")
-    assert list(rows[0]) == ["image", "oedema", "oedema:decision", "mass", "mass:decision"]
+    parts = ("probability", "calibrated", "decision")
+    labels = [f"{name}:{part}" for name in ("oedema", "mass") for part in parts]
+    assert list(rows[0]) == ["image", *labels, "ood:score", "ood:percentile"]
     assert [row["image"] for row in rows] == ["u", "v", "w"]
-    for row in rows:
-        assert row["mass:decision"] == str(int(float(row["mass"]) > 0.5))
+    plain, calibrated = (predict_probabilities(model, data["x"][:3, None], c)[:, 1::2] for c in (False, True))
+    scores = ood_scores(model, data["x"][:3, None])
+    for i, row in enumerate(rows):
+        for j, name in enumerate(("oedema", "mass")):
+            assert float(row[f"{name}:probability"]) == pytest.approx(plain[i, j], abs=1e-5)
+            assert float(row[f"{name}:calibrated"]) == pytest.approx(calibrated[i, j], abs=1e-5)
+            assert row[f"{name}:decision"] == str(int(calibrated[i, j] > (0.2, 0.5)[j]))
+        assert float(row["ood:score"]) == pytest.approx(scores[i], rel=1e-3)
+        assert float(row["ood:percentile"]) == pytest.approx(float(ood_percentiles(model, scores)[i]), abs=4)
+
+
+def test_predictions_without_a_reference_have_empty_scores(pack: Path, tmp_path: Path) -> None:
+    taut("train", pack, *FLAGS, "--out", tmp_path / "run")
+    model = Run(tmp_path / "run").load_model()
+    model.ood = None
+    save_model(model, tmp_path / "run", {})
+    np.savez(tmp_path / "new.npz", x=patients()["x"][:3])
+    taut("predict", tmp_path / "run", tmp_path / "new.npz", "--out", tmp_path / "p.csv")
+    assert [(row["ood:score"], row["ood:percentile"]) for row in rows_of(tmp_path / "p.csv")] == [("", "")] * 3
+
+
+# --- evaluate and explain -----------------------------------------------------------------------------------
+
+
+def test_evaluate_writes_its_figures_beside_the_model(pack: Path, tmp_path: Path, capsys: Capture) -> None:
+    run = tmp_path / "run"
+    data = patients()
+    data["y"][30:, 1] = 1  # one class only in the test part
+    np.savez(pack, **data)
+    taut("train", pack, "--group", "patient_id", *FLAGS, "--out", run)
+    found = figures(capsys, run)
+    assert json.loads((run / "evaluation.json").read_text()) == found
+    assert (found["resampled"], found["macro_labels"]) == ("5 groups", 1)
+    assert found["per_label"]["mass"]["auroc"] is None
+    rows = {row["label"]: row for row in rows_of(run / "evaluation.csv")}
+    assert rows["mass"]["auroc"] == ""
+    assert float(rows["oedema"]["auroc"]) == found["per_label"]["oedema"]["auroc"] == found["auroc_macro"]
+    assert (run / "reliability.png").read_bytes().startswith(b"\x89PNG")
+    taut("evaluate", run, "--resamples", 0, "--out", tmp_path / "elsewhere")
+    shown = capsys.readouterr().out
+    assert "over 1 label(s) with both classes" in shown
+    line = next(line for line in shown.splitlines() if line.startswith("mass")).split()
+    assert "-" in line
+    assert "to" not in line
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == [
+        "evaluation.csv", "evaluation.json", "reliability.png"
+    ]  # fmt: skip
+    taut("evaluate", run)
+    shown = capsys.readouterr().out
+    assert "95 % intervals over 5 groups" in shown
+    assert f"{found['error']:.2f} ({found['error_low']:.2f} to {found['error_high']:.2f})" in shown
+
+
+def test_explain_an_image_of_a_file_and_of_a_pack(
+    digits_run: Path, pack: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    paint(tmp_path / "new.png", size=(20, 30))
+    out = tmp_path / "deep" / "why.png"
+    capsys.readouterr()
+    taut("explain", digits_run, tmp_path / "new.png", "--label", "digit=3", "--out", out)
+    said = capsys.readouterr().out
+    assert said.startswith("q(digit=3|x) = ")
+    assert f"; the picture is {out}" in said
+    assert out.read_bytes().startswith(b"\x89PNG")
+    taut("train", pack, *FLAGS, "--out", tmp_path / "run")
+    taut("explain", tmp_path / "run", pack, "--row", 7, "--label", "mass", "--out", out, "--attribution", "occlusion")
+    assert "q(mass=1|x) = " in capsys.readouterr().out
+    said = refused(capsys, "explain", tmp_path / "run", pack, "--label", "mass")
+    assert "has 40 images, such as 0: --row names one of them" in said
+    assert "--row x:" in refused(capsys, "explain", tmp_path / "run", pack, "--label", "mass", "--row", "x")
+    assert "there are oedema, mass" in refused(capsys, "explain", tmp_path / "run", pack)
+    assert "'cough' is not one of oedema, mass" in refused(
+        capsys, "explain", tmp_path / "run", pack, "--label", "cough", "--row", 7
+    )
+
+
+def test_explain_says_when_the_decoder_was_never_trained(pack: Path, tmp_path: Path, capsys: Capture) -> None:
+    run, out = tmp_path / "run", tmp_path / "why.png"
+    taut("train", pack, *FLAGS, "--objective", "supervised", "--out", run)
+    flags = ("explain", run, pack, "--row", 7, "--label", "mass", "--out", out)
+    said = refused(capsys, *flags)
+    assert "the objective 'supervised' of" in said
+    assert "never trained the decoder" in said
+    assert not out.exists()
+    taut(*flags, "--attribution", "gradients")
+    assert "never trained the decoder" in capsys.readouterr().out
+    assert out.exists()
 
 
 @pytest.mark.parametrize("top", [1.0, 16.0, 255.0, 4000.0, 65535.0])
@@ -495,7 +600,9 @@ def test_the_scale_of_images_is_the_training_sets(top: float, tmp_path: Path, ca
     assert Run(run).pixel_max() == top
     for name in ("x", "dark"):
         taut("predict", run, tmp_path / f"{name}.npz", "--out", tmp_path / f"{name}.csv")
-    among, alone = ([float(row["label"]) for row in rows_of(tmp_path / f"{name}.csv")] for name in ("x", "dark"))
+    among, alone = (
+        [float(row["label:calibrated"]) for row in rows_of(tmp_path / f"{name}.csv")] for name in ("x", "dark")
+    )
     assert alone == pytest.approx(among[:4], abs=2e-6)
     assert TautClassifier.load(run).predict_proba(x)[:, 1] == pytest.approx(among, abs=2e-6)
     capsys.readouterr()
@@ -584,6 +691,7 @@ def test_patients_on_both_sides_are_refused(pack: Path, tmp_path: Path, capsys: 
         (("train", "digits", "--group", "patient"), "digits does not take --group"),
         (("evaluate", "no-run"), "no-run holds no trained model"),
         (("predict", "no-run", "x.png"), "no-run holds no trained model"),
+        (("explain", "no-run", "x.png", "--label", "a"), "no-run holds no trained model"),
         (("train", "digits", "--resume"), "is not a run folder"),
     ],
 )
@@ -611,7 +719,7 @@ def test_bad_flags_exit_with_an_error(
 
 
 def test_every_command_has_help(capsys: Capture) -> None:
-    for command in ("train", "evaluate", "predict", "plan", "compare"):
+    for command in ("train", "evaluate", "predict", "explain", "plan", "compare"):
         with pytest.raises(SystemExit) as caught:
             taut(command, "--help")
         assert caught.value.code == 0
@@ -626,7 +734,7 @@ def test_the_installed_command_works_in_a_process_of_its_own() -> None:
     taut_command = Path(sys.executable).with_name("taut")
     done = subprocess.run([str(taut_command), "--help"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    for name in ("train", "evaluate", "predict", "plan", "compare"):
+    for name in ("train", "evaluate", "predict", "explain", "plan", "compare"):
         assert name in done.stdout
     assert not done.stderr
 

@@ -225,7 +225,8 @@ def test_the_note_does_not_claim_a_calibration_that_was_not_possible() -> None:
     split = np.where(np.arange(60) < 40, "train", "valid")
     fitted = fit(vectors(y, split=split), tiny(), quiet=True)
     assert float(fitted.model.temperature) == 1
-    assert fitted.notes == ["not calibrated: too few annotations among the 20 images that were held out"]
+    assert fitted.notes[0] == "not calibrated: too few annotations among the 20 images that were held out"
+    assert fitted.notes[1:] == [fitted.model.ood.describe()]
 
 
 def test_what_is_held_out_is_annotated_and_the_rest_is_trained_on() -> None:

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    recall_score,
+    roc_auc_score,
+)
 
 from conftest import Array
 from taut.data.dataset import DataError, Dataset
@@ -44,7 +51,14 @@ def test_one_label_by_hand() -> None:
     # Three of four annotated ones are right; the wrong one was said with 0.6, in a bin of its own, as are all.
     assert figures["error"] == 25
     assert figures["ece"] == pytest.approx((0.3 + 0.5 + 0.6 + 0.6) / 4)
-    assert figures["per_label"] == {"label": {"annotated": 4, "error": 25.0, "ece": pytest.approx(0.5)}}
+    row = figures["per_label"]["label"]
+    assert (row["annotated"], row["error"], row["classes"]) == (4, 25.0, 3)
+    assert row["ece"] == pytest.approx(0.5)
+    # Found: 1 of 2, 1 of 1, 1 of 1. Called 0: 1 rightly; 1: 2, one of them rightly; 2: 1 rightly.
+    assert row["sensitivity"] == pytest.approx((1 / 2 + 1 + 1) / 3, abs=1e-6)
+    assert row["specificity"] == pytest.approx((1 + 2 / 3 + 1) / 3, abs=1e-6)
+    assert row["f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3, abs=1e-6)
+    assert row["auroc"] == pytest.approx((3 / 4 + 2 / 3 + 2.5 / 3) / 3, abs=1e-6)
     assert "auroc_macro" not in figures
 
 
@@ -113,6 +127,57 @@ def test_cells_that_are_not_annotated_are_left_out() -> None:
     assert label_figures(np.where(hidden, q, 1 - q), data) != want
 
 
+def test_decisions_are_counted_as_scikit_learn_counts_them() -> None:
+    rng = np.random.default_rng(0)
+    y, p = (rng.random((300, 2)) < [0.4, 0.1]).astype(float), rng.random((300, 2))
+    y[rng.random((300, 2)) < 0.3] = NAN
+    q = np.concatenate([yes(p[:, 0]), yes(p[:, 1])], axis=1)
+    data = vectors(y, SEVERAL)
+    figures = label_figures(q, data, data.space.decide(q, [0.3, 0.8]))
+    for j, (name, limit) in enumerate((("a", 0.3), ("b", 0.8))):
+        seen = ~np.isnan(y[:, j])
+        truth, called, row = y[seen, j], p[seen, j] > limit, figures["per_label"][name]
+        tn, fp, fn, tp = confusion_matrix(truth, called).ravel()
+        assert row["f1"] == pytest.approx(2 * tp / (2 * tp + fp + fn), abs=1e-6)
+        assert row["sensitivity"] == pytest.approx(tp / (tp + fn), abs=1e-6)
+        assert row["specificity"] == pytest.approx(tn / (tn + fp), abs=1e-6)
+    for name in ("f1", "sensitivity", "specificity", "auroc", "ap"):
+        want = np.mean([figures["per_label"][label][name] for label in "ab"])
+        assert figures[f"{name}_macro"] == pytest.approx(want, abs=1e-6)
+    assert figures["macro_labels"] == 2
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_classes_against_the_rest_are_scikit_learns(missing: bool) -> None:
+    rng = np.random.default_rng(0)
+    q = rng.dirichlet(np.ones(3), 200)
+    y = np.array([rng.choice(3, p=row) for row in q])
+    if missing:
+        y[y == 2] = 0
+    row = label_figures(q, vectors(y))["per_label"]["label"]
+    there = np.unique(y)
+    assert row["classes"] == len(there)
+    if not missing:
+        assert row["auroc"] == pytest.approx(roc_auc_score(y, q, multi_class="ovr"), abs=1e-6)
+    aps = [average_precision_score(y == c, q[:, c]) for c in there]
+    assert row["ap"] == pytest.approx(np.mean(aps), abs=1e-6)
+    decided = q.argmax(axis=1)
+    assert row["f1"] == pytest.approx(f1_score(y, decided, labels=there, average="macro"), abs=1e-6)
+    want = recall_score(y, decided, labels=there, average="macro")
+    assert row["sensitivity"] == pytest.approx(want, abs=1e-6)
+
+
+def test_a_part_with_one_class_of_a_label_is_undefined_and_the_means_say_over_how_many() -> None:
+    y = np.array([[1, 1], [0, 1], [1, NAN], [0, 1]])
+    q = np.concatenate([yes([0.9, 0.6, 0.4, 0.2]), yes([0.2, 0.4, 0.3, 0.8])], axis=1)
+    figures = label_figures(q, vectors(y, SEVERAL))
+    row = figures["per_label"]["b"]
+    assert (row["auroc"], row["ap"], row["f1"], row["specificity"]) == (None, None, None, None)
+    assert row["sensitivity"] == pytest.approx(1 / 3, abs=1e-6)  # of its three positives one is called
+    assert figures["macro_labels"] == 1
+    assert figures["sensitivity_macro"] == figures["per_label"]["a"]["sensitivity"] == 0.5
+
+
 # --- a model ------------------------------------------------------------------------------------------------
 
 
@@ -148,6 +213,32 @@ def test_the_figures_of_a_model_are_those_of_its_probabilities(data: Dataset) ->
     assert loose["error"] == figures["error"]
     assert loose["elbo"] == figures["elbo"]
     assert json.loads(json.dumps(figures)) == figures
+
+
+def test_decisions_are_those_of_calibrated_probabilities_at_the_stored_thresholds() -> None:
+    y = cells(200)
+    data = images(y, SEVERAL)
+    model = model_of(data)
+    model.temperature.fill_(0.2)
+    q = predict_probabilities(model, data.x)
+    model.threshold.copy_(torch.tensor([float(np.median(q[:, 1])), 0.0]))
+    for calibrated in (True, False):
+        rows = evaluate(model, data, calibrated)["per_label"]
+        seen = ~np.isnan(y[:, 0])
+        want = recall_score(y[seen, 0], q[seen, 1] > np.median(q[:, 1]))
+        assert rows["a"]["sensitivity"] == pytest.approx(want, abs=0.02)
+        assert rows["a"]["threshold"] == pytest.approx(float(np.median(q[:, 1])), abs=1e-6)
+        assert (rows["b"]["sensitivity"], rows["b"]["specificity"], rows["b"]["threshold"]) == (1, 0, 0)
+
+
+def test_intervals_stand_beside_their_figures() -> None:
+    data = images(cells(120), SEVERAL, groups=np.arange(120) // 3)
+    figures = evaluate(model_of(data), data, resamples=50)
+    assert figures["resampled"] == "40 groups"
+    for row, names in ((figures, ("error", "auroc_macro")), (figures["per_label"]["a"], ("error", "auroc", "ap"))):
+        for name in names:
+            assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+    assert not any(name.endswith("_low") for name in evaluate(model_of(data), data))
 
 
 def test_the_elbo_is_the_mean_of_the_bound() -> None:

@@ -11,10 +11,11 @@ from PIL import Image
 from conftest import Array
 from taut.data.dataset import Dataset
 from taut.fit import build_model
+from taut.labels import LabelSpace
 from taut.nn.vae import LabelVAE
 from taut.plan import fingerprint, make_plan
-from taut.report.pictures import confidences, every_label, reconstructions, reliability_diagram
-from tiny import NAN, ONE, SEVERAL, cells, images, some_known, tiny, vectors
+from taut.report.pictures import every_label, reconstructions, reliability_diagram
+from tiny import NAN, ONE, SEVERAL, cells, images, some_known, tiny
 
 DATA = {
     "one label": images(some_known(40, 30)),
@@ -70,12 +71,17 @@ def test_every_label_has_its_column(tmp_path: Path) -> None:
     assert widths[0] - widths[1] == pytest.approx(0.7 * 120, abs=2)  # one class more than labels
 
 
-def test_the_reliability_diagram_takes_annotated_cells_only() -> None:
-    data = vectors(np.array([[1, 0], [0, NAN], [NAN, 1]]), SEVERAL)
-    q = np.array([[0.1, 0.9, 0.6, 0.4], [0.8, 0.2, 0.5, 0.5], [0.5, 0.5, 0.3, 0.7]])
-    said, happened = confidences(q, data)
-    assert said.tolist() == [0.9, 0.2, 0.4, 0.7]
-    assert happened.tolist() == [True, False, False, True]
-    said, happened = confidences(np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]]), vectors(np.array([1, 2])))
-    assert said.tolist() == [0.5, 0.7]
-    assert happened.tolist() == [False, True]
+def test_the_reliability_diagram_has_a_panel_for_each_annotated_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels without annotated cells have none, and beyond the most that are shown the rest is only counted."""
+    monkeypatch.setattr("taut.report.pictures.MOST_PANELS", 2)
+    sizes = {}
+    for labels, known in ((1, 1), (3, 1), (3, 3)):
+        y = cells(40, 1.0, labels)
+        y[:, known:] = NAN
+        data = images(y, LabelSpace.multilabel(labels))
+        reliability_diagram(model_of(data), data, tmp_path / "picture.png")
+        sizes[labels, known] = pixels(tmp_path / "picture.png").shape[:2]
+    assert sizes[3, 1] == sizes[1, 1]
+    assert sizes[3, 3][1] == pytest.approx(120 * 2.2 * 2, abs=2)

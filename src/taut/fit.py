@@ -19,8 +19,8 @@ from taut.data.cells import certain, prior_notes
 from taut.data.dataset import DataError, Dataset
 from taut.data.split import hide, split_off
 from taut.data.stream import Stream
-from taut.evaluate.calibration import fit_temperatures
-from taut.evaluate.predict import predict_logits
+from taut.evaluate.calibration import calibrate
+from taut.evaluate.ood import fit_ood
 from taut.nn.vae import LabelVAE
 from taut.nn.weights import load_weights
 from taut.objective import Objective
@@ -224,16 +224,14 @@ def _train(
     result = train(model, objective, build_stream(training, plan, objective), plan, run, again, quiet)
     model = result.model
     if len(held):
-        valid = certain(dataset.rows(held))
-        model.temperature.copy_(fit_temperatures(predict_logits(model, valid.x), valid.annotation, model.sizes))
-        fitted = int((model.temperature != 1).sum())
-        notes.append(
-            f"calibrated {fitted} of {len(model.sizes)} label(s) on {len(held)} images that were held out"
-            if fitted
-            else f"not calibrated: too few annotations among the {len(held)} images that were held out"
-        )
+        notes.append(calibrate(model, certain(dataset.rows(held)), plan.train.calibration, plan.train.threshold))
     elif not quiet:
         notes.append("not calibrated: too few annotated images to hold some out")
+    decodes = find_objective(plan.objective.name).decodes(plan)
+    reference = fit_ood(model, training.x, dataset.x[held], decodes)
+    if reference is not None:
+        model.ood = reference
+        notes.append(reference.describe())
     if run is not None and processes().is_main_process:
         about = {"steps": result.steps, "seconds": round(result.seconds, 1), "checkpoint": "last"}
         run.save_model(model, {**about, "pixel_max": dataset.pixel_max})

@@ -300,12 +300,22 @@ class LabelSpace:
         table[~annotation.observed] = None
         return table
 
-    def predict(self, probabilities: NDArray[np.floating[Any]]) -> NDArray[Any]:
-        """The most probable class of each label: [N] where k = 1, else [N, k], from [N, W] probabilities."""
-        columns: list[NDArray[Any]] = [
-            np.asarray(label.classes)[probabilities[:, block].argmax(axis=1)]
-            for label, block in zip(self.labels, self.blocks, strict=True)
-        ]
+    def decide(self, probabilities: NDArray[np.floating[Any]], thresholds: ArrayLike | None = None) -> NDArray[np.intp]:
+        """The index of the class that is decided for: [N, k], from [N, W] probabilities.
+
+        The most probable class; of two, the last one where its probability is above the label's threshold, [k].
+        """
+        index = np.stack([probabilities[:, block].argmax(axis=1) for block in self.blocks], axis=1)
+        if thresholds is not None:
+            for j, (size, limit) in enumerate(zip(self.sizes, np.asarray(thresholds), strict=True)):
+                if size == 2:
+                    index[:, j] = probabilities[:, self.blocks[j]][:, 1] > limit
+        return index
+
+    def predict(self, probabilities: NDArray[np.floating[Any]], thresholds: ArrayLike | None = None) -> NDArray[Any]:
+        """The class that `decide` decides for: [N] where k = 1, else [N, k], from [N, W] probabilities."""
+        index = self.decide(probabilities, thresholds)
+        columns = [np.asarray(label.classes)[index[:, j]] for j, label in enumerate(self.labels)]
         if len(self) == 1:
             return columns[0]
         same = len({column.dtype.kind for column in columns}) == 1

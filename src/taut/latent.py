@@ -62,6 +62,19 @@ def spread_labels(x: Tensor, sizes: Sizes) -> Tensor:
     return x.repeat_interleave(torch.tensor(sizes, device=x.device), dim=-1)
 
 
+def piecewise_linear(x: Tensor, knots: Tensor) -> Tensor:
+    """A piecewise linear function of each column: [N, W] by knots [W, 2, K] (places in rising order, values) to [N, W].
+
+    Constant outside its knots; equal last knots are padding.
+    """
+    places, values = knots.to(x.dtype).unbind(1)
+    columns = x.T.contiguous()
+    right = torch.searchsorted(places.contiguous(), columns, right=True).clamp(1, places.shape[1] - 1)
+    (x0, x1), (y0, y1) = [(t.gather(1, right - 1), t.gather(1, right)) for t in (places, values)]
+    share = ((columns - x0) / (x1 - x0).clamp_min(torch.finfo(x.dtype).tiny)).clamp(0, 1)
+    return (y0 + share * (y1 - y0)).T
+
+
 # --- divergences ------------------------------------------------------------------------------------------
 
 

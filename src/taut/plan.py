@@ -174,6 +174,10 @@ class TrainPlan:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     valid_fraction: float = 0.0
     """Share of the annotated images held out for calibration; whole groups."""
+    calibration: Literal["temperature", "isotonic", "none"] = "temperature"
+    """Fitted for each label on held-out annotations: a temperature, isotonic maps on top of it, or nothing."""
+    threshold: Literal["f1", "youden", "half"] = "f1"
+    """What a two-class label's threshold maximises on them: F1, sensitivity + specificity, or nothing (0.5)."""
     log_every: int = 20
     checkpoint_every: int = 500
 

@@ -15,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from taut.data.dataset import DataError
+from taut.evaluate.ood import OODReference
 from taut.labels import LabelSpace
 from taut.nn.vae import Architecture, LabelVAE
 from taut.plan import Facts, Plan
@@ -157,7 +159,7 @@ def load_model(folder: Path) -> LabelVAE:
         if not newer:
             model = LabelVAE(LabelSpace.from_json(data["labels"]), Architecture.from_json(data["architecture"]))
             path = folder / "model.safetensors"
-            model.load_state_dict(load_file(path))
+            _load_weights(model, load_file(path))
     except (KeyError, TypeError, ValueError, SafetensorError, RuntimeError) as error:
         raise DataError(f"{path} is damaged: {_first_line(error)}") from error
     if newer:
@@ -168,6 +170,16 @@ def load_model(folder: Path) -> LabelVAE:
 def load_about(folder: Path) -> dict[str, Any]:
     """What `save_model` was told about a model that `load_model` reads."""
     return dict(json.loads((folder / "model.json").read_text()).get("about", {}))
+
+
+def _load_weights(model: LabelVAE, state: dict[str, Tensor]) -> None:
+    """Load a saved state, with the parts that a fresh model does not have."""
+    reference = {name.removeprefix("ood."): value for name, value in state.items() if name.startswith("ood.")}
+    if reference:
+        model.ood = OODReference(**{name: torch.empty_like(value) for name, value in reference.items()})
+    model.isotonic = state.get("isotonic")
+    state.setdefault("threshold", model.threshold)  # a run from before there were any
+    model.load_state_dict(state)
 
 
 def _first_line(error: Exception) -> str:

@@ -60,6 +60,11 @@ class TighterELBO(Objective):
         return {}
 
     @classmethod
+    def decodes(cls, plan: Plan) -> bool:
+        """Whether the decoder learns under a plan."""
+        return plan.objective.reconstruction > 0
+
+    @classmethod
     def from_plan(cls, model: Any, plan: Plan, facts: Facts) -> Self:
         """The objective of a plan for a training set with these facts."""
         o, t = plan.objective, plan.train

@@ -38,6 +38,11 @@ class Baseline(Objective):
         """The decisions in which the method's plan differs from taut's own on data with these facts."""
         return cls.settings
 
+    @classmethod
+    def decodes(cls, plan: Plan) -> bool:
+        """Whether the decoder learns under a plan."""
+        return False
+
 
 def annotated_term(logits: Tensor, batch: Batch, sizes: Sizes) -> Tensor:
     """Σ_j m_j·KL(p̃(c_j|x) ‖ q(c_j|x)) averaged over the rows with an annotation: a scalar in nats, 0 without any.

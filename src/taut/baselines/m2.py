@@ -10,6 +10,7 @@ from torch import Tensor
 from taut import latent
 from taut.baselines.base import Baseline, annotated_term
 from taut.objective import Batch, LossTerms
+from taut.plan import Plan
 
 
 class M2(Baseline):
@@ -33,6 +34,11 @@ class M2(Baseline):
         "objective.source": "none",
         "objective.mutual_information": 0.0,
     }
+
+    @classmethod
+    def decodes(cls, plan: Plan) -> bool:
+        """Whether the decoder learns under a plan."""
+        return plan.objective.reconstruction > 0
 
     def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch."""

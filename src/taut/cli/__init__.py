@@ -11,7 +11,7 @@ from typing import Any
 
 from taut.cli.command import Command, command, parse
 from taut.cli.decisions import PlanFlags
-from taut.cli.results import evaluate, predict
+from taut.cli.results import evaluate, explain, predict
 from taut.cli.splits import save_split, split
 from taut.data import DataError, Dataset
 from taut.data.cells import certain, prior_notes, unscored
@@ -165,4 +165,6 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-COMMANDS: dict[str, Command] = {item.name: item for item in (train, evaluate, predict, plan, split, compare)}
+COMMANDS: dict[str, Command] = {
+    item.name: item for item in (train, evaluate, predict, explain, plan, split, compare)
+}

@@ -1,23 +1,27 @@
-"""The commands that begin with a finished run: evaluate and predict."""
+"""The commands that begin with a finished run: evaluate, predict and explain."""
 
 from __future__ import annotations
 
 import sys
 from json import dumps
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import pandas as pd
 import torch
 
+from taut.baselines import find_objective
 from taut.cli.command import command
 from taut.data import DataError
 from taut.data.cells import certain, unscored
 from taut.data.dataset import SPLITS
 from taut.evaluate.metrics import evaluate as figures_of
-from taut.evaluate.predict import predict_probabilities
+from taut.evaluate.predictions import prediction_table
 from taut.features import FrozenEncoder
 from taut.nn.vae import LabelVAE
+from taut.report.explain import draw_explanation
+from taut.report.explain import explain as explain_image
+from taut.report.pictures import reliability_diagram
+from taut.report.tables import evaluation_table, evaluation_text
 from taut.run import Run
 from taut.sources import DataFlags, load_source, read_inputs, replaced_source, test_flags
 
@@ -30,8 +34,10 @@ def evaluate(
     labels: Path | None = None,
     json: bool = False,
     calibrated: bool = True,
+    resamples: int = 1000,
+    out: Path | None = None,
 ) -> None:
-    """Evaluate the model of a run on annotated data.
+    """Evaluate the model of a run on annotated data: a table, evaluation.json, evaluation.csv and reliability.png.
 
     Args:
         run: a run folder.
@@ -39,7 +45,9 @@ def evaluate(
         split: train, valid or test; by default the test part where there is one, else everything.
         labels: a CSV table of annotations for a folder.
         json: print one JSON object on the last line.
-        calibrated: use the temperatures fitted on held-out images.
+        calibrated: use the calibration fitted on held-out images.
+        resamples: of the images, or whole groups, for the 95 % intervals; 0 for none.
+        out: the folder to write to; by default the run's.
     """
     folder = Run(run)
     model = folder.load_model()
@@ -59,13 +67,20 @@ def evaluate(
     for note in unscored(dataset):
         print(f"taut: {note}", file=sys.stderr)
     dataset = certain(dataset)
-    figures = {"data": dataset.name, "split": chosen or "all", **figures_of(_on_device(model), dataset, calibrated)}
-    print(dumps(figures) if json else _table(figures))
+    figures = figures_of(_on_device(model), dataset, calibrated, resamples)
+    figures = {"data": dataset.name, "split": chosen or "all", **figures}
+    place = out or folder.path
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "evaluation.json").write_text(dumps(figures, indent=1))
+    evaluation_table(figures).to_csv(place / "evaluation.csv")
+    reliability_diagram(model, dataset, place / "reliability.png")
+    written = f"evaluation.json, evaluation.csv and reliability.png are in {place}"
+    print(dumps(figures) if json else f"{evaluation_text(figures)}\n\n{written}")
 
 
 @command()
 def predict(run: Path, images: Path, out: Path = Path("predictions.csv")) -> None:
-    """Write calibrated probabilities of every image as CSV.
+    """Write probabilities, decisions and out-of-distribution scores of every image as CSV.
 
     Args:
         run: a run folder.
@@ -75,20 +90,8 @@ def predict(run: Path, images: Path, out: Path = Path("predictions.csv")) -> Non
     folder = Run(run)
     model = _on_device(folder.load_model())
     names, x, unread = read_inputs(images, model, folder.pixel_max(), FrozenEncoder.load(run))
-    probabilities = predict_probabilities(model, x)
-    table = pd.DataFrame({"image": names})
-    decided = model.space.predict(probabilities).reshape(len(names), -1)
-    for j, (label, block) in enumerate(zip(model.space, model.space.blocks, strict=True)):
-        if label.classes == (0, 1):
-            # A label may be called like the column of the images.
-            name = label.name if label.name not in table else f"{label.name}=1"
-            table[name] = probabilities[:, block][:, 1]
-        else:
-            for c, value in enumerate(label.classes):
-                table[f"{label.name}={value}"] = probabilities[:, block][:, c]
-        table[f"{label.name}:decision"] = decided[:, j]
     out.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(out, index=False, float_format="%.6f")
+    prediction_table(model, names, x).to_csv(out, index=False, float_format="%.6f")
     print(f"wrote the probabilities of {len(names)} images to {out}")
     if unread:
         raise DataError(
@@ -97,11 +100,54 @@ def predict(run: Path, images: Path, out: Path = Path("predictions.csv")) -> Non
         )
 
 
+@command()
+def explain(
+    run: Path,
+    image: Path,
+    label: str | None = None,
+    out: Path = Path("explanation.png"),
+    attribution: Literal["none", "occlusion", "gradients"] = "none",
+    row: str | None = None,
+) -> None:
+    """Draw an image decoded with and without a label, and where in it the classifier looks.
+
+    Args:
+        run: a run folder.
+        image: an image file, or an .npz file with an array x.
+        label: a label, or LABEL=CLASS; of a label of more than two classes the class is compared with the most probable
+            one, and without a class the two most probable ones are.
+        out: the PNG file to write.
+        attribution: occlusion or gradients add a map of what speaks for the label (needs captum, `taut[explain]`).
+        row: the id of the image in an .npz file of several.
+    """
+    folder = Run(run)
+    model = _on_device(folder.load_model())
+    if label is None:
+        raise DataError(f"--label names no label; there are {', '.join(model.space.names)}")
+    frozen = FrozenEncoder.load(run)
+    if frozen is not None:
+        raise DataError(
+            f"{run} was trained on the features of the frozen encoder {frozen.about.given}: its decoder draws features, "
+            "so that there is no image to explain"
+        )
+    names, x, unread = read_inputs(image, model, folder.pixel_max())
+    if unread:
+        raise DataError(f"{unread[0][0]} cannot be read: {unread[0][1]}")
+    chosen = [i for i, name in enumerate(names) if row in (None, name)]
+    if len(chosen) != 1:
+        known = f"{len(names)} images, such as {names[0]}"
+        raise DataError(
+            f"{image} has {known}: --row names one of them" if row is None else f"--row {row}: {image} has {known}"
+        )
+    plan = folder.load_plan()
+    decodes = find_objective(plan.objective.name).decodes(plan)
+    untrained = f"the objective {plan.objective.name!r} of {run} never trained the decoder, so it has no counterfactual"
+    if not decodes and attribution == "none":
+        raise DataError(f"{untrained}; --attribution occlusion shows where the classifier looks")
+    found = explain_image(model, x[chosen], label, decodes, attribution)
+    draw_explanation(found, out)
+    print(f"{found.describe()}; the picture is {out}" + ("" if decodes else f"; {untrained}"))
+
+
 def _on_device(model: LabelVAE) -> LabelVAE:
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _table(figures: dict[str, Any]) -> str:
-    rows = [f"{name:<12} {value}" for name, value in figures.items() if name != "per_label"]
-    per_label = pd.DataFrame.from_dict(figures["per_label"], orient="index")
-    return "\n".join([*rows, "", per_label.to_string(float_format=lambda v: f"{v:.4f}")])

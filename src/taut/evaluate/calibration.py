@@ -1,4 +1,4 @@
-"""Calibration: a temperature for each label, and the error that is left."""
+"""Calibration: a temperature or isotonic maps for each label, and the error that is left."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
 from taut import latent
-from taut.labels import Annotation
+from taut.data.dataset import Dataset
+from taut.evaluate.predict import predict_logits
+from taut.labels import Annotation, LabelSpace
 from taut.latent import Sizes
+from taut.nn.vae import LabelVAE
 
 LEAST_OBSERVED = 30
+LEAST_OF_CLASS = 5
+LEAST_ISOTONIC = 100  # a map has far more freedom than a temperature
 SPREAD = 0.5  # standard deviation of log T around what is expected of it before a label's annotations are seen
 
 
@@ -56,6 +62,102 @@ def _log_temperature(blocks: list[tuple[Tensor, Tensor]], expected: float) -> fl
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
     return float(log_t.detach().clamp(np.log(0.05), np.log(20)))
+
+
+def fit_isotonic(probabilities: NDArray[Any], annotation: Annotation, space: LabelSpace) -> Tensor | None:
+    """Isotonic maps of each class against the rest (Zadrozny 2002): knots [W, 2, K] for `latent.piecewise_linear`.
+
+    probabilities: [N, W].  The values stay within 1/(n + 2) of 0 and 1 for n annotated images, since so many cannot
+    show that a probability is smaller. A label with fewer than 100 annotated images, or with one class only among them,
+    keeps its probabilities; None where all do.
+    """
+    maps: list[NDArray[np.float64]] = [np.array([[0.0, 1.0], [0.0, 1.0]])] * space.width
+    fitted = False
+    for j, block in enumerate(space.blocks):
+        seen = annotation.observed[:, j]
+        truth = annotation.targets[seen, block].astype(np.float64)
+        if len(truth) < LEAST_ISOTONIC or (truth.sum(axis=0) > 0).sum() < 2:
+            continue
+        fitted, least = True, 1 / (len(truth) + 2)
+        for c in range(block.start, block.stop):
+            isotonic = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
+            isotonic.fit(probabilities[seen, c], truth[:, c - block.start])
+            maps[c] = np.stack([isotonic.X_thresholds_, isotonic.y_thresholds_])
+    if not fitted:
+        return None
+    knots = max(2, *(found.shape[1] for found in maps))
+    padded = [np.pad(found, ((0, 0), (0, knots - found.shape[1])), mode="edge") for found in maps]
+    return torch.from_numpy(np.stack(padded).astype(np.float32))
+
+
+def fit_thresholds(
+    probabilities: NDArray[Any], annotation: Annotation, space: LabelSpace, rule: str = "f1"
+) -> NDArray[np.float32]:
+    """The threshold of each two-class label's last class that suits its held-out annotations best: [k].
+
+    rule: "f1" maximises F1, "youden" sensitivity + specificity (Youden 1950), "half" is 0.5 for all. It lies midway
+    between two of the probabilities [N, W], or is 0 where all are best called positive; of equally good ones it is the
+    greatest.  A label of more classes, with fewer than 30 annotated images, or with fewer than 5 of one of its classes,
+    keeps 0.5.
+    """
+    thresholds = np.full(len(space), 0.5, dtype=np.float32)
+    for j, (size, block) in enumerate(zip(space.sizes, space.blocks, strict=True)):
+        seen = annotation.observed[:, j]
+        truth = annotation.targets[seen, block].argmax(axis=1)
+        enough = len(truth) >= LEAST_OBSERVED and LEAST_OF_CLASS <= truth.sum() <= len(truth) - LEAST_OF_CLASS
+        if rule == "half" or size != 2 or not enough:
+            continue
+        q = probabilities[seen, block][:, 1]
+        values, index = np.unique(q, return_inverse=True)
+        # Counts of what is called positive where everything from the i-th value on is.
+        positive = np.bincount(index, truth)[::-1].cumsum()[::-1]
+        called = np.bincount(index)[::-1].cumsum()[::-1]
+        if rule == "f1":
+            worth = 2 * positive / (called + truth.sum())
+        else:
+            worth = positive / truth.sum() - (called - positive) / (len(truth) - truth.sum())
+        best = len(worth) - 1 - int(worth[::-1].argmax())
+        thresholds[j] = (values[best - 1] + values[best]) / 2 if best else 0.0
+    return thresholds
+
+
+def calibrate(model: LabelVAE, held: Dataset, method: str = "temperature", threshold: str = "f1") -> str:
+    """Set a model's temperatures, isotonic maps and thresholds from held-out images; returns the sentence that says so.
+
+    method: "temperature"; "isotonic", maps of the probabilities after the temperatures; or "none".
+    threshold: see `fit_thresholds`; they are thresholds of calibrated probabilities.
+    """
+    logits = predict_logits(model, held.x)
+    if method != "none":
+        model.temperature.copy_(fit_temperatures(logits, held.annotation, model.sizes))
+    logits = logits.to(model.log_prior.device).double()
+    if method == "isotonic":
+        q = model.log_probabilities(logits).exp().cpu().numpy()
+        maps = fit_isotonic(q, held.annotation, held.space)
+        model.isotonic = None if maps is None else maps.to(logits.device)
+    q = model.log_probabilities(logits).exp().cpu().numpy()
+    model.threshold.copy_(torch.from_numpy(fit_thresholds(q, held.annotation, held.space, threshold)))
+    fitted = int((model.temperature != 1).sum())
+    if method == "none":
+        return "not calibrated, as the plan says"
+    if not fitted:
+        return f"not calibrated: too few annotations among the {len(held)} images that were held out"
+    maps_too = method == "isotonic" and model.isotonic is None
+    return f"calibrated {fitted} of {len(model.sizes)} label(s) on {len(held)} images that were held out" + (
+        f"; isotonic maps need {LEAST_ISOTONIC} annotated ones of a label, so these are temperatures"
+        if maps_too
+        else ""
+    )
+
+
+def events(q: NDArray[Any], truth: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What a label's calibration is about: probabilities [n] of events, and whether they happened, from q [n, c].
+
+    Of two classes: that it is the last one. Of more: that it is the most probable one.
+    """
+    if q.shape[1] == 2:
+        return q[:, 1], truth == 1
+    return q.max(axis=1), q.argmax(axis=1) == truth
 
 
 def expected_calibration_error(confidence: NDArray[Any], correct: NDArray[Any], bins: int = 15) -> float:

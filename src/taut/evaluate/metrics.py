@@ -2,69 +2,114 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
 
 from taut.data.dataset import DataError, Dataset
+from taut.evaluate.bootstrap import bootstrap_intervals
 from taut.evaluate.bounds import elbo
-from taut.evaluate.calibration import expected_calibration_error, label_nll
+from taut.evaluate.calibration import events, expected_calibration_error, label_nll
 from taut.evaluate.predict import batches, predict_logits
 from taut.nn.vae import LabelVAE
 
+RANKED, DECIDED = ("auroc", "ap"), ("f1", "sensitivity", "specificity")
+Row = dict[str, float | int | None]
 
-def evaluate(model: LabelVAE, dataset: Dataset, calibrated: bool = True) -> dict[str, Any]:
+
+def evaluate(model: LabelVAE, dataset: Dataset, calibrated: bool = True, resamples: int = 0) -> dict[str, Any]:
     """Figures of a model on annotated data.
 
     error: percent.  nll: nats.  ece: a fraction.  Each is the mean over the labels of their means over the annotated
-    images.  auroc_macro, ap_macro: means over the two-way labels that have both classes.  elbo: eq. 11, mean nats an
-    image.  per_label: the same for each label; None where a figure is undefined.
+    images.  elbo: eq. 11, mean nats an image.  images: their number.  The others, and per_label: see `label_figures`;
+    decisions are always those of calibrated probabilities at the model's thresholds.
+    resamples: draws of the 95 % intervals, see `bootstrap_intervals`; 0 for none.
     Raises DataError where nothing is annotated, or the labels differ from the model's.
     """
     if dataset.space != model.space:
         raise DataError(f"{dataset.name}: its labels {_short(dataset.space)} are not the model's {_short(model.space)}")
     if not dataset.annotation.observed.any():
         raise DataError(f"{dataset.name}: nothing is annotated, so nothing can be evaluated")
-    log_q = model.log_probabilities(predict_logits(model, dataset.x).to(model.log_prior.device).double(), calibrated)
-    figures = label_figures(log_q.cpu().exp().numpy(), dataset)
-    nll = label_nll(log_q.cpu(), dataset.annotation, model.sizes)
+    logits = predict_logits(model, dataset.x).to(model.log_prior.device).double()
+    log_q = model.log_probabilities(logits, calibrated).cpu()
+    decided = model.space.decide(
+        model.log_probabilities(logits).exp().cpu().numpy(), model.threshold.cpu().numpy().astype(float)
+    )
+    q = log_q.exp().numpy()
+    figures = label_figures(q, dataset, decided)
+    nll = label_nll(log_q, dataset.annotation, model.sizes)
     for name, value in zip(model.space.names, nll, strict=True):
         figures["per_label"][name]["nll"] = _number(value)
+    for label, value in zip(model.space, model.threshold.tolist(), strict=True):
+        if len(label.classes) == 2:
+            figures["per_label"][label.name]["threshold"] = _number(value)
     figures["nll"] = _number(np.nanmean(nll))
     figures["elbo"] = mean_elbo(model, dataset)
     figures["images"] = len(dataset)
+    if resamples:
+        intervals = bootstrap_intervals(q, dataset, resamples)
+        for name, row in intervals.pop("per_label").items():
+            figures["per_label"][name] |= row
+        figures |= intervals
     return figures
 
 
-def label_figures(probabilities: NDArray[Any], dataset: Dataset) -> dict[str, Any]:
-    """error, ece, auroc, ap of each label and their means, from probabilities [N, W]; for any classifier."""
-    per_label: dict[str, dict[str, float | int | None]] = {}
+def label_figures(
+    probabilities: NDArray[Any], dataset: Dataset, decided: NDArray[np.intp] | None = None
+) -> dict[str, Any]:
+    """Figures of each label and their means, from probabilities [N, W]; for any classifier.
+
+    decided: [N, k] indices of the classes that are decided for; by default the most probable ones.
+    per_label has annotated and, of two-class labels, positives (of the last class), numbers of images; error, percent,
+    of the most probable class; ece; auroc, ap, of the last class; f1, sensitivity, specificity, of the decisions. Of a
+    label of more classes the last five are means over its classes against the rest, and `classes` says over how many.
+    What is undefined is None: auroc, ap and f1 without both classes, sensitivity and specificity without theirs.
+    error and ece are means over the labels that are annotated; auroc_macro, …, specificity_macro over the two-class
+    labels of which both classes are there, and macro_labels is their number.
+    """
+    decided = dataset.space.decide(probabilities) if decided is None else decided
+    per_label: dict[str, Row] = {}
     for j, (label, block) in enumerate(zip(dataset.space, dataset.space.blocks, strict=True)):
         seen = dataset.annotation.observed[:, j]
         q, truth = probabilities[seen, block], dataset.annotation.targets[seen, block].argmax(axis=1)
-        row: dict[str, float | int | None] = {"annotated": int(seen.sum())}
-        if len(q) == 0:
-            per_label[label.name] = {**row, "error": None, "ece": None}
-            continue
-        right = q.argmax(axis=1) == truth
-        row["error"] = _number(100 * (1 - right.mean()))
-        if len(label.classes) == 2:
-            row["ece"] = _number(expected_calibration_error(q[:, 1], truth))
-            both = 0 < truth.sum() < len(truth)
-            row["positives"] = int(truth.sum())
-            # One class alone has no ranking: undefined, not one half.
-            row["auroc"] = _number(roc_auc_score(truth, q[:, 1])) if both else None
-            row["ap"] = _number(average_precision_score(truth, q[:, 1])) if both else None
-        else:
-            row["ece"] = _number(expected_calibration_error(q.max(axis=1), right))
+        row: Row = {"annotated": int(seen.sum())}
         per_label[label.name] = row
-    figures: dict[str, Any] = {name: _mean(per_label, name) for name in ("error", "ece")}
-    if any("auroc" in row for row in per_label.values()):
-        figures |= {f"{name}_macro": _mean(per_label, name) for name in ("auroc", "ap")}
+        if len(q) == 0:
+            row |= {"error": None, "ece": None}
+            continue
+        row["error"] = _number(100 * np.mean(q.argmax(axis=1) != truth))
+        row["ece"] = _number(expected_calibration_error(*events(q, truth)))
+        if len(label.classes) == 2:
+            row["positives"] = int(truth.sum())
+            row |= _one_class(q[:, 1], truth == 1, decided[seen, j] == 1)
+        else:
+            classes = [_one_class(q[:, c], truth == c, decided[seen, j] == c) for c in np.unique(truth)]
+            row |= {name: _mean(classes, name) for name in RANKED + DECIDED}
+            row["classes"] = sum(found["auroc"] is not None for found in classes)
+    figures: dict[str, Any] = {name: _mean(per_label.values(), name) for name in ("error", "ece")}
+    yes_no = [per_label[label.name] for label in dataset.space if len(label.classes) == 2]
+    if yes_no:
+        both = [row for row in yes_no if row.get("auroc") is not None]
+        figures |= {f"{name}_macro": _mean(both, name) for name in RANKED + DECIDED}
+        figures["macro_labels"] = len(both)
     return {**figures, "per_label": per_label}
+
+
+def _one_class(score: NDArray[Any], truth: NDArray[np.bool_], decided: NDArray[np.bool_]) -> Row:
+    """The figures of one class against the rest, from its probabilities, truth and decisions [n]."""
+    # One class alone has no ranking: undefined, not one half.
+    both = 0 < truth.sum() < len(truth)
+    return {
+        "auroc": _number(roc_auc_score(truth, score)) if both else None,
+        "ap": _number(average_precision_score(truth, score)) if both else None,
+        "f1": _number(f1_score(truth, decided, zero_division=0.0)) if both else None,
+        "sensitivity": _number(recall_score(truth, decided)) if truth.any() else None,
+        "specificity": _number(recall_score(~truth, ~decided)) if not truth.all() else None,
+    }
 
 
 def mean_elbo(model: LabelVAE, dataset: Dataset, seed: int = 0) -> float:
@@ -74,8 +119,8 @@ def mean_elbo(model: LabelVAE, dataset: Dataset, seed: int = 0) -> float:
     return float(torch.cat(values).mean())
 
 
-def _mean(per_label: dict[str, dict[str, float | int | None]], name: str) -> float | None:
-    values = [row[name] for row in per_label.values() if row.get(name) is not None]
+def _mean(rows: Iterable[Row], name: str) -> float | None:
+    values = [row[name] for row in rows if row.get(name) is not None]
     return _number(np.mean(np.asarray(values, dtype=float))) if values else None
 
 

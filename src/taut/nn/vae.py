@@ -78,14 +78,17 @@ class Architecture:
 class LabelVAE(nn.Module):
     """A variational autoencoder with k discrete label variables beside a continuous latent (Feng 2019, eq. 7-9).
 
-    The prior over labels, the standardisation of the inputs and the temperatures of calibration are buffers, so
-    that they ship with the weights.
+    The prior over labels, the standardisation of the inputs, the temperatures and isotonic maps of calibration and the
+    thresholds of decisions are buffers, so that they ship with the weights.
     """
 
     log_prior: Tensor
     shift: Tensor
     scale: Tensor
     temperature: Tensor
+    isotonic: Tensor | None
+    threshold: Tensor
+    ood: nn.Module | None
 
     def __init__(self, space: LabelSpace, architecture: Architecture) -> None:
         super().__init__()
@@ -111,6 +114,11 @@ class LabelVAE(nn.Module):
         self.register_buffer("scale", torch.ones(per_input))
         self.register_buffer("log_prior", latent.log_softmax(torch.zeros(space.width), space.sizes))
         self.register_buffer("temperature", torch.ones(len(space)))
+        self.register_buffer("isotonic", None)  # [W, 2, K] knots, where this calibration is chosen
+        # Of the probability of a two-class label's last class, above which it is decided for.
+        self.register_buffer("threshold", torch.full((len(space),), 0.5))
+        # What out-of-distribution scores compare with (`taut.evaluate.ood`); none before the training has ended.
+        self.register_module("ood", None)
 
     def prepare(self, x: Tensor) -> Tensor:
         """Raw inputs as the networks and the likelihood see them: images in [0, 1], features standardised.
@@ -165,8 +173,14 @@ class LabelVAE(nn.Module):
     def log_probabilities(self, logits: Tensor, calibrated: bool = True) -> Tensor:
         """log q(c_j|x), [N, W]: the one place where logits become probabilities.
 
-        calibrated: divide each label's logits by its temperature first (Guo 2017).
+        calibrated: divide each label's logits by its temperature first (Guo 2017), and map the probabilities by the
+        isotonic maps, where there are some, normalised for each label (Zadrozny 2002).
         """
-        if calibrated:
-            logits = logits / latent.spread_labels(self.temperature, self.sizes)
-        return latent.log_softmax(logits, self.sizes)
+        if not calibrated:
+            return latent.log_softmax(logits, self.sizes)
+        log_q = latent.log_softmax(logits / latent.spread_labels(self.temperature, self.sizes), self.sizes)
+        if self.isotonic is None:
+            return log_q
+        return latent.log_softmax(
+            latent.piecewise_linear(log_q.exp(), self.isotonic).clamp_min(1e-30).log(), self.sizes
+        )

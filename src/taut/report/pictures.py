@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from taut import latent
 from taut.data.dataset import Dataset
-from taut.evaluate.calibration import expected_calibration_error, reliability
+from taut.evaluate.calibration import events, expected_calibration_error, reliability
 from taut.evaluate.predict import batches, predict_probabilities
 from taut.nn.decoders import reduce_image
 from taut.nn.vae import LabelVAE
+
+MOST_PANELS = 48
 
 
 def _grid(rows: list[Tensor], titles: list[str], columns: list[str], path: Path) -> None:
@@ -75,31 +75,38 @@ def every_label(model: LabelVAE, dataset: Dataset, path: Path, count: int = 6) -
 
 
 def reliability_diagram(model: LabelVAE, dataset: Dataset, path: Path) -> None:
-    """Accuracy against confidence (one c-way label), or frequency against the probability of "yes" (all cells)."""
-    confidence, correct = confidences(predict_probabilities(model, dataset.x), dataset)
-    mean, share, count = reliability(confidence, correct)
-    figure = Figure(figsize=(4, 4), dpi=120)
-    axis = figure.subplots()
-    axis.plot([0, 1], [0, 1], color="grey", linewidth=1)
-    axis.scatter(mean, share, s=10 + 150 * count / count.max())
-    axis.plot(mean, share, linewidth=1)
-    axis.set_xlabel("predicted probability")
-    axis.set_ylabel("observed frequency")
-    axis.set_title(f"{dataset.name}: ECE {expected_calibration_error(confidence, correct):.3f}", fontsize=10)
-    figure.tight_layout()
+    """A panel for each annotated label: observed frequency against the probability that was said, and its ECE.
+
+    Of two classes it is the probability of the last one, of more that of the most probable one. Blue is calibrated, the
+    size of a point the number of images; grey is before calibration. At most 48 labels are shown.
+    """
+    calibrated, plain = (predict_probabilities(model, dataset.x, with_it) for with_it in (True, False))
+    seen = dataset.annotation.observed
+    labels = [j for j in range(len(dataset.space)) if seen[:, j].any()]
+    shown = labels[:MOST_PANELS]
+    across = min(6, math.ceil(math.sqrt(len(shown))))
+    down = math.ceil(len(shown) / across)
+    figure = Figure(figsize=(max(3.2, 2.2 * across), 2.3 * down + 0.9), dpi=120, layout="constrained")
+    panels = list(figure.subplots(down, across, squeeze=False).flat)
+    for axis in panels[len(shown) :]:
+        axis.set_axis_off()
+    for axis, j in zip(panels, shown, strict=False):
+        rows, block = seen[:, j], dataset.space.blocks[j]
+        truth = dataset.annotation.targets[rows, block].argmax(axis=1)
+        axis.plot([0, 1], [0, 1], color="grey", linewidth=0.7)
+        axis.plot(*reliability(*events(plain[rows, block], truth))[:2], color="silver", linewidth=1)
+        said, happened = events(calibrated[rows, block], truth)
+        mean, share, count = reliability(said, happened)
+        axis.scatter(mean, share, s=6 + 80 * count / count.max())
+        axis.plot(mean, share, linewidth=1)
+        axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        error = expected_calibration_error(said, happened)
+        axis.set_title(f"{dataset.space.names[j]}: ECE {error:.3f}", fontsize=8)
+    figure.supxlabel("probability that was said (grey: before calibration)", fontsize=9)
+    figure.supylabel("observed frequency", fontsize=9)
+    some = f", the first {MOST_PANELS} of {len(labels)} labels" if len(labels) > len(shown) else ""
+    figure.suptitle(f"{dataset.name}, {len(dataset)} images{some}", fontsize=10)
     figure.savefig(path)
-
-
-def confidences(probabilities: NDArray[Any], dataset: Dataset) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The probabilities whose calibration counts, and whether their events happened, over all observed cells."""
-    said, happened = [], []
-    for j, block in enumerate(dataset.space.blocks):
-        seen = dataset.annotation.observed[:, j]
-        q, truth = probabilities[seen, block], dataset.annotation.targets[seen, block].argmax(axis=1)
-        binary = q.shape[1] == 2
-        said.append(q[:, 1] if binary else q.max(axis=1))
-        happened.append((truth == 1) if binary else (q.argmax(axis=1) == truth))
-    return np.concatenate(said), np.concatenate(happened)
 
 
 def _most_probable(model: LabelVAE, logits: Tensor) -> Tensor:

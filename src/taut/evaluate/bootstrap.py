@@ -1,0 +1,105 @@
+"""Intervals of figures by resampling patients (or images) with replacement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taut.data.dataset import Dataset
+
+LEVEL = 0.95
+CELLS = 500_000  # resamples times images that are in memory at once
+
+
+def bootstrap_intervals(
+    probabilities: NDArray[Any], dataset: Dataset, resamples: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """95 % percentile intervals of error (percent), and of AUROC and AP of two-class labels, from probabilities [N, W].
+
+    Whole groups are drawn where the dataset has them, else images; every label sees the same draws, so that the
+    intervals of the means over labels (error, auroc_macro, ap_macro) account for labels that vary together.
+    Returns {name_low, name_high} of the means, `per_label` with those of each label, and `resampled`, over what.
+    A figure that is undefined in more than half of the draws has None.
+    """
+    names = np.arange(len(dataset)) if dataset.groups is None else dataset.groups
+    groups = np.unique(names, return_inverse=True)[1].ravel()
+    count = int(groups.max()) + 1
+    figures: dict[str, dict[str, list[NDArray[Any]]]] = {name: {} for name in dataset.space.names}
+    for counts in _draws(count, resamples, max(1, CELLS // len(dataset)), seed):
+        for j, (label, block) in enumerate(zip(dataset.space, dataset.space.blocks, strict=True)):
+            seen = np.flatnonzero(dataset.annotation.observed[:, j])
+            if len(seen) == 0:
+                continue
+            q, truth = probabilities[seen, block], dataset.annotation.targets[seen, block].argmax(axis=1)
+            for name, values in _resampled(q, truth, counts, groups[seen]).items():
+                figures[label.name].setdefault(name, []).append(values)
+    whole = {name: {figure: np.concatenate(parts) for figure, parts in row.items()} for name, row in figures.items()}
+    result: dict[str, Any] = {"resampled": f"{count} {'images' if dataset.groups is None else 'groups'}"}
+    for figure, total in (("error", "error"), ("auroc", "auroc_macro"), ("ap", "ap_macro")):
+        rows = [row[figure] for row in whole.values() if figure in row]
+        if rows:
+            result |= _interval(total, _mean_of_defined(np.stack(rows)))
+    per_label = {
+        name: {key: bound for figure, values in row.items() for key, bound in _interval(figure, values).items()}
+        for name, row in whole.items()
+    }
+    return {**result, "per_label": per_label}
+
+
+def _draws(groups: int, resamples: int, chunk: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """How often each group is drawn: [R, G], a few resamples at a time."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        yield rng.multinomial(groups, np.full(groups, 1 / groups), size).astype(np.float64)
+
+
+def _resampled(
+    q: NDArray[Any], truth: NDArray[Any], counts: NDArray[np.float64], groups: NDArray[Any]
+) -> dict[str, NDArray[np.float64]]:
+    """Figures of one label in every draw, [R] each: of its annotated images' q [n, c], classes [n] and groups [n]."""
+    if q.shape[1] != 2 or not 0 < truth.sum() < len(truth):
+        weight = counts[:, groups]
+        with np.errstate(invalid="ignore"):
+            return {"error": 100 * (weight @ (q.argmax(axis=1) != truth)) / weight.sum(axis=1)}
+    score = q[:, 1]
+    order = np.argsort(-score, kind="stable")
+    score, truth = score[order], truth[order]
+    weight = counts[:, groups[order]]
+    wrong = (score > 0.5) != truth
+    error = weight @ wrong
+    positive, negative = weight * truth, weight * (1 - truth)
+    last = np.flatnonzero(np.append(np.diff(score) != 0, True))  # where a run of equal scores ends
+    # Counted up to each cut: all positives and all negatives at or above it.
+    above, false = positive.cumsum(axis=1)[:, last], negative.cumsum(axis=1)[:, last]
+    gained, passed = (np.diff(total, axis=1, prepend=0) for total in (above, false))
+    positives, negatives = above[:, -1], false[:, -1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # A pair in order counts once, a tie one half (Mann-Whitney).
+        auroc = (passed * (above - gained / 2)).sum(axis=1) / (positives * negatives)
+        precision = np.where(gained > 0, above / (above + false), 0)
+        ap = (gained * precision).sum(axis=1) / positives
+        return {
+            "error": 100 * error / (positives + negatives),
+            "auroc": auroc,
+            "ap": np.where(negatives > 0, ap, np.nan),
+        }
+
+
+def _mean_of_defined(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean over labels of what is defined, [k, R] to [R]; NaN where nothing is."""
+    known = ~np.isnan(rows)
+    count = known.sum(axis=0)
+    return np.where(count > 0, np.where(known, rows, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
+
+
+def _interval(name: str, values: NDArray[np.float64]) -> dict[str, float | None]:
+    """The percentiles of the draws in which a figure is defined."""
+    known = values[~np.isnan(values)]
+    if 2 * len(known) < len(values):
+        return {f"{name}_low": None, f"{name}_high": None}
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return {f"{name}_low": round(float(low), 6), f"{name}_high": round(float(high), 6)}

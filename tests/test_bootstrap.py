@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from conftest import Array
+from taut.evaluate.bootstrap import _draws, bootstrap_intervals
+from taut.labels import LabelSpace
+from tiny import NAN, vectors
+
+SEVERAL = LabelSpace.multilabel(3)
+
+
+def some(n: int = 60, values: int = 7) -> tuple[Array, Array]:
+    """Probabilities [N, 6] with many ties, and cells of which some are unknown."""
+    rng = np.random.default_rng(0)
+    p = rng.integers(0, values + 1, (n, 3)) / values
+    y = (rng.random((n, 3)) < 0.15 + 0.6 * p).astype(float)
+    y[rng.random((n, 3)) < 0.2] = NAN
+    return np.stack([1 - p, p], axis=2).reshape(n, 6), y
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_intervals_are_those_of_scikit_learns_figures_of_every_draw(
+    grouped: bool, chunked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if chunked:
+        monkeypatch.setattr("taut.evaluate.bootstrap.CELLS", 60 * 7)
+    q, y = some()
+    names = np.repeat(np.arange(15)[::-1], 4) if grouped else None
+    found = bootstrap_intervals(q, vectors(y, SEVERAL, groups=names), resamples=50)
+    assert found["resampled"] == ("15 groups" if grouped else "60 images")
+    counts = np.concatenate(list(_draws(15 if grouped else 60, 50, 7 if chunked else 1000, 0)))
+    macro: dict[str, list[list[float]]] = {"error": [], "auroc": [], "ap": []}
+    for j in range(3):
+        rows: dict[str, list[float]] = {"error": [], "auroc": [], "ap": []}
+        seen = ~np.isnan(y[:, j])
+        for draw in counts:
+            weight = (draw[names] if names is not None else draw)[seen]
+            truth, score = y[seen, j], q[seen, 2 * j + 1]
+            rows["error"].append(100 * float(np.average((score > 0.5) != truth, weights=weight)))
+            rows["auroc"].append(float(roc_auc_score(truth, score, sample_weight=weight)))
+            rows["ap"].append(float(average_precision_score(truth, score, sample_weight=weight)))
+        for name, values in rows.items():
+            low, high = np.quantile(values, [0.025, 0.975])
+            assert found["per_label"][f"label_{j}"][f"{name}_low"] == pytest.approx(low, abs=1e-5)
+            assert found["per_label"][f"label_{j}"][f"{name}_high"] == pytest.approx(high, abs=1e-5)
+            macro[name].append(values)
+    for name, total in (("error", "error"), ("auroc", "auroc_macro"), ("ap", "ap_macro")):
+        low, high = np.quantile(np.mean(macro[name], axis=0), [0.025, 0.975])
+        assert (found[f"{total}_low"], found[f"{total}_high"]) == pytest.approx((low, high), abs=1e-5)
+
+
+def test_a_draw_draws_as_many_groups_as_there_are() -> None:
+    counts = np.concatenate(list(_draws(9, 25, 4, 3)))
+    assert counts.shape == (25, 9)
+    assert (counts.sum(axis=1) == 9).all()
+    assert len(np.unique(counts, axis=0)) > 20
+    np.testing.assert_array_equal(counts[:4], next(_draws(9, 25, 4, 3)))
+
+
+def test_patients_with_many_alike_images_widen_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    p, y = rng.random(40), (rng.random((40, 1)) < 0.5).astype(float)
+    p, y = np.repeat(p, 10), np.repeat(y, 10, axis=0)
+    q, space = np.stack([1 - p, p], axis=1), LabelSpace.multilabel(1)
+    width = []
+    for groups in (None, np.repeat(np.arange(40), 10)):
+        found = bootstrap_intervals(q, vectors(y, space, groups=groups), resamples=300)
+        width.append(found["auroc_macro_high"] - found["auroc_macro_low"])
+    assert width[1] > 2 * width[0]
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """AUROC of two normals a standard deviation apart is Φ(1/√2) = 0.760."""
+    rng, space, covered = np.random.default_rng(0), LabelSpace.multilabel(1), 0
+    for _ in range(100):
+        y = (np.arange(120) % 2).astype(float)
+        p = 1 / (1 + np.exp(-(y + rng.normal(size=120))))
+        found = bootstrap_intervals(np.stack([1 - p, p], axis=1), vectors(y[:, None], space), resamples=200)
+        covered += found["auroc_macro_low"] < 0.7602 < found["auroc_macro_high"]
+    assert 88 <= covered <= 100
+
+
+def test_what_is_undefined_has_no_interval() -> None:
+    q, y = some()
+    y[:, 1], y[:, 2] = 1, NAN
+    found = bootstrap_intervals(q, vectors(y, SEVERAL), resamples=20)
+    assert set(found["per_label"]["label_1"]) == {"error_low", "error_high"}
+    assert found["per_label"]["label_2"] == {}
+    assert found["auroc_macro_low"] == found["per_label"]["label_0"]["auroc_low"]
+    y[:, 0] = 0
+    y[5, 0] = 1  # one positive: undefined in the 37 % of the draws without it
+    found = bootstrap_intervals(q, vectors(y, SEVERAL), resamples=200)
+    assert found["per_label"]["label_0"]["auroc_low"] is not None
+    one_group = vectors(y, SEVERAL, groups=np.where(np.arange(60) == 5, "a", "b"))
+    assert bootstrap_intervals(q, one_group, resamples=200)["per_label"]["label_0"]["auroc_low"] is None
+
+
+def test_a_label_of_many_classes_has_an_interval_of_its_error() -> None:
+    q = np.random.default_rng(0).dirichlet(np.ones(3), 50)
+    found = bootstrap_intervals(q, vectors(np.arange(50) % 3), resamples=100)
+    assert found["error_low"] < 100 * np.mean(q.argmax(axis=1) != np.arange(50) % 3) < found["error_high"]
+    assert set(found["per_label"]["label"]) == {"error_low", "error_high"}
+    assert bootstrap_intervals(q, vectors(np.arange(50) % 3), resamples=100) == found

@@ -1,0 +1,207 @@
+"""Isotonic maps, thresholds, and what calibrating a model sets; temperatures are in test_metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from conftest import Array
+from taut import latent
+from taut.evaluate.calibration import calibrate, events, fit_isotonic, fit_thresholds
+from taut.evaluate.predict import predict_logits, predict_probabilities
+from taut.fit import build_model, fit
+from taut.labels import Label, LabelSpace
+from taut.nn.vae import LabelVAE
+from taut.plan import fingerprint, make_plan
+from taut.run import load_model, save_model
+from tiny import NAN, equal, made, tiny
+
+MIX = LabelSpace((Label("grade", ("a", "b", "c")), Label("sick", (0, 1)), Label("rare", ("no", "yes"))))
+YES_NO = LabelSpace.multilabel(1)
+
+
+def yes(column: Any) -> Array:
+    return np.stack([1 - np.asarray(column), np.asarray(column)], axis=1)
+
+
+def mixed(n: int = 400) -> tuple[Array, Any]:
+    """Probabilities [N, 7] and annotations of a 3-way, a yes/no and a rarely annotated label."""
+    rng = np.random.default_rng(0)
+    q = np.concatenate([rng.dirichlet(np.ones(3), n), yes(rng.random(n)), yes(rng.random(n))], axis=1)
+    values = np.full((n, 3), None, dtype=object)
+    values[:, 0] = np.array(["a", "b", "c"])[[rng.choice(3, p=row) for row in q[:, :3]]]
+    values[:, 1] = (rng.random(n) < q[:, 4] ** 2).astype(int)
+    values[:99, 2] = "yes"
+    values[::3, 1] = None
+    return q, MIX.encode(values)
+
+
+# --- isotonic maps ------------------------------------------------------------------------------------------
+
+
+def test_isotonic_maps_are_scikit_learns() -> None:
+    q, annotation = mixed()
+    knots = fit_isotonic(q, annotation, MIX)
+    assert knots is not None
+    assert knots.shape[:2] == (7, 2)
+    new = np.random.default_rng(1).random((500, 7))
+    mapped = latent.piecewise_linear(torch.from_numpy(new), knots).numpy()
+    for j, block in enumerate(MIX.blocks[:2]):
+        seen = annotation.observed[:, j]
+        for c in range(block.start, block.stop):
+            least = 1 / (seen.sum() + 2)
+            want = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
+            want.fit(q[seen, c], annotation.targets[seen, c])
+            np.testing.assert_allclose(mapped[:, c], want.predict(new[:, c]), atol=1e-5)
+    np.testing.assert_allclose(mapped[:, 5:], new[:, 5:], atol=1e-6)  # 99 annotated ones of one class: as they are
+    # "no" is the mirror image of "yes": nothing is left to normalise.
+    mirrored = latent.piecewise_linear(torch.from_numpy(1 - new[:, [3] * 7]), knots).numpy()
+    np.testing.assert_allclose(mapped[:, 3] + mirrored[:, 4], 1, atol=1e-5)
+
+
+def test_too_few_or_one_sided_annotations_have_no_map() -> None:
+    rng = np.random.default_rng(0)
+    q, y = yes(rng.random(150)), (rng.random(150) < 0.5).astype(float)[:, None]
+    assert fit_isotonic(q, YES_NO.encode(y), YES_NO) is not None
+    assert fit_isotonic(q, YES_NO.encode(np.where(np.arange(150)[:, None] < 99, y, NAN)), YES_NO) is None
+    assert fit_isotonic(q, YES_NO.encode(np.ones((150, 1))), YES_NO) is None
+
+
+def test_the_linear_pieces_by_hand() -> None:
+    knots = torch.tensor([[[0.2, 0.4, 0.8, 0.8], [0.1, 0.5, 0.6, 0.6]]])
+    x = torch.tensor([[0.0], [0.2], [0.3], [0.4], [0.6], [0.8], [1.0]], dtype=torch.float64)
+    want = [0.1, 0.1, 0.3, 0.5, 0.55, 0.6, 0.6]
+    np.testing.assert_allclose(latent.piecewise_linear(x, knots)[:, 0], want, atol=1e-6)
+
+
+# --- thresholds ---------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([5, 20, 1000]), st.sampled_from(["f1", "youden"]))
+def test_no_threshold_is_better(seed: int, values: int, rule: str) -> None:
+    rng = np.random.default_rng(seed)
+    q = (1 + np.round(rng.random(60) * values)) / (values + 2)
+    truth = rng.random(60) < 0.2 + 0.5 * q
+    truth[:5], truth[5:10] = True, False
+    found = float(fit_thresholds(yes(q), YES_NO.encode(truth.astype(float)[:, None]), YES_NO, rule)[0])
+    score = f1_score if rule == "f1" else balanced_accuracy_score
+    cuts = [-1.0, *np.unique(q)]
+    best = max(score(truth, q > cut, **({"zero_division": 0} if rule == "f1" else {})) for cut in cuts)
+    assert score(truth, q > found) == pytest.approx(best)
+    assert np.abs(q - found).min() > 1e-5 or found == 0  # between probabilities, not on one
+
+
+def test_a_threshold_by_hand() -> None:
+    q = np.concatenate([np.full(10, 0.1), np.full(10, 0.3), np.full(10, 0.7)])
+    truth = np.concatenate([np.zeros(10), np.ones(6), np.zeros(4), np.ones(10)])
+    annotation = YES_NO.encode(truth[:, None])
+    # All above 0.3: 16 of 20 are right and none is missed, F1 = 32/36; above 0.7: 10 of 10, 6 missed, 20/26.
+    assert fit_thresholds(yes(q), annotation, YES_NO).tolist() == pytest.approx([0.2])
+    # Sensitivity + specificity: 1 + 10/14 against 10/16 + 1.
+    assert fit_thresholds(yes(q), annotation, YES_NO, "youden").tolist() == pytest.approx([0.2])
+    assert fit_thresholds(yes(q), annotation, YES_NO, "half").tolist() == [0.5]
+
+
+@pytest.mark.parametrize(("known", "positives"), [(29, 10), (60, 4), (60, 56), (60, 0)])
+def test_few_annotations_leave_a_threshold_at_one_half(known: int, positives: int) -> None:
+    truth = np.full(60, NAN)
+    truth[:known] = np.arange(known) < positives
+    q = np.linspace(0, 0.2, 60)[::-1]
+    assert fit_thresholds(yes(q), YES_NO.encode(truth[:, None]), YES_NO).tolist() == [0.5]
+
+
+def test_labels_of_more_classes_have_no_threshold_and_two_named_classes_have_one() -> None:
+    q, annotation = mixed()
+    q[:, 4] /= 4
+    q[:, 3] = 1 - q[:, 4]
+    found = fit_thresholds(q, annotation, MIX)
+    assert found[[0, 2]].tolist() == [0.5, 0.5]
+    assert 0 < found[1] < 0.25
+
+
+def test_decisions_follow_the_thresholds() -> None:
+    q = np.array([[0.2, 0.5, 0.3, 0.8, 0.2, 0.4, 0.6], [0.6, 0.1, 0.3, 0.6, 0.4, 0.1, 0.9]])
+    assert MIX.decide(q).tolist() == [[1, 0, 1], [0, 0, 1]]
+    assert MIX.decide(q, [0.9, 0.3, 0.7]).tolist() == [[1, 0, 0], [0, 1, 1]]
+    assert MIX.predict(q, [0.9, 0.3, 0.7]).tolist() == [["b", 0, "no"], ["a", 1, "yes"]]
+    assert MIX.decide(np.array([[1, 0, 0, 0.5, 0.5, 0.5, 0.5]]), [0.5] * 3).tolist() == [[0, 0, 0]]  # as argmax
+
+
+def test_the_events_of_calibration() -> None:
+    said, happened = events(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1]))
+    assert (said.tolist(), happened.tolist()) == ([0.9, 0.2], [True, True])
+    said, happened = events(np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]]), np.array([1, 2]))
+    assert (said.tolist(), happened.tolist()) == ([0.5, 0.7], [False, True])
+
+
+# --- a model ------------------------------------------------------------------------------------------------
+
+
+def overconfident(n: int = 600) -> tuple[LabelVAE, Any]:
+    """A model of two yes/no labels whose logits are ten times too large, and annotations drawn from the right ones."""
+    rng = np.random.default_rng(0)
+    space = LabelSpace.multilabel(["a", "b"])
+    x = rng.normal(size=(n, 4)).astype(np.float32)
+    data = made(x, np.zeros((n, 2)), space)
+    facts = fingerprint(data)
+    model = build_model(data, tiny()(make_plan(facts)), facts).eval()
+    logits = predict_logits(model, x)
+    gain = 10 / float(logits.std())
+    with torch.no_grad():
+        model.to_logits.weight.mul_(gain)
+        model.to_logits.bias.mul_(gain)
+    p = (gain * logits / 10).reshape(n, 2, 2).softmax(2)[..., 1].numpy()
+    return model, made(x, (rng.random((n, 2)) < p).astype(float), space)
+
+
+@pytest.mark.parametrize("method", ["temperature", "isotonic", "none"])
+def test_calibration_sets_what_its_method_says(method: str, tmp_path: Path) -> None:
+    model, held = overconfident()
+    before = predict_probabilities(model, held.x, calibrated=False)
+    note = calibrate(model, held, method, "youden")
+    after = predict_probabilities(model, held.x)
+    truth = held.annotation.targets[:, 1::2]
+    errors = [float(((q[:, 1::2] - truth) ** 2).mean()) for q in (before, after)]
+    np.testing.assert_array_equal(predict_probabilities(model, held.x, calibrated=False), before)
+    np.testing.assert_allclose(after.reshape(-1, 2, 2).sum(axis=2), 1)
+    if method == "none":
+        assert note == "not calibrated, as the plan says"
+        np.testing.assert_array_equal(after, before)
+    else:
+        assert note == "calibrated 2 of 2 label(s) on 600 images that were held out"
+        assert errors[1] < 0.85 * errors[0]
+        assert (model.temperature > 3).all()
+    assert (model.isotonic is not None) == (method == "isotonic")
+    np.testing.assert_allclose(model.threshold, fit_thresholds(after, held.annotation, held.space, "youden"), atol=1e-6)
+    if method == "isotonic":
+        for j in range(2):
+            want = IsotonicRegression(y_min=1 / 602, y_max=1 - 1 / 602).fit_transform(before[:, 2 * j + 1], truth[:, j])
+            np.testing.assert_allclose(after[:, 2 * j + 1], want, atol=1e-4)
+    save_model(model, tmp_path, {})
+    again = load_model(tmp_path)
+    assert equal(model, again)
+    np.testing.assert_array_equal(predict_probabilities(again, held.x), after)
+
+
+def test_isotonic_maps_that_are_not_possible_are_said_not_to_be_there() -> None:
+    model, held = overconfident()
+    note = calibrate(model, held.rows(np.arange(60)), "isotonic")
+    assert "isotonic maps need 100 annotated ones of a label, so these are temperatures" in note
+    assert model.isotonic is None
+
+
+def test_the_plan_chooses_the_calibration() -> None:
+    _, data = overconfident(400)
+    changes = {"valid_fraction": 0.5, "calibration": "isotonic", "threshold": "half"}
+    fitted = fit(data, tiny(train=changes), quiet=True)
+    assert fitted.model.isotonic is not None
+    assert fitted.model.threshold.tolist() == [0.5, 0.5]
