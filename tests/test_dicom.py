@@ -146,7 +146,9 @@ def test_a_missing_decoder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     path = sample("MR_small_jpeg_ls_lossless.dcm")
     monkeypatch.setattr(get_decoder(pydicom.dcmread(path).file_meta.TransferSyntaxUID), "_available", {})
-    with pytest.raises(DataError, match=r"compressed as JPEG-LS Lossless.*pip install python-gdcm, or all of them with"):
+    with pytest.raises(
+        DataError, match=r"compressed as JPEG-LS Lossless.*pip install python-gdcm, or all of them with"
+    ):
         read_dicom(path)
     # It stops the reading of a folder too: every file like it would be left out.
     with pytest.raises(DataError, match="pip install python-gdcm"):
@@ -199,7 +201,10 @@ def test_what_holds_no_image_is_told() -> None:
 
 @needs_packs
 def test_real_radiographs() -> None:
-    one, two = (PACKS / "dicom" / name for name in ("Fake_MONOHR1.dcm", "1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm"))
+    one, two = (
+        PACKS / "dicom" / name
+        for name in ("Fake_MONOHR1.dcm", "1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm")
+    )
     assert pydicom.dcmread(one).PhotometricInterpretation == "MONOCHROME1"
     first, second = read_dicom(one), read_dicom(two)
     assert first.shape == second.shape

@@ -18,7 +18,6 @@ from taut.data.split import draw_fraction, draw_per_class
 from taut.labels import LabelSpace
 from taut.nn.vae import LabelVAE
 
-
 PATHS = ("labels", "images", "train_list", "test_list")
 
 
@@ -171,9 +170,7 @@ def load_parts(source: DataFlags, skipped: Path | None = None) -> tuple[Dataset,
     if dataset.split is not None and (dataset.split == "test").any():
         testing, training = dataset.part("test"), dataset.rows(dataset.split != "test")
     if source.test is not None:
-        testing = load_source(
-            test_flags(source), space or dataset.space, None, dataset.x.shape[1:], dataset.pixel_max
-        )
+        testing = load_source(test_flags(source), space or dataset.space, None, dataset.x.shape[1:], dataset.pixel_max)
         if testing.split is not None and (testing.split == "test").any():
             testing = testing.part("test")
     report = None if skipped is None else skipped.with_name(skipped.name.replace("skipped", "leakage"))
