@@ -13,6 +13,7 @@ from taut.data import DataError, load_dataset
 from taut.data.chexpert import FINDINGS, OFFICIAL
 from taut.data.folder import load_folder
 from taut.labels import LabelSpace
+
 NAN = float("nan")
 
 HEAD = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS]
@@ -209,6 +210,6 @@ def test_a_table_of_full_size_is_read_in_seconds(tmp_path: Path) -> None:
 
     began = time.process_time()
     layout = find_layout(read_table(path))
-    cells = read_labels(layout.table, ["Path"], layout.labels, None, None, "|")
+    cells = read_labels(layout.table, ["Path"], layout.labels, None, None, "|", layout.yes_no)
     assert time.process_time() - began < 3
     assert cells.codes.shape == (223_414, 14)
