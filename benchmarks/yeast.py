@@ -99,9 +99,7 @@ def linear(models: Callable[[int], Any], seed: int) -> dict[str, Any]:
     return {**figures, "nll": round(float(nll), 6), "seconds": round(seconds, 1)}
 
 
-def positive(
-    model: Any, x: NDArray[Any], y: NDArray[np.int64], x_test: NDArray[Any]
-) -> NDArray[np.float64]:
+def positive(model: Any, x: NDArray[Any], y: NDArray[np.int64], x_test: NDArray[Any]) -> NDArray[np.float64]:
     """Probabilities of "yes" [N, k]; a label of one class among the annotated rows keeps that class's frequency."""
     result = np.broadcast_to((y.sum(axis=0) + 1) / (len(y) + 2), (len(x_test), y.shape[1])).copy()
     usable = (y.min(axis=0) == 0) & (y.max(axis=0) == 1)

@@ -159,9 +159,7 @@ class FrozenEncoder:
             found = self.compute(x)
             if not np.isfinite(found).all():
                 row = int(np.argwhere(~np.isfinite(found))[0][0])
-                raise DataError(
-                    f"{name}: the features of image {row} are NaN or infinite: are the weights right?"
-                )
+                raise DataError(f"{name}: the features of image {row} are NaN or infinite: are the weights right?")
             temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
             try:
                 with temporary.open("wb") as file:
