@@ -62,7 +62,9 @@ def test_arrays_without_ids_are_counted_from_zero(column: str, tmp_path: Path) -
 
 
 def test_a_column_of_known_ids_is_found_whatever_its_name(tmp_path: Path) -> None:
-    lines = "who,sick,patient,part\n" + "".join(f"p{i},{i % 2},a{i // 2},{'test' if i > 3 else 'train'}\n" for i in range(N))
+    lines = "who,sick,patient,part\n" + "".join(
+        f"p{i},{i % 2},a{i // 2},{'test' if i > 3 else 'train'}\n" for i in range(N)
+    )
     path = tmp_path / "e.npz"
     np.savez(path, embeddings=vectors(), image_id=np.array([f"p{i}" for i in range(N)]))
     data = load_embeddings(
@@ -118,7 +120,9 @@ def test_tables_that_name_no_row_are_refused(tmp_path: Path) -> None:
     lines = "sick\n" + "1\n" * N
     assert "no column says which row" in refused(path, table(tmp_path, lines))
     assert "no row names" in refused(path, table(tmp_path, "id,sick\nx,1\ny,0\n"))
-    assert "'nobody' is not a column" in refused(path, table(tmp_path, "id,sick\n0,1\n"), options=TableOptions(path_column="nobody"))
+    assert "'nobody' is not a column" in refused(
+        path, table(tmp_path, "id,sick\n0,1\n"), options=TableOptions(path_column="nobody")
+    )
 
 
 def test_files_that_hold_no_embeddings_are_refused(tmp_path: Path) -> None:

@@ -104,7 +104,9 @@ def test_a_run_is_a_frozen_encoder_for_another_one(scans: Path, tmp_path: Path, 
     taut("train", "digits", "--frozen", first, "--labels-per-class", 2, *HEAD, "--out", tmp_path / "third")
     assert "test part of digits, 596 images" in capsys.readouterr().out
     assert figures(capsys, tmp_path / "third")["images"] == 596
-    assert "feature vectors, not images" in refused(capsys, "train", "digits", "--frozen", second, "--out", tmp_path / "x")
+    assert "feature vectors, not images" in refused(
+        capsys, "train", "digits", "--frozen", second, "--out", tmp_path / "x"
+    )
 
 
 def test_an_interrupted_run_goes_on_with_its_own_encoder(

@@ -31,6 +31,7 @@ VERSION = 1  # part of the cache key: raise it when what is computed changes
 BATCH = 64
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224  # means, standard deviations, side in pixels
 CLASSIC = ("densenet-121", "resnet-18", "resnet-50")  # torchvision's weights are for ImageNet's normalisation
+PREFIX = "backbone."
 FILES = ("frozen.json", "frozen.safetensors")
 
 
@@ -64,8 +65,8 @@ class FrozenEncoder:
         self.shift, self.scale = torch.zeros(per_channel), torch.ones(per_channel)
         if state is not None:
             self.shift, self.scale = state["shift"], state["scale"]
-            own = {name.removeprefix("encoder."): v for name, v in state.items() if name.startswith("encoder.")}
-            self.encoder.load_state_dict(own)
+            own = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
+            self.encoder.backbone.load_state_dict(own)
 
     @classmethod
     def find(cls, given: str, weights: Path | None = None, shape: Sequence[int] = ()) -> FrozenEncoder:
@@ -99,7 +100,7 @@ class FrozenEncoder:
         if len(a.shape) != 3 or a.stack:
             kind = "the bottleneck of a first latent" if a.stack else "feature vectors, not images"
             raise DataError(f"--frozen {run}: its encoder is for {kind}; name a run trained on images")
-        state = {f"encoder.{name}": value for name, value in model.encoder.state_dict().items()}
+        state = {f"{PREFIX}{name}": value for name, value in model.encoder.backbone.state_dict().items()}
         about = About(a.encoder, str(run), (a.shape[0], a.shape[1], a.shape[2]), a.width, a.pool)
         return cls(about, {**state, "shift": model.shift, "scale": model.scale})
 
@@ -109,8 +110,8 @@ class FrozenEncoder:
         return self.encoder.label_features
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that its features depend on, by name."""
-        own = {f"encoder.{name}": value.cpu().contiguous() for name, value in self.encoder.state_dict().items()}
+        """Everything that its features depend on, by name: what q(z|x) reads beside them is not among it."""
+        own = {f"{PREFIX}{name}": v.cpu().contiguous() for name, v in self.encoder.backbone.state_dict().items()}
         return {**own, "shift": self.shift.contiguous(), "scale": self.scale.contiguous()}
 
     def check(self, shape: tuple[int, ...], name: str) -> None:
@@ -159,9 +160,7 @@ class FrozenEncoder:
             found = self.compute(x)
             if not np.isfinite(found).all():
                 row = int(np.argwhere(~np.isfinite(found))[0][0])
-                raise DataError(
-                    f"{name}: the features of image {row} are NaN or infinite: are the weights right?"
-                )
+                raise DataError(f"{name}: the features of image {row} are NaN or infinite: are the weights right?")
             temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
             try:
                 with temporary.open("wb") as file:

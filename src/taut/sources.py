@@ -21,7 +21,6 @@ from taut.labels import LabelSpace
 from taut.nn.vae import LabelVAE
 from taut.train import processes
 
-
 PATHS = ("labels", "images", "train_list", "test_list", "weights")
 
 

@@ -48,7 +48,7 @@ def load_dataset(
     split_fractions: str | None = None,
     white: float | None = None,
 ) -> Dataset:
-    """The dataset of a name (digits, digit-grid, mnist, svhn, cifar10), a folder of images, a table, arrays or embeddings.
+    """The dataset of a name (digits, digit-grid, mnist, svhn, cifar10), a folder, a table, arrays or embeddings.
 
     A name goes before a path: write ./digits for a folder of that name. See `load_npz`, `load_folder` and
     `load_embeddings` for the options. Of a folder all images are taken, and what `labels` says of them; of a CSV table
@@ -124,7 +124,8 @@ def load_dataset(
     else:
         names = ", ".join([*EMBEDDED, *PUBLIC])
         raise DataError(
-            f"{source!r} is neither one of {names}, nor a .npz, .npy or Parquet file, nor a folder of images, nor a CSV table"
+            f"{source!r} is neither one of {names}, nor a .npz, .npy or Parquet file, nor a folder of images, "
+            "nor a CSV table"
         )
     dataset = replace(dataset, prevalence=parse_prevalence(prevalence, dataset.space))
     return dataset if shares is None else split_by(dataset, shares)
