@@ -169,7 +169,8 @@ class FrozenEncoder:
             finally:
                 temporary.unlink(missing_ok=True)
         large = path.stat().st_size > MAP_BYTES
-        return np.asarray(np.load(path)) if not large else np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+        features: NDArray[np.float32] = np.load(path, mmap_mode="r" if large else None)
+        return features
 
     def _key(self, x: NDArray[Any]) -> str:
         """A digest of the encoder, its weights and the images."""

@@ -165,6 +165,4 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-COMMANDS: dict[str, Command] = {
-    item.name: item for item in (train, evaluate, predict, explain, plan, split, compare)
-}
+COMMANDS: dict[str, Command] = {item.name: item for item in (train, evaluate, predict, explain, plan, split, compare)}

@@ -127,8 +127,8 @@ def explain(
     frozen = FrozenEncoder.load(run)
     if frozen is not None:
         raise DataError(
-            f"{run} was trained on the features of the frozen encoder {frozen.about.given}: its decoder draws features, "
-            "so that there is no image to explain"
+            f"{run} was trained on the features of the frozen encoder {frozen.about.given}: "
+            "its decoder draws features, so that there is no image to explain"
         )
     names, x, unread = read_inputs(image, model, folder.pixel_max())
     if unread:

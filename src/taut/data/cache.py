@@ -72,7 +72,8 @@ def decode_image(file: Path | BinaryIO, shape: Shape) -> NDArray[np.uint8]:
 def _resized(grey: NDArray[np.float32], height: int, width: int) -> NDArray[np.uint8]:
     """Grey values 0 … 255 of more than 8 bits [h, w], resized before they are rounded."""
     resized = Image.fromarray(grey).resize((width, height), Image.Resampling.BILINEAR)
-    return np.clip(np.rint(np.asarray(resized)), 0, 255).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.clip(np.rint(np.asarray(resized)), 0, 255).astype(np.uint8)
+    return rounded
 
 
 def _decode_dicom(file: Path, shape: Shape) -> NDArray[np.uint8]:

@@ -58,10 +58,10 @@ def _layout(table: pd.DataFrame, labels: tuple[str, ...]) -> Layout:
     found = table[PATH].str.extract(PLACES)
     wrong = table[PATH].notna() & found["patient"].isna()
     if wrong.any():
-        row = wrong.idxmax()
+        first = int(wrong.to_numpy().argmax())
         raise DataError(
-            f"row {row}: the path {table[PATH][row]!r} does not end as patient00001/study1/view1_frontal.jpg does; "
-            "--format table reads any paths"
+            f"row {table.index[first]}: the path {table[PATH].iloc[first]!r} does not end as "
+            "patient00001/study1/view1_frontal.jpg does; --format table reads any paths"
         )
     study = found["patient"].str.cat(found["study"], sep="/")
     return Layout(

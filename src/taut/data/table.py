@@ -85,7 +85,7 @@ def _known(column: Column) -> Column:
     """The cells of a column without spaces around them, NaN where blank; each different cell is looked at once."""
     positions, cells = pd.factorize(column)
     texts = pd.Series(cells, dtype=object).str.strip()
-    texts = texts.mask(texts.isin(EMPTY), np.nan)
+    texts = texts.mask(texts.isin(EMPTY))
     blank_last = np.append(texts.to_numpy(dtype=object), np.nan)
     return pd.Series(blank_last[positions], index=column.index, name=column.name, dtype=column.dtype)
 
