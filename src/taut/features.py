@@ -169,7 +169,7 @@ class FrozenEncoder:
             finally:
                 temporary.unlink(missing_ok=True)
         large = path.stat().st_size > MAP_BYTES
-        return np.asarray(np.load(path)) if not large else np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+        return np.asarray(np.load(path)) if not large else np.load(path, mmap_mode="r")
 
     def _key(self, x: NDArray[Any]) -> str:
         """A digest of the encoder, its weights and the images."""

@@ -85,7 +85,7 @@ def _activations(dataset: Dataset, plan: Plan, facts: Facts, labelled: int, unla
     kept: dict[int, int] = {}
     with separate_randomness(torch.device("cpu")):
         torch.manual_seed(0)
-        model = build_model(dataset, plan, facts).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = build_model(dataset, plan, facts).to(memory_format=torch.channels_last)
         objective = build_objective(model, plan, facts)
         model.train()
         objective.train()

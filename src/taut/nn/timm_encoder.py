@@ -44,7 +44,7 @@ class TimmEncoder(Encoder):
     @property
     def backbone(self) -> nn.Module:
         """timm's network."""
-        return self.net
+        return self.net  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Features:
         """[N, C, H, W] to Features."""
@@ -101,7 +101,7 @@ def as_map(h: Tensor, channels: int, shape: tuple[int, int, int], prefix: int) -
         count = tokens.shape[1]
         rows = max(1, round((count * shape[1] / shape[2]) ** 0.5))
         rows = rows if count % rows == 0 else 1
-        return tokens.transpose(1, 2).unflatten(2, (rows, count // rows))
+        return tokens.transpose(1, 2).reshape(len(h), channels, rows, count // rows)
     raise ValueError(f"its features have the shape {list(h.shape)}, which is neither a map nor tokens")
 
 
