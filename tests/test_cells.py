@@ -141,9 +141,7 @@ def test_every_cell_becomes_what_its_policy_says(
 def test_classes_beside_yes_no_labels() -> None:
     codes = np.array([[2, UNCERTAIN], [UNSAID, 1], [0, BLANK]])
     annotation = annotate(MIXED, settle(MIXED, codes, CellPolicy("positive", "negative")))
-    np.testing.assert_equal(
-        annotation.targets.tolist(), [[0, 0, 1, 0, 1], [NAN, NAN, NAN, 0, 1], [1, 0, 0, 1, 0]]
-    )
+    np.testing.assert_equal(annotation.targets.tolist(), [[0, 0, 1, 0, 1], [NAN, NAN, NAN, 0, 1], [1, 0, 0, 1, 0]])
 
 
 def test_a_table_by_every_policy_and_what_its_notes_say(tmp_path: Path) -> None:

@@ -93,13 +93,15 @@ def test_a_split_is_written_as_a_table_and_read_again(chest: Path, tmp_path: Pat
     original = pd.read_csv(labels, dtype=str, keep_default_na=False)
     pd.testing.assert_frame_equal(written.drop(columns="split"), original)
     assert written.groupby("patient")["split"].nunique().max() == 1
-    training, testing = load_parts(
+    _, testing = load_parts(
         DataFlags(str(chest), labels=out, group="patient", split_column="split", label_columns=["Edema", "Hernia"])
     )
     assert testing is not None
     assert set(testing.ids) == set(written.loc[written["split"] == "test", "file"])
     assert "is there already" in refused(capsys, "split", chest, "--labels", labels, "--out", out)
-    assert "has a column 'split' already" in refused(capsys, "split", chest, "--labels", out, "--out", tmp_path / "x.csv")
+    assert "has a column 'split' already" in refused(
+        capsys, "split", chest, "--labels", out, "--out", tmp_path / "x.csv"
+    )
     assert "digits has no table" in refused(capsys, "split", "digits")
     # A table by itself: its images are found below --images.
     other = tmp_path / "other.csv"
@@ -145,4 +147,6 @@ def test_leakage_can_be_told_instead(chest: Path, capsys: Capture) -> None:
     assert "20 groups are in both" in refused(capsys, "plan", chest, *flags)
     taut("plan", chest, *flags, "--leakage", "report")
     assert "20 groups are in both the training and the test part" in capsys.readouterr().out
-    assert "--leakage 'never' is neither refuse nor report" in refused(capsys, "plan", chest, *flags, "--leakage", "never")
+    assert "--leakage 'never' is neither refuse nor report" in refused(
+        capsys, "plan", chest, *flags, "--leakage", "never"
+    )

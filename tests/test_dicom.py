@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def test_lossless_syntaxes_give_the_uncompressed_pixels() -> None:
         np.testing.assert_array_equal(read_dicom(sample(name)), plain, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["JPGExtended.dcm", "JPEG2000.dcm", "SC_rgb_jpeg_dcmtk.dcm"])
+@pytest.mark.parametrize("name", ["JPEG2000.dcm", "SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_rle.dcm"])
 def test_other_compressed_files_are_read(name: str) -> None:
     values = read_dicom(sample(name))
     header = read_dicom_header(sample(name))
@@ -146,11 +147,19 @@ def test_a_missing_decoder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     path = sample("MR_small_jpeg_ls_lossless.dcm")
     monkeypatch.setattr(get_decoder(pydicom.dcmread(path).file_meta.TransferSyntaxUID), "_available", {})
-    with pytest.raises(DataError, match=r"compressed as JPEG-LS Lossless.*pip install python-gdcm, or all of them with"):
+    with pytest.raises(
+        DataError, match=r"compressed as JPEG-LS Lossless.*pip install python-gdcm, or all of them with"
+    ):
         read_dicom(path)
     # It stops the reading of a folder too: every file like it would be left out.
     with pytest.raises(DataError, match="pip install python-gdcm"):
         read_images([path], (1, 8, 8))
+
+
+@pytest.mark.skipif(find_spec("libjpeg") is not None, reason="the decoder of this file is installed")
+def test_a_decoder_for_more_bits_is_named() -> None:
+    with pytest.raises(DataError, match="of 12 bits: pip install pylibjpeg pylibjpeg-libjpeg decodes it"):
+        read_dicom(sample("JPGExtended.dcm"))
 
 
 def test_missing_pydicom_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -199,7 +208,10 @@ def test_what_holds_no_image_is_told() -> None:
 
 @needs_packs
 def test_real_radiographs() -> None:
-    one, two = (PACKS / "dicom" / name for name in ("Fake_MONOHR1.dcm", "1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm"))
+    one, two = (
+        PACKS / "dicom" / name
+        for name in ("Fake_MONOHR1.dcm", "1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm")
+    )
     assert pydicom.dcmread(one).PhotometricInterpretation == "MONOCHROME1"
     first, second = read_dicom(one), read_dicom(two)
     assert first.shape == second.shape

@@ -17,7 +17,7 @@ from taut.baselines import find_objective
 from taut.data.augment import Augment
 from taut.data.split import draw_fraction, hide
 from taut.data.stream import Stream
-from taut.fit import build_model, build_objective, fit
+from taut.fit import build_model, fit
 from taut.labels import LabelSpace
 from taut.nn import Posterior
 from taut.objective import Batch, Weights, capacity_penalty, information_penalty

@@ -42,7 +42,9 @@ def test_shared_groups_are_named_and_listed(tmp_path: Path) -> None:
 def test_the_same_pixels_are_refused(tmp_path: Path) -> None:
     train, test = some(6), some(6, seed=1)
     test.x[4] = train.x[1]
-    with pytest.raises(DataError, match=r"^1 images are, pixel for pixel, in both the training and the test part, .*4 = 1"):
+    with pytest.raises(
+        DataError, match=r"^1 images are, pixel for pixel, in both the training and the test part, .*4 = 1"
+    ):
         check_leakage({"training": train, "test": test})
     assert check_leakage({"training": train, "test": test}, pixels=False) == []
     (sentence,) = check_leakage({"training": train, "test": test}, refuse=False)

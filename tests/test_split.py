@@ -271,7 +271,9 @@ def test_images_that_nothing_is_said_of_are_for_training() -> None:
 
 
 def test_splits_that_cannot_be() -> None:
-    with pytest.raises(DataError, match=r"with shares 0\.7,0\.1,0\.2 of 2 patients or images .* the valid part is empty"):
+    with pytest.raises(
+        DataError, match=r"with shares 0\.7,0\.1,0\.2 of 2 patients or images .* the valid part is empty"
+    ):
         split_by(classes(6, groups=[1, 1, 1, 2, 2, 2]), (0.7, 0.1, 0.2))
     with pytest.raises(DataError, match="made has a split already: leave out --split-fractions"):
         split_by(dataclasses.replace(classes(6), split=np.repeat("train", 6)), (0.5, 0.25, 0.25))

@@ -48,7 +48,7 @@ class Facts:
     std: tuple[float, ...]
     uncertain: tuple[int, ...] = ()
     blank: tuple[int, ...] = ()
-    """Cells of each label that the table leaves uncertain (−1) or blank; () where there is no table of yes/no labels."""
+    """Cells of each label that the table leaves uncertain (−1) or blank; () where nobody counted."""
     uncertain_as: tuple[str, ...] = ()
     blank_as: tuple[str, ...] = ()
     """What they became; see `taut.data.cells.CellPolicy`."""

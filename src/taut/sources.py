@@ -239,16 +239,16 @@ def test_flags(source: DataFlags) -> DataFlags:
     assert source.test is not None
     other = dataclasses.replace(source, data=source.test, split_fractions=None, train_list=None, test_list=None)
     if is_table(source.test):
-        return dataclasses.replace(other, labels=None)
+        return dataclasses.replace(other, labels=None, split_column=None)
     return dataclasses.replace(other, images=None) if is_table(source.data) else other
 
 
 def named_parts(training: Dataset, testing: Dataset | None) -> dict[str, Dataset]:
     """The parts of a split by name, those that there are."""
     valid = np.zeros(len(training), dtype=bool) if training.split is None else training.split == "valid"
-    parts = {"training": training.rows(~valid)} if not valid.all() else {}
-    if valid.any():
-        parts["valid"] = training.rows(valid)
+    parts = (
+        {"training": training.rows(~valid), "valid": training.rows(valid)} if valid.any() else {"training": training}
+    )
     return parts if testing is None else {**parts, "test": testing}
 
 

@@ -68,6 +68,7 @@ def _layout(table: pd.DataFrame, labels: tuple[str, ...]) -> Layout:
         table.assign(patient=found["patient"], study=study),
         path=PATH,
         labels=labels,
+        yes_no=FINDINGS,
         group="patient",
         added=("patient", "study"),
         views=("Frontal/Lateral", "AP/PA"),

@@ -136,8 +136,10 @@ def _undecoded(path: Path, data: Any, error: Exception) -> Exception:
         available = get_decoder(syntax).is_available
     except NotImplementedError:
         return ValueError(f"its transfer syntax {syntax.name} is not supported by pydicom")
+    if available and "12-bit" not in str(error):
+        return ValueError(f"its pixels, {syntax.name}, cannot be decoded: {str(error).splitlines()[-1].strip()}")
     if available:
-        return error
+        return DataError(f"{path} is {syntax.name} of 12 bits: pip install pylibjpeg pylibjpeg-libjpeg decodes it")
     return DataError(
         f"{path} is compressed as {syntax.name}, for which no decoder is installed: "
         f"pip install {DECODERS.get(str(syntax), 'python-gdcm')}, or all of them with pip install 'taut[dicom]'"

@@ -14,7 +14,7 @@ class Layout:
     """A table as its format's reader sees it; what is None is left to `read_labels` and its flags.
 
     table: with columns added (named in `added`) that the format hides in others, such as CheXpert's patients.
-    path: the column of the images.  labels: the columns of yes/no labels.  joined: the column of joined names, which
+    path: the column of the images.  labels: the columns of labels.  yes_no: columns that are yes/no labels.  joined: the column of joined names, which
     are `names`.  group: the column of patients.  views: the columns that --view looks in.
     blank: what blank cells are taken as.  shared: how many last parts of a cell's path, folders and name, an image
     must share with it; with 1 a bare name is enough.
@@ -24,6 +24,7 @@ class Layout:
     table: pd.DataFrame
     path: str | None = None
     labels: tuple[str, ...] | None = None
+    yes_no: tuple[str, ...] = ()
     joined: str | None = None
     names: tuple[str, ...] | None = None
     group: str | None = None

@@ -89,6 +89,8 @@ def from_table(
     """The listing of a CSV table; DataError or LabelError name the table."""
     if options.joined_column is not None and options.label_columns is not None:
         raise DataError("--joined-column and --label-columns are two ways to name the labels: pass one of them")
+    if options.split_column is not None and (options.train_list is not None or options.test_list is not None):
+        raise DataError("--split-column and lists of files are two ways to give a split: pass one of them")
     table = read_table(labels)
     try:
         layout = find_layout(table, options.format)
@@ -143,7 +145,7 @@ def _read_cells(
         return read_joined(layout.table, str(joined), space, options.separator)
     named = options.label_columns or (layout.labels if space is None else None)
     taken = [name for name in (*used, *layout.added) if name is not None]
-    return read_labels(layout.table, taken, named, space, unlabeled, options.separator)
+    return read_labels(layout.table, taken, named, space, unlabeled, options.separator, layout.yes_no)
 
 
 def _apply_lists(entries: pd.DataFrame, options: TableOptions, bare: bool) -> None:
@@ -151,8 +153,6 @@ def _apply_lists(entries: pd.DataFrame, options: TableOptions, bare: bool) -> No
 
     What the test list names is "test", the rest "train"; with a train list, rows that are in neither do not count.
     """
-    if options.split_column is not None:
-        raise DataError("--split-column and lists of files are two ways to give a split: pass one of them")
     files = entries["file"].astype("str").str.replace("\\", "/", regex=False)
     known = [pd.Series(False, index=entries.index)] * 2
     for i, (flag, path) in enumerate((("--train-list", options.train_list), ("--test-list", options.test_list))):

@@ -115,12 +115,14 @@ def read_labels(
     space: LabelSpace | None,
     unlabeled: Scalar | None,
     separator: str,
+    yes_no: Sequence[str] = (),
 ) -> Cells:
     """The labels of columns: yes/no where all cells are 0, 1, −1 or blank, otherwise a class for each text.
 
     used: columns that hold something else. label_columns: the columns of the labels; without them those named
     as the labels of `space`, or all yes/no columns, or the only column that is left.
-    unlabeled: a value of a class column that means unannotated; in yes/no columns −1 always does.
+    unlabeled: a value of a class column that means unannotated.
+    yes_no: columns of yes/no labels, whatever their cells say, such as nothing.
     Raises DataError where it is not clear which columns hold labels, LabelError for a cell that does not fit.
     """
     rest = [str(name) for name in table.columns if name not in used and not str(name).startswith("Unnamed:")]
@@ -138,7 +140,7 @@ def read_labels(
         chosen = list(space.names)
     elif space is not None and not chosen:
         return Cells(space, np.full((len(table), len(space)), UNSAID), ["The table has no labels."])
-    given = [None] * len(chosen) if space is None else list(space)
+    given = list(space) if space is not None else [Label(name, (0, 1)) if name in yes_no else None for name in chosen]
     read = [_read_column(table[name], label, unlabeled, separator) for name, label in zip(chosen, given, strict=True)]
     return Cells(
         space or LabelSpace(tuple(label for label, _ in read)),
