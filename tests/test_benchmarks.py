@@ -291,10 +291,10 @@ def test_the_yeast_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_labels_of_one_class_keep_their_frequency() -> None:
-    x, y = np.arange(8.0)[:, None], np.array([[0, 0], [0, 1]] * 4)
+    x, y = np.arange(8.0)[:, None], np.array([[0, 0, 1], [0, 1, 0], [0, 1, 1], [0, 0, 0]] * 2)
     found = yeast.positive(yeast.one_vs_rest(0), x, y, x[:3])
     np.testing.assert_allclose(found[:, 0], 1 / 10)
-    assert ((found[:, 1] > 0) & (found[:, 1] < 1)).all()
+    assert ((found[:, 1:] > 0) & (found[:, 1:] < 1)).all()
 
 
 def test_the_cost_of_labels_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def train(
     if not main_process:
         return
     kept, held, _ = run.load_draw()
-    parts = {"train": training.rows(kept), "valid": training.rows(held)}
+    parts = {name: training.rows(rows) for name, rows in (("train", kept), ("valid", held)) if len(rows)}
     save_split(run.path / "split.csv", parts if testing is None else {**parts, "test": testing})
     for note in fitted.notes:
         print(note)
