@@ -70,7 +70,8 @@ def test_the_plan_prints_what_cells_became(chest: Path, capsys: Capture) -> None
     said = capsys.readouterr().out
     assert "uncertain → positive" in said
     assert "blank → negative" in said
-    assert "taken as unannotated" in said
+    assert "19 cells are −1 (uncertain): taken as positive (5), unannotated (14)." in said
+    assert "26 cells are blank: taken as negative." in said
     refused(capsys, "plan", chest, "--labels", chest.parent / "chest.csv", "--blank", "perhaps")
     table(chest.parent, "file,A,B\n0.png,1,-1\n1.png,0,-1\n", "never.csv")
     said = refused(capsys, "plan", chest, "--labels", chest.parent / "never.csv")

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 from torchvision import models
 
 from commands import Capture, refused, taut
+from taut.evaluate.ood import ood_scores
 from taut.features import FrozenEncoder
 from taut.run import Run
 from tiny import FLAGS
@@ -48,7 +50,16 @@ def scans(tmp_path: Path) -> Path:
 def probabilities(path: Path) -> dict[str, list[float]]:
     """oedema and mass by the name of the image's file."""
     with path.open(newline="") as file:
-        return {Path(row["image"]).name: [float(row["oedema"]), float(row["mass"])] for row in csv.DictReader(file)}
+        return {
+            Path(row["image"]).name: [float(row[f"{name}:calibrated"]) for name in ("oedema", "mass")]
+            for row in csv.DictReader(file)
+        }
+
+
+def read(folder: Path) -> NDArray[np.uint8]:
+    """The images of a folder at 48x48 pixels, [N, 1, 48, 48]."""
+    images = [Image.open(path).resize((48, 48), Image.Resampling.BILINEAR) for path in sorted(folder.iterdir())]
+    return np.stack([np.asarray(image) for image in images])[:, None]
 
 
 def figures(capsys: Capture, *arguments: Any) -> dict[str, Any]:
@@ -86,12 +97,19 @@ def test_a_folder_through_a_frozen_network(
     everyone, alone = probabilities(tmp_path / "all.csv"), probabilities(tmp_path / "one.csv")
     np.testing.assert_allclose(alone["07.png"], everyone["07.png"], atol=1e-4)
     # Directly: the run's classifier on the run's features.
-    x = np.stack([np.asarray(Image.open(scans / "07.png").resize((48, 48), Image.Resampling.BILINEAR))])[:, None]
     model = Run(run).load_model()
     with torch.no_grad():
-        logits = model.encode(model.prepare(torch.from_numpy(compute(frozen, x)))).logits
+        logits = model.encode(model.prepare(torch.from_numpy(compute(frozen, read(scans)[7:8])))).logits
         want = model.log_probabilities(logits).exp()[0, 1::2]
     np.testing.assert_allclose(alone["07.png"], want, atol=1e-4)
+    with (tmp_path / "all.csv").open(newline="") as file:
+        scores = [float(row["ood:score"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(scores, ood_scores(model, compute(frozen, read(scans))), rtol=1e-3)
+    out = tmp_path / "why.png"
+    said = refused(capsys, "explain", run, scans / "07.png", "--label", "mass", "--out", out)
+    assert f"{run} was trained on the features of the frozen encoder resnet-18" in said
+    assert "no image to explain" in said
+    assert not out.exists()
 
 
 def test_a_run_is_a_frozen_encoder_for_another_one(scans: Path, tmp_path: Path, capsys: Capture) -> None:
