@@ -503,8 +503,8 @@ def test_the_scale_of_images_is_the_training_sets(top: float, tmp_path: Path, ca
     assert figures(capsys, run, "--data", tmp_path / "dark.npz")["nll"] == pytest.approx(wanted, abs=1e-4)
     # A test set of its own is on the training set's scale too.
     np.savez(tmp_path / "alone.npz", x=x[:20], y=y[:20])
-    shared = ("--leakage", "report")  # the dark images are among those trained on
-    taut("train", tmp_path / "alone.npz", "--test", tmp_path / "dark.npz", *shared, *FLAGS, "--out", tmp_path / "tested")
+    flags = ("--leakage", "report", *FLAGS)  # the dark images are among those trained on
+    taut("train", tmp_path / "alone.npz", "--test", tmp_path / "dark.npz", *flags, "--out", tmp_path / "tested")
     assert f"nll {wanted:.4g}" in capsys.readouterr().out
 
 
