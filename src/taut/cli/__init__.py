@@ -89,10 +89,11 @@ def plan(source: DataFlags, decisions: PlanFlags) -> None:
         print(note)
     facts = fingerprint(training)
     decided = changed_plan(facts, decisions.change, seed, decisions.method())
-    print(describe(facts, training.space, decided))
-    print(f"\n{estimate_memory(training, decided, facts).sentence()}")
+    print(estimate_memory(training, decided, facts).sentence())
     if (said := advice(facts, decided)) is not None:
         print(said)
+    # Last, so that what is printed from "model:" on is a plan file.
+    print(describe(facts, training.space, decided))
 
 
 @command(without=("classes", "objective"))
