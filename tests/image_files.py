@@ -14,7 +14,7 @@ def paint(path, value=None, size=(8, 6), mode="L"):
     """An image file [height, width] of noise that differs from path to path, or of one value."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = size if mode == "L" else (*size, len(mode))
-    rng = np.random.default_rng(list(str(path.name).encode() + str(path.parent.name).encode()))
+    rng = np.random.default_rng(list("/".join(path.parts[-3:]).encode()))
     pixels = rng.integers(0, 256, shape) if value is None else np.full(shape, value)
     Image.fromarray(pixels.astype(np.uint8), mode=None).save(path)
     return path

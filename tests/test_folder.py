@@ -275,7 +275,8 @@ def test_every_kind_of_source(tmp_path):
         (
             "nonsense",
             {},
-            r"'nonsense' is neither one of digits, digit-grid, mnist, svhn, cifar10, nor a \.npz file, nor a",
+            r"'nonsense' is neither one of digits, digit-grid, mnist, svhn, cifar10, nor a \.npz, \.npy or "
+            "Parquet file, nor a folder of images, nor a CSV table",
         ),
         ("gone.npz", {}, r"gone\.npz: there is no such file"),
         ("digits", {"labels": Path("labels.csv"), "group": "who"}, r"digits does not take --labels, --group"),

@@ -132,7 +132,7 @@ def test_rivals_that_guess_do_not_guess_ignored_cells() -> None:
     for name in ("pseudo-label", "fixmatch"):
         method = find_objective(name).from_plan(model, plan, facts)
         total = method.loss(model, Batch(x, targets, nothing, x + 0.1, everyone), plan.train.steps).total
-        assert float(total) == 0, name
+        assert total.item() == 0, name
 
 
 # --- through the data ---------------------------------------------------------------------------------------

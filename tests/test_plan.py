@@ -119,7 +119,7 @@ def test_what_follows_from_the_encoder_and_its_weights_follows_the_choice() -> N
     own, other, known = (
         make_plan(facts), make_plan(facts, encoder="resnet-18"), make_plan(facts, 0, "resnet-18", "w.pt")
     )  # fmt: skip
-    assert (own.model.encoder, own.model.pool, own.model.weights) == ("conv", "grid", None)
+    assert (own.model.encoder, own.model.pool, own.model.weights) == ("conv", "meanmax", None)
     assert (other.model.encoder, other.model.pool) == ("resnet-18", "mean")
     assert known.model.weights == "w.pt"
     assert own.train.learning_rate > other.train.learning_rate > known.train.learning_rate
@@ -163,7 +163,14 @@ def test_nothing_is_mirrored_by_default(data: Dataset) -> None:
 def test_small_images_move_less() -> None:
     small, large = planned(of_side(8)).augment, planned(of_side(28)).augment
     assert small.rotation < large.rotation
-    assert small.shift < large.shift
+    assert small.shift <= large.shift
+
+
+def test_what_is_estimated_waits_for_what_is_annotated_where_there_is_something() -> None:
+    some = planned(of_side(28)).objective
+    none = planned(images(some_known(30, 0))).objective
+    assert 0 < some.onset < some.full < 1
+    assert none.onset == none.full == 0
 
 
 def test_the_seed_and_the_precision_of_the_machine_are_in_the_plan() -> None:

@@ -119,7 +119,8 @@ def test_the_loop_works_for_an_objective_that_knows_nothing_of_the_method() -> N
     objective, y = CrossEntropy(), some_known(known=60)
     data = vectors(y)
     data.x[:, :3] += 4 * np.eye(3, dtype=np.float32)[y]
-    model, result = run_plain(data, objective, train={"steps": 60}, model={"width": 16})
+    still = {"noise": 0.1, "drop": 0.0}
+    model, result = run_plain(data, objective, train={"steps": 60}, model={"width": 16}, augment=still)
     assert objective.steps == list(range(60))
     right = model.eval().classify(model.prepare(torch.from_numpy(data.x))).argmax(1).numpy() == y
     assert right.mean() > 0.95
