@@ -255,6 +255,7 @@ def save_checkpoint(accelerator: Accelerator, run: Run, progress: Progress) -> N
         shutil.rmtree(fresh, ignore_errors=True)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(fresh), safe_serialization=True)
+    accelerator.wait_for_everyone()  # each process writes its random state into the folder that is now renamed
     if accelerator.is_main_process:
         (fresh / "progress.json").write_text(json.dumps({"step": progress.step, "seconds": progress.seconds}))
         former = run.checkpoint.with_name("checkpoint.old")
