@@ -82,7 +82,7 @@ def one(changes: dict[str, Any], minutes: float, seed: int, **options: Any) -> d
 
 
 def main(
-    seeds: int = 10, minutes: float = 9.5, plain_seeds: int = 5, plain_minutes: float = 1.5, folder: Path = RESULTS
+    seeds: int = 10, minutes: float = 4.0, plain_seeds: int = 5, plain_minutes: float = 1.5, folder: Path = RESULTS
 ) -> None:
     """Measure draws 0 … seeds − 1 of the default, and 0 … plain_seeds − 1 of eq. 16 alone."""
     for labels, settings in ((100, SETTINGS), (20, {"augmented": SETTINGS["augmented"]})):

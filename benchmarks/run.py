@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from benchmarks import cross_entropy, embedded, label_cost, mnist, overhead, report, rivals, stages, tightness, yeast
+from benchmarks import (
+    cross_entropy,
+    embedded,
+    generative,
+    label_cost,
+    mnist,
+    overhead,
+    report,
+    rivals,
+    speed,
+    stages,
+    tightness,
+    yeast,
+)
 
 if __name__ == "__main__":
     embedded.main()
     mnist.main()
+    speed.main()
+    generative.main()
     overhead.main()
     cross_entropy.main()
     label_cost.main()

@@ -13,6 +13,7 @@ from benchmarks import (
     common,
     cross_entropy,
     embedded,
+    generative,
     label_cost,
     mnist,
     overhead,
@@ -177,8 +178,9 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = (
         part.rows(np.arange(len(part)) < count) for part, count in zip(mnist.parts(), (600, 200), strict=True)
     )
-    for module in (mnist, cross_entropy, tightness, speed):
+    for module in (mnist, cross_entropy, tightness, speed, generative):
         monkeypatch.setattr(module, "parts", lambda: (train, test))
+    for module in (mnist, cross_entropy, tightness, speed):
         monkeypatch.setattr(module, "fit", tiny_fit)
     monkeypatch.setattr(cross_entropy, "VALID", 100)
     monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
@@ -219,6 +221,39 @@ def test_the_time_from_which_on_the_error_stays_under_a_bound() -> None:
     assert speed.until(curve, 3.12) == 4.0
     assert speed.until(curve, 10.0) == 1.0
     assert speed.until(curve, 2.5) is None
+
+
+@NEEDS_MNIST
+@pytest.mark.usefixtures("few_images")
+def test_the_generative_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (50, 1, 28, 28), dtype=np.uint8)
+    monkeypatch.setattr(generative, "foreign", lambda: {"noise": noise})
+    monkeypatch.setattr(generative, "WEIGHTS", {"rho 0": generative.weight(0.0), "rho 0.001": generative.weight(1e-3)})
+    monkeypatch.setattr(generative, "DETAILS", dict(list(generative.DETAILS.items())[:1]))
+    generative.main(seeds=1, minutes=0.01, folder=tmp_path)
+    names = [f"generative-{setting}-{labels}" for setting in ("augmented", "plain") for labels in (20, 50, 100)]
+    assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(names)
+    summaries = {name: json.loads((tmp_path / f"{name}.json").read_text())["summary"] for name in names}
+    assert [len(summary) for summary in summaries.values()] == [2, 2, 3, 2, 2, 3]
+    for summary in summaries.values():
+        assert all(0 <= row["ood_noise"]["mean"] <= 1 for row in summary.values())
+
+
+@NEEDS_MNIST
+@pytest.mark.usefixtures("few_images")
+def test_the_images_that_are_foreign_are_of_one_size_and_not_those_they_are_compared_with() -> None:
+    if not (Path(str(HERE)) / "nih_cxr14_all_64.npz").is_file():
+        pytest.skip("$TAUT_DATA has no nih_cxr14_all_64.npz")
+    generative.foreign.cache_clear()
+    found = generative.foreign()
+    generative.foreign.cache_clear()
+    inside, changed = generative.halves()
+    assert not set(map(bytes, inside)) & set(map(bytes, changed))
+    assert set(found) == {"cifar10", "chest", "turned", "noisy"}
+    for images in found.values():
+        assert images.shape[1:] == (1, 28, 28)
+        assert images.dtype == np.uint8
+    np.testing.assert_array_equal(np.rot90(found["turned"], -1, axes=(2, 3)), changed)
 
 
 @NEEDS_MNIST

@@ -117,7 +117,7 @@ def test_a_run_is_a_frozen_encoder_for_another_one(scans: Path, tmp_path: Path, 
     taut("train", "digits", "--labels-per-class", 5, *FLAGS, "--out", first, "--quiet")
     # The images are brought to the 8x8 pixels that the run takes.
     taut("train", scans, "--labels", tmp_path / "t.csv", "--frozen", first, *HEAD, "--out", second)
-    assert Run(second).load_model().architecture.shape == (16 * 16,)
+    assert Run(second).load_model().architecture.shape == (32,)
     assert figures(capsys, second)["images"] == 12
     taut("train", "digits", "--frozen", first, "--labels-per-class", 2, *HEAD, "--out", tmp_path / "third")
     assert "test part of digits, 596 images" in capsys.readouterr().out
@@ -195,7 +195,7 @@ def _images_run(tmp_path: Path) -> Path:
 def test_the_plan_states_the_memory_and_speaks_for_the_frozen_encoder(tmp_path: Path, capsys: Capture) -> None:
     run = _images_run(tmp_path)
     capsys.readouterr()
-    taut("plan", "digits", "--labels-per-class", 2, "--model.width", 4, "--model.pool", "grid", "--model.weights", run)
+    taut("plan", "digits", "--labels-per-class", 2, "--model.width", 4, "--model.weights", run)
     said = capsys.readouterr().out
     assert "memory: about" in said
     assert f"With 20 annotated images and weights that know other images, first try --frozen {run}" in said
@@ -208,7 +208,7 @@ def test_the_plan_states_the_memory_and_speaks_for_the_frozen_encoder(tmp_path: 
 
 def test_training_starts_from_the_weights_of_a_run(tmp_path: Path) -> None:
     run = _images_run(tmp_path)
-    flags = (*FLAGS, "--model.pool", "grid", "--model.weights", run, "--train.learning_rate", 0, "--train.ema", 0)
+    flags = (*FLAGS, "--model.weights", run, "--train.learning_rate", 0, "--train.ema", 0)
     taut("train", "digits", "--labels-per-class", 3, *flags, "--out", tmp_path / "next", "--quiet")
     first, second = (Run(path).load_model().encoder.backbone.state_dict() for path in (run, tmp_path / "next"))
     same = [name for name in first if "running" not in name and "num_batches" not in name]
