@@ -21,9 +21,9 @@ import torch
 
 from benchmarks.common import RESULTS, record
 from taut.data.dataset import Dataset
+from taut.facts import fingerprint
 from taut.fit import build_model, build_objective, build_stream, plan_for
 from taut.labels import Annotation, Label, LabelSpace
-from taut.plan import fingerprint
 from taut.train import make_optimizer
 
 SETTINGS = [(k, 2) for k in (1, 2, 3, 4, 6, 8, 10, 12, 14, 16)] + [(k, c) for c in (5, 10) for k in (1, 2, 3, 4)]

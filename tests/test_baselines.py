@@ -24,12 +24,13 @@ from taut.data.embedded import digits
 from taut.data.split import hide
 from taut.data.stream import Stream
 from taut.evaluate.predict import predict_logits
+from taut.facts import Facts
 from taut.fit import fit, plan_for, resume
 from taut.labels import Annotation, LabelSpace
 from taut.latent import Sizes
 from taut.nn import Architecture, LabelVAE
 from taut.objective import Batch
-from taut.plan import Facts, Plan, override
+from taut.plan import Plan, override
 from taut.run import Run
 from tiny import cells, equal, images, made, some_known, tiny, vectors
 

@@ -22,13 +22,14 @@ from taut.data.dataset import Dataset
 from taut.evaluate.bounds import elbo, importance_weighted
 from taut.evaluate.metrics import evaluate
 from taut.evaluate.predict import predict_probabilities
+from taut.facts import fingerprint
 from taut.fit import build_model, fit, plan_for
 from taut.labels import Label, LabelSpace
 from taut.latent import Sizes
 from taut.nn import Architecture, LabelVAE, Posterior
 from taut.nn.encoders import Features
 from taut.objective import Batch, LossTerms
-from taut.plan import TrainPlan, fingerprint
+from taut.plan import TrainPlan
 from taut.run import load_model, save_model
 from taut.tighter import TighterELBO
 from taut.train import make_optimizer

@@ -17,10 +17,11 @@ from conftest import Array
 from taut import latent
 from taut.evaluate.calibration import calibrate, events, fit_isotonic, fit_thresholds
 from taut.evaluate.predict import predict_logits, predict_probabilities
+from taut.facts import fingerprint
 from taut.fit import build_model, fit
 from taut.labels import Label, LabelSpace
 from taut.nn.vae import LabelVAE
-from taut.plan import fingerprint, make_plan
+from taut.plan import make_plan
 from taut.run import load_model, save_model
 from tiny import NAN, equal, made, tiny
 

@@ -25,9 +25,10 @@ from taut.data.cells import (
     with_policy,
 )
 from taut.data.folder import load_folder
+from taut.facts import fingerprint
 from taut.fit import build_model
 from taut.labels import Label, LabelError, LabelSpace
-from taut.plan import Plan, describe, fingerprint
+from taut.plan import Plan, describe
 from tiny import NAN, vectors
 
 NAMES = ["A", "B b", "C"]

@@ -11,10 +11,11 @@ from PIL import Image
 from conftest import Array
 from taut.data.dataset import DataError, Dataset
 from taut.evaluate.predict import predict_logits, predict_posterior, predict_probabilities
+from taut.facts import fingerprint
 from taut.fit import build_model
 from taut.labels import Label, LabelSpace
 from taut.nn.vae import LabelVAE
-from taut.plan import fingerprint, make_plan
+from taut.plan import make_plan
 from taut.report.explain import attribute, draw_explanation, explain, find_label
 from tiny import NAN, SEVERAL, cells, images, some_known, tiny, vectors
 

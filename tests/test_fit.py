@@ -13,10 +13,11 @@ from taut.data.dataset import DataError, Dataset
 from taut.data.split import draw_fraction
 from taut.data.stream import Stream
 from taut.evaluate.predict import predict_logits, predict_probabilities
+from taut.facts import fingerprint
 from taut.fit import build_model, fit, fit_to_budget, hold_out, step_seconds
 from taut.labels import Label, LabelError, LabelSpace
 from taut.objective import Batch
-from taut.plan import Plan, TrainPlan, fingerprint, make_plan
+from taut.plan import Plan, TrainPlan, make_plan
 from taut.run import Run
 from taut.tighter import dilution
 from tiny import NAN, ONE, SEVERAL, cells, equal, images, made, some_known, tiny, vectors

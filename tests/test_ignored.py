@@ -17,11 +17,12 @@ from taut.baselines import find_objective
 from taut.data.augment import Augment
 from taut.data.split import draw_fraction, hide
 from taut.data.stream import Stream
+from taut.facts import fingerprint
 from taut.fit import build_model, fit
 from taut.labels import LabelSpace
 from taut.nn import Posterior
 from taut.objective import Batch, Weights, capacity_penalty, information_penalty
-from taut.plan import Plan, fingerprint, override
+from taut.plan import Plan, override
 from taut.targets import Interpolation, Source, Teacher
 from taut.tighter import Sampling, TighterELBO
 from tiny import NAN, SEVERAL, TINY, images, tiny

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from taut.facts import fingerprint
 from taut.fit import build_model, build_objective, build_stream, changed_plan
 from taut.memory import MIB, estimate_memory
-from taut.plan import fingerprint, override
+from taut.plan import override
 from taut.train import make_accelerator, make_optimizer, train
 from tiny import ONE, made, some_known
 
@@ -23,7 +24,8 @@ import re
 from pathlib import Path
 from taut.fit import build_model, build_objective, build_stream, changed_plan
 from taut.memory import estimate_memory
-from taut.plan import fingerprint, override
+from taut.facts import fingerprint
+from taut.plan import override
 from taut.train import train
 from test_memory import CHANGES, data, of
 dataset = data(64)

@@ -22,10 +22,11 @@ from taut.evaluate import bounds
 from taut.evaluate.calibration import expected_calibration_error, fit_temperatures, label_nll, reliability
 from taut.evaluate.metrics import evaluate, label_figures, mean_elbo
 from taut.evaluate.predict import batches, predict_logits, predict_posterior, predict_probabilities
+from taut.facts import fingerprint
 from taut.fit import build_model
 from taut.labels import Label, LabelSpace
 from taut.nn.vae import LabelVAE
-from taut.plan import fingerprint, make_plan
+from taut.plan import make_plan
 from tiny import NAN, ONE, SEVERAL, cells, images, some_known, tiny, vectors
 
 MIX = LabelSpace((Label("grade", ("a", "b", "c")), Label("sick", ("no", "yes"))))

@@ -27,9 +27,10 @@ from taut.evaluate.ood import (
     ood_statistics,
 )
 from taut.evaluate.predict import predict_posterior
+from taut.facts import fingerprint
 from taut.fit import build_model, fit
 from taut.nn.vae import LabelVAE
-from taut.plan import fingerprint, make_plan
+from taut.plan import make_plan
 from taut.run import load_model, save_model
 from tiny import SEVERAL, cells, equal, images, some_known, tiny, vectors
 

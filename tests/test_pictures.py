@@ -10,10 +10,11 @@ from PIL import Image
 
 from conftest import Array
 from taut.data.dataset import Dataset
+from taut.facts import fingerprint
 from taut.fit import build_model
 from taut.labels import LabelSpace
 from taut.nn.vae import LabelVAE
-from taut.plan import fingerprint, make_plan
+from taut.plan import make_plan
 from taut.report.pictures import every_label, reconstructions, reliability_diagram
 from tiny import NAN, ONE, SEVERAL, cells, images, some_known, tiny
 

@@ -8,8 +8,9 @@ import pytest
 
 from taut.data.dataset import DataError, Dataset
 from taut.data.embedded import digit_grid, digits
+from taut.facts import fingerprint
 from taut.labels import Label, LabelSpace
-from taut.plan import Plan, advice, describe, fast_bf16, fingerprint, make_plan, override
+from taut.plan import Plan, advice, describe, fast_bf16, make_plan, override
 from tiny import NAN, ONE, SEVERAL, cells, images, made, some_known, vectors
 
 

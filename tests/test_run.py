@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from taut.data.augment import Augment
 from taut.data.dataset import DataError, Dataset
 from taut.evaluate.predict import predict_posterior, predict_probabilities
+from taut.facts import fingerprint
 from taut.fit import build_model, fit
 from taut.labels import Label, LabelSpace
 from taut.nn.vae import LabelVAE
-from taut.plan import ModelPlan, ObjectivePlan, Plan, TrainPlan, fingerprint, make_plan
+from taut.plan import ModelPlan, ObjectivePlan, Plan, TrainPlan, make_plan
 from taut.run import FORMAT, Run, load_model, save_model
 from tiny import SEVERAL, cells, equal, images, some_known, tiny, vectors
 

@@ -14,10 +14,11 @@ from torch import Generator, Tensor
 from taut.data.augment import Augment
 from taut.data.dataset import Dataset
 from taut.data.stream import Cycle, Stream
+from taut.facts import fingerprint
 from taut.fit import build_model
 from taut.nn.vae import LabelVAE
 from taut.objective import Batch, SecondView
-from taut.plan import fingerprint, make_plan
+from taut.plan import make_plan
 from tiny import ONE, SEVERAL, cells, images, some_known, tiny, vectors
 
 CPU = torch.device("cpu")

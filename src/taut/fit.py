@@ -21,10 +21,11 @@ from taut.data.split import hide, split_off
 from taut.data.stream import Stream
 from taut.evaluate.calibration import calibrate
 from taut.evaluate.ood import fit_ood
+from taut.facts import Facts, fingerprint
 from taut.nn.vae import LabelVAE
 from taut.nn.weights import load_weights
 from taut.objective import Objective
-from taut.plan import Facts, Plan, fingerprint, make_plan, override
+from taut.plan import Plan, make_plan, override
 from taut.run import Run
 from taut.train import TrainResult, processes, train
 

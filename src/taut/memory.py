@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from taut.data.dataset import Dataset
+from taut.facts import Facts
 from taut.fit import build_model, build_objective, build_stream
-from taut.plan import Facts, Plan
+from taut.plan import Plan
 from taut.train import separate_randomness
 
 MIB = 2**20

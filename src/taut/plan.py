@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from taut.data.augment import Augment
-from taut.data.cells import BLANK, UNCERTAIN
-from taut.data.dataset import DataError, Dataset
+from taut.data.dataset import DataError
+from taut.facts import Facts
 from taut.labels import LabelSpace
 from taut.nn.vae import Architecture
 
@@ -29,65 +29,6 @@ RANGES = {
     **dict.fromkeys(("train.valid_fraction", "train.warmup", "train.ema", "objective.momentum"), (0, 1)),
     **dict.fromkeys(("objective.onset", "objective.full", "objective.ramp"), (0, 1)),
 }
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The fingerprint of a training set."""
-
-    images: int
-    shape: tuple[int, ...]
-    labels: int
-    classes: tuple[int, ...]
-    annotated_images: int
-    fully_annotated_images: int
-    annotated_cells: tuple[int, ...]
-    positives: tuple[int, ...]
-    grey: bool
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    uncertain: tuple[int, ...] = ()
-    blank: tuple[int, ...] = ()
-    """Cells of each label that the table leaves uncertain (−1) or blank; () where nobody counted."""
-    uncertain_as: tuple[str, ...] = ()
-    blank_as: tuple[str, ...] = ()
-    """What they became; see `taut.data.cells.CellPolicy`."""
-
-    @property
-    def is_image(self) -> bool:
-        """Whether the inputs are images."""
-        return len(self.shape) == 3
-
-
-def fingerprint(dataset: Dataset) -> Facts:
-    """The facts of a training set: sizes, counts of annotations, and the statistics of its inputs."""
-    x, observed = dataset.x, dataset.annotation.observed
-    # A sample is enough for means, and large arrays may be memory maps.
-    step = max(1, len(x) // 5000)
-    sample = np.asarray(x[::step], dtype=np.float64) / (255 if x.dtype == np.uint8 else 1)
-    axes = (0, 2, 3) if dataset.is_image else (0,)
-    std = sample.std(axis=axes)
-    cells: dict[str, tuple[Any, ...]] = {}
-    if dataset.cells is not None and dataset.policy is not None:
-        fates = dataset.policy.fates(dataset.space)
-        for name, code in (("uncertain", UNCERTAIN), ("blank", BLANK)):
-            cells[name] = tuple(int(n) for n in (dataset.cells == code).sum(axis=0))
-            cells[f"{name}_as"] = tuple(fates[code])
-    last = np.nan_to_num(dataset.annotation.targets)[:, [block.stop - 1 for block in dataset.space.blocks]]
-    return Facts(
-        images=len(x),
-        shape=tuple(x.shape[1:]),
-        labels=len(dataset.space),
-        classes=dataset.space.sizes,
-        annotated_images=int(observed.any(axis=1).sum()),
-        fully_annotated_images=int(dataset.annotation.complete.sum()),
-        annotated_cells=tuple(int(n) for n in observed.sum(axis=0)),
-        positives=tuple(int(n) for n in np.round(np.where(observed, last, 0).sum(axis=0))),
-        grey=x.shape[1] == 1 if dataset.is_image else False,
-        mean=tuple(float(v) for v in sample.mean(axis=axes)),
-        std=tuple(float(v) if v > 1e-6 else 1.0 for v in std),
-        **cells,
-    )
 
 
 @dataclass

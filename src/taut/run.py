@@ -19,9 +19,10 @@ from torch import Tensor
 
 from taut.data.dataset import DataError
 from taut.evaluate.ood import OODReference
+from taut.facts import Facts
 from taut.labels import LabelSpace
 from taut.nn.vae import Architecture, LabelVAE
-from taut.plan import Facts, Plan
+from taut.plan import Plan
 
 FORMAT = 1
 WHILE_READING = ("skipped.csv", "leakage.csv", "frozen.json", "frozen.safetensors")

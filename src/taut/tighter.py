@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from taut import latent
+from taut.facts import Facts
 from taut.objective import Batch, LossTerms, Objective, Weights, tighter_elbo
-from taut.plan import Facts, Plan, TrainPlan
+from taut.plan import Plan, TrainPlan
 from taut.targets import Estimate, Interpolation, Source, Teacher
 
 

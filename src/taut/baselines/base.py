@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from taut import latent
+from taut.facts import Facts
 from taut.latent import Sizes
 from taut.objective import Batch, LossTerms, Objective
-from taut.plan import Facts, Plan
+from taut.plan import Plan
 
 
 class Baseline(Objective):

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from taut import latent
 from taut.baselines.fixmatch import FixMatch
-from taut.plan import Facts, Plan
+from taut.facts import Facts
+from taut.plan import Plan
 
 DECAY = 0.999
 FAIRNESS = 0.01

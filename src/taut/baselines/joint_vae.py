@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from taut.facts import Facts
 from taut.objective import Batch, LossTerms
-from taut.plan import Facts
 from taut.tighter import TighterELBO
 
 

@@ -8,8 +8,9 @@ import torch
 
 from taut import latent
 from taut.baselines.base import Baseline, annotated_term, last_rows, sigmoid_ramp, squared_distance, terms_of
+from taut.facts import Facts
 from taut.objective import Batch, LossTerms, SecondView
-from taut.plan import Facts, Plan
+from taut.plan import Plan
 from taut.targets import AveragedModel
 
 RAMP = 0.4

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from taut.baselines.base import Baseline, annotated_term, annotation_kl, last_rows, terms_of
+from taut.facts import Facts
 from taut.objective import Batch, LossTerms, SecondView
-from taut.plan import Facts
 
 
 class Supervised(Baseline):

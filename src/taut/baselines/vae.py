@@ -6,7 +6,8 @@ from typing import Any, Self
 
 import torch
 
-from taut.plan import Facts, Plan
+from taut.facts import Facts
+from taut.plan import Plan
 from taut.tighter import TighterELBO
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from taut import latent
 from taut.baselines.base import Baseline, annotated_term, terms_of
+from taut.facts import Facts
 from taut.objective import Batch, LossTerms
-from taut.plan import Facts, Plan
+from taut.plan import Plan
 
 PROBE = 1e-2
 SHARE = 0.25

@@ -16,11 +16,12 @@ from taut.cli.splits import save_split, split
 from taut.data import DataError, Dataset
 from taut.data.cells import certain, prior_notes, unscored
 from taut.evaluate.metrics import evaluate as figures_of
+from taut.facts import fingerprint
 from taut.fit import changed_plan, fit
 from taut.fit import resume as resume_fit
 from taut.labels import LabelError
 from taut.memory import estimate_memory
-from taut.plan import advice, describe, fingerprint
+from taut.plan import advice, describe
 from taut.run import Run
 from taut.sources import DataFlags, draw_annotations, load_parts
 from taut.train import TrainingError, processes
