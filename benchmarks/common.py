@@ -37,6 +37,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def numbers() -> list[Any]:
+    """The arguments of the command line, counts as int and minutes as float."""
+    return [int(argument) if argument.isdecimal() else float(argument) for argument in sys.argv[1:]]
+
+
 def record(
     name: str,
     about: str,

@@ -7,7 +7,6 @@ error: NLL, ECE, and how well foreign and shifted images are told from test imag
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from benchmarks.common import RESULTS, record
+from benchmarks.common import RESULTS, numbers, record
 from benchmarks.mnist import SETTINGS, figures, fitted, parts
 from taut.data.arrays import load_npz
 from taut.evaluate.ood import ood_auroc
@@ -90,4 +89,4 @@ def main(seeds: int = 3, minutes: float = 0.6, folder: Path = RESULTS) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(a) if i == 0 else float(a) for i, a in enumerate(sys.argv[1:3])))  # type: ignore[arg-type]
+    main(*numbers())

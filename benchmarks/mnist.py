@@ -8,12 +8,11 @@ training did not see. Give the number of draws and of minutes a draw to change t
 from __future__ import annotations
 
 import dataclasses
-import sys
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, record
+from benchmarks.common import RESULTS, numbers, record
 from taut.baselines import DEFAULT
 from taut.data import load_dataset
 from taut.data.dataset import Dataset
@@ -95,4 +94,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*(int(a) if i == 0 else float(a) for i, a in enumerate(sys.argv[1:4])))  # type: ignore[arg-type]
+    main(*numbers())

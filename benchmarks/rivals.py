@@ -5,13 +5,12 @@ Twice: with every method's augmentation, and with images as they are (the settin
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, record
+from benchmarks.common import RESULTS, numbers, record
 from benchmarks.mnist import SETTINGS, one
 from taut.baselines import OBJECTIVES
 
@@ -27,4 +26,4 @@ def main(seeds: int = 3, minutes: float = 2.0, folder: Path = RESULTS) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(a) if i == 0 else float(a) for i, a in enumerate(sys.argv[1:3])))  # type: ignore[arg-type]
+    main(*numbers())

@@ -7,7 +7,6 @@ image is seen before training is over. The schedule is that of the whole plan; a
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from benchmarks.common import RESULTS, record
+from benchmarks.common import RESULTS, numbers, record
 from benchmarks.mnist import changed, draw, parts
 from taut.evaluate.metrics import label_figures
 from taut.evaluate.predict import predict_probabilities
@@ -84,4 +83,4 @@ def main(seeds: int = 5, minutes: float = 0.7, folder: Path = RESULTS) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(a) if i == 0 else float(a) for i, a in enumerate(sys.argv[1:3])))  # type: ignore[arg-type]
+    main(*numbers())

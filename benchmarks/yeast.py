@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import ClassifierChain
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.common import RESULTS, record
+from benchmarks.common import RESULTS, numbers, record
 from taut.baselines import DEFAULT
 from taut.data import load_dataset
 from taut.data.dataset import DataError, Dataset
@@ -142,4 +141,4 @@ def main(seeds: int = 10, folder: Path = RESULTS) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    main(*numbers())

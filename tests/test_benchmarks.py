@@ -109,6 +109,13 @@ def test_what_was_cut_off_goes_on_draw_by_draw(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["name.json"]
 
 
+def test_counts_and_minutes_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common.sys, "argv", ["benchmark", "10", "0.5", "3"])
+    found = common.numbers()
+    assert found == [10, 0.5, 3]
+    assert [type(number) for number in found] == [int, float, int]
+
+
 def test_the_summary_by_hand() -> None:
     draws = [{"method": "m", "seed": s, "error": e, "commit": "abc"} for s, e in enumerate([1.0, 2.0, 6.0])]
     # Mean 3, deviations −2, −1, 3, so that the variance is 14 / 2.

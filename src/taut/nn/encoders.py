@@ -67,8 +67,8 @@ class MLP(Encoder):
 class MapEncoder(Encoder):
     """A convolution body and what the heads read of its map.
 
-    pool: how the label head reads it. "mean" is the usual one; "grid" keeps a 4x4 grid of places, since the parts
-    of a shape (a 3, a crossed 7) say little without their places; "meanmax" finds small objects among several.
+    pool: how the label head reads it. "mean" is the usual one; "meanmax" finds small parts and objects as well; "grid"
+    keeps a 4x4 grid of places.
     q(z|x) always reads a 4x4 grid of a few channels: a decoder needs places.
     """
 
