@@ -250,6 +250,9 @@ def _plan_model(plan: Plan, facts: Facts, encoder: str | None, weights: str | No
         # A 4x4 grid of places learns 100 labels as fast, but then locks whole ways of writing into wrong classes.
         plan.model.pool = "meanmax"
         plan.train.learning_rate = 1.6e-2
+        if facts.images >= SMALL:
+            # Of equal training time, MNIST's wrong groups shrink further than with 16 channels and more steps.
+            plan.model.width = 24
     if weights is not None:
         # What has been learnt elsewhere is to be kept.
         plan.train.learning_rate = 5e-4
