@@ -273,9 +273,7 @@ def _trained(
     return train(model, objective, build_stream(dataset, plan, objective), plan, run, again, quiet, name)
 
 
-def _cross_calibrate(
-    model: LabelVAE, training: Dataset, plan: Plan, run: Run | None, again: bool, quiet: bool
-) -> str:
+def _cross_calibrate(model: LabelVAE, training: Dataset, plan: Plan, run: Run | None, again: bool, quiet: bool) -> str:
     """Calibrate on out-of-fold logits of the plan's own training, repeated on each fold; returns the sentence."""
     settings = plan.train
     parts = deal_folds(training, settings.folds, plan.seed)

@@ -38,8 +38,9 @@ def cross_fit(
 ) -> tuple[Dataset, Tensor]:
     """The images of all folds, M of them, and their out-of-fold logits [M, W], float32 on the CPU.
 
-    parts: the fold of each image [N], −1 for none, as `deal_folds` gives it.  trained: the model of a dataset from which
-    the fold of that number is hidden.  run: keeps the logits of every finished fold; again: whether they are read first.
+    parts: the fold of each image [N], −1 for none, as `deal_folds` gives it.  trained: takes a dataset from which a
+    fold is hidden, and the fold's number, to a model.  run: keeps the logits of every finished fold.
+    again: whether they are read first.
     A cell whose label no other fold annotates is not annotated in what is returned: nobody could have learnt it.
     """
     logits = np.full((len(dataset), dataset.space.width), np.nan, dtype=np.float32)

@@ -119,7 +119,7 @@ class TrainPlan:
     valid_fraction: float = 0.0
     """Share of the annotated images held out for calibration; whole groups."""
     folds: int = 0
-    """In place of that: so many more trainings, each with one fold of the annotations hidden, which calibrates; 0 for none."""
+    """In place of that: so many more trainings, each with one fold of the annotations hidden to calibrate on."""
     calibration: Literal["temperature", "isotonic", "none"] = "temperature"
     """Fitted for each label on held-out annotations: a temperature, isotonic maps on top of it, or nothing."""
     threshold: Literal["f1", "youden", "half"] = "f1"

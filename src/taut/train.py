@@ -142,8 +142,8 @@ def train(
 ) -> TrainResult:
     """Train a model by an objective on a stream of batches, for the plan's number of steps.
 
-    run: where metrics and checkpoints go.  name: before the progress bar.  resume: go on from the run's checkpoint; on the CPU, with the same number
-    of threads, the weights are then bit for bit those of an uninterrupted run.
+    run: where metrics and checkpoints go.  resume: go on from the run's checkpoint; on the CPU, with the same number
+    of threads, the weights are then bit for bit those of an uninterrupted run.  name: before the progress bar.
     Raises TrainingError where a loss term is NaN or infinite.
     """
     settings = plan.train

@@ -130,9 +130,7 @@ def calibrate(model: LabelVAE, held: Dataset, method: str = "temperature", thres
     return calibrate_on(model, predict_logits(model, held.x), held, method, threshold, where)
 
 
-def calibrate_on(
-    model: LabelVAE, logits: Tensor, held: Dataset, method: str, threshold: str, where: str
-) -> str:
+def calibrate_on(model: LabelVAE, logits: Tensor, held: Dataset, method: str, threshold: str, where: str) -> str:
     """Set a model's temperatures, isotonic maps and thresholds from logits [N, W]; returns the sentence that says so.
 
     logits: of images whose annotations the network that gave them did not know: the model, or one that is much like it.
