@@ -354,9 +354,9 @@ def test_a_fold_that_fails_loses_no_model(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_plan_says_how_many_folds_there_will_be() -> None:
-    grouped = vectors(some_known(60, 40), groups=np.arange(60) // 15)
-    assert plan_of(grouped).train.folds == 3
-    assert plan_of(vectors(some_known(60, 40))).train.folds == 5
+    grouped = vectors(some_known(60, 40), groups=np.arange(60) // 20)
+    assert plan_of(grouped).train.folds == 2
+    assert plan_of(vectors(some_known(60, 40))).train.folds == 3
     assert Plan().train.folds == 0  # as in plans of before
 
 
@@ -366,9 +366,9 @@ def test_the_plan_command_says_what_calibrates(tmp_path: Path, capsys: pytest.Ca
     np.savez(tmp_path / "pack.npz", x=data.x, y=y)
     pack = str(tmp_path / "pack.npz")
     cli.main(["plan", pack])
-    assert "calibration: 5 more trainings, each with a fold of the annotations hidden" in capsys.readouterr().out
+    assert "calibration: 3 more trainings, each with a fold of the annotations hidden" in capsys.readouterr().out
     cli.main(["plan", pack, "--train.folds", "0"])
-    assert "--train.folds 5 calibrates on 5 more trainings" in capsys.readouterr().out
+    assert "--train.folds 3 calibrates on 3 more trainings" in capsys.readouterr().out
     cli.main(["plan", pack, "--train.valid_fraction", "0.3"])
     shown = capsys.readouterr().out
     assert "calibrat" not in shown.split("model:")[0]
