@@ -28,8 +28,9 @@ from taut.labels import Label, LabelError, LabelSpace
 
 Array = NDArray[Any]
 
-SMALL = {"train.steps": 60, "model.width": 32, "model.decoder_width": 32}
-TINY = {"train.steps": 10, "model.width": 8, "model.decoder_width": 8}
+# Without folds, which repeat every training; they have tests of their own.
+SMALL = {"train.folds": 0, "train.steps": 60, "model.width": 32, "model.decoder_width": 32}
+TINY = {"train.folds": 0, "train.steps": 10, "model.width": 8, "model.decoder_width": 8}
 BRIEF = {**TINY, "train.steps": 250, "train.batch_unlabelled": 64}
 
 MIX = LabelSpace((Label("shape", ("round", "square", "long")), Label("broken", (0, 1))))

@@ -10,7 +10,7 @@ from taut.data.dataset import DataError, Dataset
 from taut.data.embedded import digit_grid, digits
 from taut.facts import fingerprint
 from taut.labels import Label, LabelSpace
-from taut.plan import Plan, advice, describe, fast_bf16, make_plan, override
+from taut.plan import FOLDS, Plan, advice, describe, fast_bf16, make_plan, override
 from tiny import NAN, ONE, SEVERAL, cells, images, made, some_known, vectors
 
 
@@ -99,6 +99,33 @@ def test_a_partly_annotated_table_is_drawn_as_it_is() -> None:
 def test_many_annotated_images_can_spare_some_for_calibration() -> None:
     assert planned(vectors(some_known(1200, 1000))).train.valid_fraction > 0
     assert planned(vectors(some_known(1200, 999))).train.valid_fraction == 0
+
+
+def test_vectors_of_which_few_are_annotated_are_calibrated_on_folds() -> None:
+    def folds(data: Dataset) -> tuple[int, float]:
+        plan = planned(data)
+        return plan.train.folds, plan.train.valid_fraction
+
+    assert folds(vectors(some_known(1200, 29))) == (0, 0)  # no label would get a temperature
+    assert folds(vectors(some_known(1200, 30))) == (FOLDS, 0)
+    assert folds(vectors(some_known(1200, 999))) == (FOLDS, 0)
+    assert folds(vectors(some_known(1200, 1000))) == (0, 0.1)
+    assert folds(images(some_known(1200, 999))) == (0, 0)  # their trainings take minutes
+    split = np.full((60, 2), NAN)
+    split[:29, 0] = split[29:58, 1] = 1
+    assert folds(vectors(split, SEVERAL)) == (0, 0)
+
+
+def test_folds_and_a_share_to_hold_out_replace_each_other() -> None:
+    few, many = planned(vectors(some_known(100, 50))), planned(vectors(some_known(1200, 1000)))
+    held = override(few, {"train.valid_fraction": 0.2}, "test").train
+    assert (held.folds, held.valid_fraction) == (0, 0.2)
+    folded = override(many, {"train": {"folds": 3}}, "test").train
+    assert (folded.folds, folded.valid_fraction) == (3, 0)
+    again = override(override(few, {"train.folds": 3}, "a file"), {"train.valid_fraction": 0.2}, "flags").train
+    assert (again.folds, again.valid_fraction) == (0, 0.2)
+    neither = override(few, {"train.folds": 0, "train.valid_fraction": 0}, "test").train
+    assert (neither.folds, neither.valid_fraction) == (0, 0)
 
 
 @pytest.mark.parametrize("features", [1, 3, 200])

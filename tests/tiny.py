@@ -20,6 +20,7 @@ TINY: dict[str, Any] = {
     "train.batch_labelled": 8,
     "train.batch_unlabelled": 16,
     "train.precision": "fp32",
+    "train.folds": 0,
     "model.width": 4,
     "model.decoder_width": 4,
     "model.z_dim": 2,

@@ -17,19 +17,20 @@ from numpy.typing import NDArray
 from taut.baselines import DEFAULT, find_objective
 from taut.data.cells import certain, prior_notes
 from taut.data.dataset import DataError, Dataset
-from taut.data.split import hide, split_off
+from taut.data.split import deal_folds, fold_count, hide, split_off
 from taut.data.stream import Stream
-from taut.evaluate.calibration import calibrate
+from taut.evaluate.calibration import calibrate, calibrate_on
 from taut.evaluate.ood import fit_ood
 from taut.facts import Facts, fingerprint
+from taut.folds import cross_fit
 from taut.nn.vae import LabelVAE
 from taut.nn.weights import load_weights
 from taut.objective import Objective
-from taut.plan import Plan, make_plan, override
+from taut.plan import MOST_FOLDS, Plan, make_plan, override, uncalibrated
 from taut.run import Run
-from taut.train import TrainResult, processes, train
+from taut.train import TrainingError, TrainResult, processes, train
 
-MEASURED_STEPS, LEAST_STEPS = 14, 20
+MEASURED_STEPS, LEAST_STEPS, LEAST_SHARED = 14, 20, 100
 RESERVE = 0.9  # share of a time budget that is planned for steps; the rest is start-up, calibration and a noisy machine
 
 
@@ -50,6 +51,22 @@ def changed_plan(facts: Facts, change: Callable[[Plan], Plan], seed: int = 0, ob
     if (plan.model.encoder, plan.model.weights) == (planned.model.encoder, planned.model.weights):
         return plan
     return change(plan_for(facts, seed, objective, plan.model.encoder, plan.model.weights))
+
+
+def plan_of(
+    dataset: Dataset, change: Callable[[Plan], Plan] = lambda plan: plan, seed: int = 0, objective: str = DEFAULT
+) -> Plan:
+    """The decisions for a training set, of which a "valid" part of its own is no fact.
+
+    There are no folds where that part is there to calibrate on, or where nothing is to be calibrated, and no more of
+    them than the annotated images can be dealt into.
+    """
+    valid = np.zeros(len(dataset), dtype=bool) if dataset.split is None else dataset.split == "valid"
+    plan = changed_plan(fingerprint(dataset.rows(~valid)), change, seed, objective)
+    settings = plan.train
+    needed = not valid.any() and (settings.calibration, settings.threshold) != ("none", "half")
+    settings.folds = fold_count(dataset, settings.folds) if needed else 0
+    return plan
 
 
 def build_model(dataset: Dataset, plan: Plan, facts: Facts) -> LabelVAE:
@@ -102,19 +119,28 @@ def step_seconds(dataset: Dataset, plan: Plan, facts: Facts) -> float:
 def fit_to_budget(dataset: Dataset, plan: Plan, facts: Facts, minutes: float) -> str:
     """Set the plan's number of steps to what fits into a time budget; returns the sentence that says so.
 
-    Raises ValueError for a budget that is not positive.
+    All trainings of a plan with folds share the budget alike; where that leaves fewer than 100 steps for each, there
+    are no folds.  Raises ValueError for a budget that is not positive.
     """
     if not minutes > 0:
         raise ValueError(f"--minutes {minutes:g} is not a positive number")
     # All processes must take the same number of steps: the first one's measurement counts.
     seconds = float(broadcast_object_list([step_seconds(dataset, plan, facts)])[0])
     fitting = int(RESERVE * 60 * minutes / seconds)
-    plan.train.steps = max(LEAST_STEPS, fitting)
     measured = f"a step takes {1000 * seconds:.1f} ms here, so that"
     budget = f"{RESERVE:.0%} of {minutes:g} minutes"
+    trainings = 1 + plan.train.folds
+    if trainings > 1 and fitting // trainings >= LEAST_SHARED:
+        plan.train.steps = fitting // trainings
+        return (
+            f"{measured} {trainings} trainings of {plan.train.steps} steps fit into {budget}, one to keep and "
+            f"{plan.train.folds} to calibrate on; the schedules are fitted to them"
+        )
+    plan.train.folds, plan.train.steps = 0, max(LEAST_STEPS, fitting)
     if fitting < LEAST_STEPS:
         return f"{measured} only {fitting} steps fit into {budget}; {LEAST_STEPS} are taken all the same, the least"
-    return f"{measured} {fitting} steps fit into {budget}; the schedules are fitted to them"
+    alone = f", too few to share with {trainings - 1} folds" if trainings > 1 else ""
+    return f"{measured} {fitting} steps fit into {budget}{alone}; the schedules are fitted to them"
 
 
 @dataclass
@@ -171,8 +197,7 @@ def fit(
     """
     space = dataset.space
     space.check_observed(dataset.annotation)
-    outside = np.ones(len(dataset), dtype=bool) if dataset.split is None else dataset.split != "valid"
-    plan = changed_plan(fingerprint(dataset.rows(outside)), change, seed, objective)
+    plan = plan_of(dataset, change, seed, objective)
     kept, held = hold_out(dataset, plan)
     training = dataset.rows(kept)
     lost = dataset.annotation.observed.any(axis=0) & ~training.annotation.observed.any(axis=0)
@@ -220,14 +245,15 @@ def _train(
     notes: list[str],
     quiet: bool,
 ) -> Fitted:
-    model = build_model(training, plan, facts)
-    objective = build_objective(model, plan, facts)
-    result = train(model, objective, build_stream(training, plan, objective), plan, run, again, quiet)
+    result = _trained(training, plan, facts, run, again, quiet)
     model = result.model
     if len(held):
         notes.append(calibrate(model, certain(dataset.rows(held)), plan.train.calibration, plan.train.threshold))
+    elif plan.train.folds:
+        notes.append(_cross_calibrate(model, training, plan, run, again, quiet))
     elif not quiet:
-        notes.append("not calibrated: too few annotated images to hold some out")
+        notes.append(uncalibrated(facts, plan, fold_count(training, MOST_FOLDS)))
+    # Folds hide annotations, but no image: for the score of foreign images there is none that was held out.
     decodes = find_objective(plan.objective.name).decodes(plan)
     reference = fit_ood(model, training.x, dataset.x[held], decodes)
     if reference is not None:
@@ -237,3 +263,28 @@ def _train(
         about = {"steps": result.steps, "seconds": round(result.seconds, 1), "checkpoint": "last"}
         run.save_model(model, {**about, "pixel_max": dataset.pixel_max})
     return Fitted(model, plan, facts, result, notes)
+
+
+def _trained(
+    dataset: Dataset, plan: Plan, facts: Facts, run: Run | None, again: bool, quiet: bool, name: str = "train"
+) -> TrainResult:
+    model = build_model(dataset, plan, facts)
+    objective = build_objective(model, plan, facts)
+    return train(model, objective, build_stream(dataset, plan, objective), plan, run, again, quiet, name)
+
+
+def _cross_calibrate(model: LabelVAE, training: Dataset, plan: Plan, run: Run | None, again: bool, quiet: bool) -> str:
+    """Calibrate on out-of-fold logits of the plan's own training, repeated on each fold; returns the sentence."""
+    settings = plan.train
+    parts = deal_folds(training, settings.folds, plan.seed)
+
+    def trained(hidden: Dataset, fold: int) -> LabelVAE:
+        name = f"fold {fold + 1} of {settings.folds}"
+        return _trained(hidden, plan, fingerprint(hidden), None, False, quiet, name).model
+
+    try:
+        held, logits = cross_fit(training, parts, trained, run, again)
+    except TrainingError as error:
+        return f"not calibrated: a training with some annotations hidden failed, {error}"
+    where = f"{len(held)} images, each by one of {settings.folds} more trainings that its annotations were hidden from"
+    return calibrate_on(model, logits, certain(held), settings.calibration, settings.threshold, where)

@@ -14,11 +14,13 @@ import yaml
 
 from taut.data.augment import Augment
 from taut.data.dataset import DataError
+from taut.evaluate.calibration import LEAST_OBSERVED
 from taut.facts import Facts
 from taut.labels import LabelSpace
 from taut.nn.vae import Architecture
 
 FEW_ANNOTATED = 1000
+FOLDS, MOST_FOLDS = 3, 20  # on parts of yeast's training rows, 3, 5 and 10 calibrated alike
 SMALL = 5000
 OPTIONAL = ("model.width", "model.decoder_width", "model.weights", "objective.alpha")
 RANGES = {
@@ -27,6 +29,7 @@ RANGES = {
     **dict.fromkeys(("train.batch_labelled", "train.batch_unlabelled", "train.learning_rate"), (0, math.inf)),
     **dict.fromkeys(("objective.mix", "model.stack"), (0, math.inf)),
     **dict.fromkeys(("train.valid_fraction", "train.warmup", "train.ema", "objective.momentum"), (0, 1)),
+    "train.folds": (0, MOST_FOLDS),
     **dict.fromkeys(("objective.onset", "objective.full", "objective.ramp"), (0, 1)),
 }
 
@@ -115,6 +118,8 @@ class TrainPlan:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     valid_fraction: float = 0.0
     """Share of the annotated images held out for calibration; whole groups."""
+    folds: int = 0
+    """In place of that: so many more trainings, each with one fold of the annotations hidden to calibrate on."""
     calibration: Literal["temperature", "isotonic", "none"] = "temperature"
     """Fitted for each label on held-out annotations: a temperature, isotonic maps on top of it, or nothing."""
     threshold: Literal["f1", "youden", "half"] = "f1"
@@ -183,6 +188,7 @@ def override(plan: Plan, changes: dict[str, Any], where: str) -> Plan:
         text = " ".join(str(error).split())
         raise DataError(f"{where}: a value does not fit its field: {text[:300]}") from error
     _check_ranges(changed, where)
+    _settle_calibration(changed, flatten(changes), where)
     return changed
 
 
@@ -193,6 +199,24 @@ def _check_ranges(plan: Plan, where: str) -> None:
         low, high = RANGES.get(name, (-math.inf, math.inf))
         if isinstance(value, int | float) and not low <= value <= high:
             raise DataError(f"{where}: {name} {value:g} is not between {low:g} and {high:g}")
+
+
+def _settle_calibration(plan: Plan, asked: dict[str, Any], where: str) -> None:
+    """Of the two ways to have annotations to calibrate on, the one that is asked for replaces the other."""
+    train = plan.train
+    if train.folds == 1:
+        raise DataError(f"{where}: train.folds 1 hides all annotations at once; 0 has no folds, 2 is the least")
+    if not (train.folds and train.valid_fraction):
+        return
+    if {"train.folds", "train.valid_fraction"} <= asked.keys():
+        raise DataError(
+            f"{where}: train.folds {train.folds} and train.valid_fraction {train.valid_fraction:g} are two ways to "
+            "calibrate: leave one of them out"
+        )
+    if "train.folds" in asked:
+        train.valid_fraction = 0.0
+    else:
+        train.folds = 0
 
 
 def _build(parsed: Any) -> Plan:
@@ -280,6 +304,9 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
         train.steps = 500
     if facts.annotated_images >= FEW_ANNOTATED:
         train.valid_fraction = 0.1
+    elif not facts.is_image and max(facts.annotated_cells, default=0) >= LEAST_OBSERVED:
+        # A training takes seconds, and no annotation can be spared.
+        train.folds = FOLDS
     if not facts.is_image:
         train.learning_rate, train.steps = 2e-3, 400
 
@@ -336,6 +363,24 @@ def advice(facts: Facts, plan: Plan) -> str | None:
     return (
         f"With {facts.annotated_images} annotated images and weights that know other images, first try {frozen} in the "
         "place of the --model flags: it trains on the features in seconds, and cannot unlearn them"
+    )
+
+
+def uncalibrated(facts: Facts, plan: Plan, apart: int) -> str:
+    """Why nothing is calibrated where no image is held out and there are no folds, and what would.
+
+    apart: how many annotated images, or groups of them, could be in different folds.
+    """
+    if plan.train.calibration == "none":
+        return "not calibrated, as the plan says"
+    if max(facts.annotated_cells, default=0) < LEAST_OBSERVED:
+        return f"not calibrated: no label has {LEAST_OBSERVED} annotated images, the least for a temperature"
+    if apart < 2:
+        return "not calibrated: all annotated images are of one group, of which none can be held out"
+    folds = min(apart, FOLDS)
+    return (
+        f"not calibrated: {facts.annotated_images} annotated images are too few to hold some out; --train.folds "
+        f"{folds} calibrates on {folds} more trainings, each with some annotations hidden"
     )
 
 

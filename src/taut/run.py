@@ -29,7 +29,10 @@ WHILE_READING = ("skipped.csv", "leakage.csv", "frozen.json", "frozen.safetensor
 
 
 class Run:
-    """A folder: plan.yaml, facts.json, annotation.npz, metrics.jsonl, checkpoint/, model.safetensors, model.json."""
+    """A folder: plan.yaml, facts.json, annotation.npz, metrics.jsonl, checkpoint/, model.safetensors, model.json.
+
+    Where the plan has folds, folds.npz too.
+    """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -86,12 +89,22 @@ class Run:
     def load_draw(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
         """The rows trained on, the rows held out, and the mask of all rows."""
         self._need("annotation.npz")
-        path = self.path / "annotation.npz"
-        try:
-            with path.open("rb") as file, np.load(file) as data:
-                return data["train"], data["valid"], data["observed"]
-        except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{path} is damaged: {_first_line(error)}") from error
+        train, valid, observed = _read_arrays(self.path / "annotation.npz", "train", "valid", "observed")
+        return train, valid, observed
+
+    def save_folds(self, parts: NDArray[np.intp], logits: NDArray[np.float32]) -> None:
+        """Write the fold of each training row [N], −1 for none, and its out-of-fold logits [N, W], NaN until known."""
+        temporary = self.path / "folds.new.npz"
+        np.savez_compressed(temporary, parts=parts, logits=logits)
+        os.replace(temporary, self.path / "folds.npz")
+
+    def load_folds(self) -> tuple[NDArray[np.intp], NDArray[np.float32]] | None:
+        """What `save_folds` wrote, or None; DataError where it is damaged."""
+        path = self.path / "folds.npz"
+        if not path.exists():
+            return None
+        parts, logits = _read_arrays(path, "parts", "logits")
+        return parts, logits
 
     # --- metrics ------------------------------------------------------------------------------------------
 
@@ -171,6 +184,15 @@ def load_model(folder: Path) -> LabelVAE:
 def load_about(folder: Path) -> dict[str, Any]:
     """What `save_model` was told about a model that `load_model` reads."""
     return dict(json.loads((folder / "model.json").read_text()).get("about", {}))
+
+
+def _read_arrays(path: Path, *names: str) -> list[NDArray[Any]]:
+    """Arrays of an .npz file by name; DataError where it is damaged."""
+    try:
+        with path.open("rb") as file, np.load(file) as data:
+            return [data[name] for name in names]
+    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is damaged: {_first_line(error)}") from error
 
 
 def _load_weights(model: LabelVAE, state: dict[str, Tensor]) -> None:

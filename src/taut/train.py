@@ -138,11 +138,12 @@ def train(
     run: Run | None = None,
     resume: bool = False,
     quiet: bool = False,
+    name: str = "train",
 ) -> TrainResult:
     """Train a model by an objective on a stream of batches, for the plan's number of steps.
 
     run: where metrics and checkpoints go.  resume: go on from the run's checkpoint; on the CPU, with the same number
-    of threads, the weights are then bit for bit those of an uninterrupted run.
+    of threads, the weights are then bit for bit those of an uninterrupted run.  name: before the progress bar.
     Raises TrainingError where a loss term is NaN or infinite.
     """
     settings = plan.train
@@ -157,7 +158,7 @@ def train(
         progress = Progress()
         if resume and run is not None:
             progress = load_checkpoint(accelerator, run)
-        return _loop(accelerator, wrapped, task, optimizer, stream, settings, progress, run, quiet)
+        return _loop(accelerator, wrapped, task, optimizer, stream, settings, progress, run, quiet, name)
 
 
 def _loop(
@@ -170,6 +171,7 @@ def _loop(
     progress: Progress,
     run: Run | None,
     quiet: bool,
+    name: str,
 ) -> TrainResult:
     wrapped.train()
     averaged, current, averaged_other, current_other = task.tensors()
@@ -178,7 +180,7 @@ def _loop(
         total=settings.steps,
         initial=progress.step,
         unit="step",
-        desc="train",
+        desc=name,
         disable=True if quiet or not main else None,  # None: only where there is a terminal
     )
     times: list[float] = []

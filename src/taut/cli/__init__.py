@@ -15,13 +15,14 @@ from taut.cli.results import evaluate, explain, predict
 from taut.cli.splits import save_split, split
 from taut.data import DataError, Dataset
 from taut.data.cells import certain, prior_notes, unscored
+from taut.data.split import fold_count
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.facts import fingerprint
-from taut.fit import changed_plan, fit
+from taut.fit import fit, plan_of
 from taut.fit import resume as resume_fit
 from taut.labels import LabelError
 from taut.memory import estimate_memory
-from taut.plan import advice, describe
+from taut.plan import MOST_FOLDS, advice, describe, uncalibrated
 from taut.run import Run
 from taut.sources import DataFlags, draw_annotations, load_parts
 from taut.train import TrainingError, processes
@@ -89,10 +90,14 @@ def plan(source: DataFlags, decisions: PlanFlags) -> None:
     for note in (*training.notes, *prior_notes(training)):
         print(note)
     facts = fingerprint(training)
-    decided = changed_plan(facts, decisions.change, seed, decisions.method())
+    decided = plan_of(training, decisions.change, seed, decisions.method())
     print(estimate_memory(training, decided, facts).sentence())
     if (said := advice(facts, decided)) is not None:
         print(said)
+    if decided.train.folds:
+        print(f"calibration: {decided.train.folds} more trainings, each with a fold of the annotations hidden")
+    elif not decided.train.valid_fraction and (training.split is None or not (training.split == "valid").any()):
+        print(uncalibrated(facts, decided, fold_count(training, MOST_FOLDS)))
     # Last, so that what is printed from "model:" on is a plan file.
     print(describe(facts, training.space, decided))
 

@@ -116,6 +116,29 @@ def split_off(dataset: Dataset, fraction: float, seed: int) -> NDArray[np.bool_]
     return np.asarray(parts == 0)
 
 
+def fold_count(dataset: Dataset, wanted: int) -> int:
+    """How many folds the annotated images can be dealt into: at most those that are wanted, and 0 for fewer than 2."""
+    annotated = np.flatnonzero(dataset.annotation.observed.any(axis=1))
+    if wanted == 0 or len(annotated) == 0:
+        return 0
+    possible = min(wanted, int(units(dataset.rows(annotated)).max()) + 1)
+    return possible if possible > 1 else 0
+
+
+def deal_folds(dataset: Dataset, folds: int, seed: int) -> NDArray[np.intp]:
+    """The fold of every annotated image, and −1 of all others: [N]; none is empty where `fold_count` allows them.
+
+    Stratified by the classes of all labels (Sechidis 2011); images of one group, and images of the same pixels, stay
+    together.
+    """
+    parts = np.full(len(dataset), -1)
+    annotated = np.flatnonzero(dataset.annotation.observed.any(axis=1))
+    known = dataset.rows(annotated)
+    dealt = _stratified(known, units(known), [1 / folds] * folds, np.random.default_rng(seed))
+    parts[annotated] = dealt
+    return parts
+
+
 def parse_fractions(text: str) -> tuple[float, float, float]:
     """The shares of train, valid and test from "0.7,0.1,0.2"; DataError where they are not three of sum 1."""
     try:

@@ -124,10 +124,19 @@ def fit_thresholds(
 def calibrate(model: LabelVAE, held: Dataset, method: str = "temperature", threshold: str = "f1") -> str:
     """Set a model's temperatures, isotonic maps and thresholds from held-out images; returns the sentence that says so.
 
-    method: "temperature"; "isotonic", maps of the probabilities after the temperatures; or "none".
-    threshold: see `fit_thresholds`; they are thresholds of calibrated probabilities.
+    method, threshold: see `calibrate_on`.
     """
-    logits = predict_logits(model, held.x)
+    where = f"{len(held)} images that were held out"
+    return calibrate_on(model, predict_logits(model, held.x), held, method, threshold, where)
+
+
+def calibrate_on(model: LabelVAE, logits: Tensor, held: Dataset, method: str, threshold: str, where: str) -> str:
+    """Set a model's temperatures, isotonic maps and thresholds from logits [N, W]; returns the sentence that says so.
+
+    logits: of images whose annotations the network that gave them did not know: the model, or one that is much like it.
+    method: "temperature"; "isotonic", maps of the probabilities after the temperatures; or "none".
+    threshold: see `fit_thresholds`; they are thresholds of calibrated probabilities.  where: names the images.
+    """
     if method != "none":
         model.temperature.copy_(fit_temperatures(logits, held.annotation, model.sizes))
     logits = logits.to(model.log_prior.device).double()
@@ -141,9 +150,9 @@ def calibrate(model: LabelVAE, held: Dataset, method: str = "temperature", thres
     if method == "none":
         return "not calibrated, as the plan says"
     if not fitted:
-        return f"not calibrated: too few annotations among the {len(held)} images that were held out"
+        return f"not calibrated: too few annotations among the {where}"
     maps_too = method == "isotonic" and model.isotonic is None
-    return f"calibrated {fitted} of {len(model.sizes)} label(s) on {len(held)} images that were held out" + (
+    return f"calibrated {fitted} of {len(model.sizes)} label(s) on {where}" + (
         f"; isotonic maps need {LEAST_ISOTONIC} annotated ones of a label, so these are temperatures"
         if maps_too
         else ""
