@@ -22,6 +22,7 @@ from benchmarks import (
     speed,
     stages,
     tightness,
+    xrays,
     yeast,
 )
 from examples import demo
@@ -29,6 +30,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler
 
+from taut.data.cells import UNCERTAIN
 from taut.data.dataset import Dataset
 from taut.fit import fit
 from taut.plan import Plan, make_plan
@@ -114,6 +116,19 @@ def test_counts_and_minutes_of_the_command_line(monkeypatch: pytest.MonkeyPatch)
     found = common.numbers()
     assert found == [10, 0.5, 3]
     assert [type(number) for number in found] == [int, float, int]
+    monkeypatch.setattr(common.sys, "argv", ["benchmark", "some", "3", "other", "0.5"])
+    assert common.chosen(["some", "other", "more"]) == ([3, 0.5], ["some", "other"])
+    with pytest.raises(ValueError, match="other"):
+        common.chosen(["some"])
+
+
+def test_numbers_of_a_results_file_lie_in_one_line(tmp_path: Path) -> None:
+    figures = {"auroc": {"a": 0.5, "b": 1e-05}, "curve": [[1, 2.5], [2, -1.0]], "words": ["x", "y"], "none": []}
+    common.record("name", "about", {"one": lambda seed: figures}, range(1), tmp_path)
+    text = (tmp_path / "name.json").read_text()
+    assert '"auroc": { "a": 0.5, "b": 1e-05 }' in text
+    assert "[ 2, -1.0 ]" in text
+    assert {**figures, "method": "one", "seed": 0}.items() <= json.loads(text)["draws"][0].items()
 
 
 def test_the_summary_by_hand() -> None:
@@ -330,6 +345,81 @@ def test_the_yeast_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.Mo
         q = fitted.predict_proba(StandardScaler().fit(train.x).transform(test.x))[:, 1]
         scores.append(average_precision_score(test.annotation.targets[:, 2 * j + 1], q))
     assert rows["one-vs-rest logistic regression"]["ap_macro"] == pytest.approx(np.mean(scores), abs=1e-4)
+
+
+# --- chest X-rays -------------------------------------------------------------------------------------------
+
+NEEDS_XRAYS = pytest.mark.skipif(
+    HERE is None or not (Path(HERE) / xrays.PACK).is_file(), reason=f"$TAUT_DATA names no folder with {xrays.PACK}"
+)
+
+
+@NEEDS_XRAYS
+def test_the_parts_of_the_x_rays_are_their_own_and_no_draw_touches_the_valid_or_the_test_part() -> None:
+    training, testing = xrays.parts()
+    assert (len(training), len(testing)) == (1883, 541)
+    assert not set(training.groups) & set(testing.groups)
+    valid = training.split == "valid"
+    assert valid.sum() == 213
+    for _, methods in xrays.SETTINGS.values():
+        for method in methods(0.01).values():
+            drawn = method.args[0](0) if len(method.args) == 3 else xrays.everything(0)
+            assert drawn.annotation.observed[valid].all()
+            np.testing.assert_array_equal(drawn.annotation.targets[valid], training.annotation.targets[valid])
+            assert set(drawn.split) == {"train", "valid"}
+    assert training.annotation.observed.all()
+    assert testing.annotation.observed.all()
+
+
+@NEEDS_XRAYS
+def test_the_draws_of_the_x_rays_hide_what_they_say() -> None:
+    training = xrays.parts()[0].part("train")
+    tenth = xrays.hidden(0, labelled_fraction=0.1).part("train")
+    seen = tenth.annotation.observed
+    assert np.array_equal(seen.all(axis=1), seen.any(axis=1))
+    patients = set(tenth.groups[seen.any(axis=1)])
+    assert len(patients) == round(0.1 * len(set(training.groups)))
+    assert not patients & set(tenth.groups[~seen.any(axis=1)])
+    fifth = xrays.hidden(0, labelled_cells=0.2).part("train").annotation
+    assert fifth.observed.mean() == pytest.approx(0.2, abs=0.01)
+    blank = xrays.blanks_negative(0, labelled_cells=0.2).part("train").annotation
+    assert blank.observed.all()
+    positive = training.annotation.targets[:, 1::2] == 1
+    np.testing.assert_array_equal(blank.targets[:, 1::2] == 1, positive & fifth.observed)
+    lost = {}
+    for policy, fate in xrays.POLICIES.items():
+        drawn = xrays.unsure(3, fate).part("train")
+        assert drawn.cells is not None
+        lost[policy] = drawn.cells == UNCERTAIN
+        yes = drawn.annotation.targets[:, 1::2][lost[policy]]
+        assert np.isnan(yes).all() if policy in ("latent", "ignore") else (yes == (policy == "U-ones")).all()
+        np.testing.assert_array_equal((drawn.annotation.targets[:, 1::2] == 1)[~lost[policy]], positive[~lost[policy]])
+        assert (drawn.annotation.ignored is not None) == (policy == "ignore")
+    assert all(np.array_equal(mask, lost["latent"]) for mask in lost.values())
+    assert lost["latent"][positive].mean() == pytest.approx(0.3, abs=0.03)
+    assert lost["latent"][~positive].mean() == pytest.approx(0.1, abs=0.01)
+
+
+@NEEDS_XRAYS
+def test_the_x_ray_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xrays, "fit", tiny_fit)
+    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
+    xrays.annotated.cache_clear()
+    xrays.main(seeds=1, minutes=0.01, names=["patients-10", "cells-20", "uncertain", "more"], folder=tmp_path)
+    found = {path.stem: json.loads(path.read_text()) for path in tmp_path.iterdir()}
+    assert set(found) == {"xrays-patients-10", "xrays-cells-20", "xrays-uncertain"}
+    assert set(found["xrays-patients-10"]["summary"]) == {*xrays.NAMES, *xrays.MORE, "all annotated"}
+    assert len(found["xrays-uncertain"]["summary"]) == 8
+    for data in found.values():
+        for draw in data["draws"]:
+            assert 0 < draw["auroc_macro"] < 1
+            assert draw["auroc_macro"] == pytest.approx(np.mean(list(draw["auroc"].values())), abs=1e-4)
+            assert len(draw["auroc"]) == 14
+            assert draw["steps"] == 20
+            assert len(draw["valid_curve"]) == 7  # 20 steps, a look in every third
+            assert draw["valid_auroc"] == draw["valid_curve"][-1]
+            assert draw["nll"] < draw["raw_nll"] + 0.05
+    xrays.annotated.cache_clear()
 
 
 def test_labels_of_one_class_keep_their_frequency() -> None:
