@@ -48,6 +48,7 @@ NAMES = {
 MORE = {name: name for name in ("pi-model", "vat", "mixmatch", "freematch", "siddharth")}
 POLICIES = {"latent": "latent", "U-ones": "positive", "U-zeros": "negative", "ignore": "ignore"}
 UNSURE = (0.1, 0.3)  # share of the negative and of the positive cells that become uncertain
+NONE: Mapping[str, Any] = {}
 LOOKS = 8  # looks at the valid part during a training
 
 Draw = Callable[[int], Dataset]
@@ -78,7 +79,7 @@ def everything(seed: int) -> Dataset:
 
 
 def hidden(seed: int, **shares: float) -> Dataset:
-    """The training images with a share of the annotations left: labelled_fraction of the patients, or labelled_cells."""
+    """The training images with a part of the annotations: labelled_fraction of the patients, or labelled_cells."""
     return draw_annotations(parts()[0], DataFlags(PACK, **shares), seed)
 
 
@@ -120,27 +121,28 @@ class Looks(Snapshots):
         super().save_plan(plan, facts, source)
 
 
-def one(
-    draw: Draw, objective: str, minutes: float, seed: int, changes: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Figures of one training on the test part."""
+def one(draw: Draw, objective: str, minutes: float, seed: int, changes: Mapping[str, Any] = NONE) -> dict[str, Any]:
+    """Figures of one training on the test part, of a plan with some changes."""
     training = draw(seed)
     with tempfile.TemporaryDirectory() as folder:
         run = Looks(folder)
-        change = partial(override, changes=dict(changes or {}), where="benchmark")
+        change = partial(override, changes=dict(changes), where="benchmark")
         fitted = fit(training, change, minutes, seed, run, quiet=True, objective=objective)
         looks = looked(run, training, fitted)
-    found = evaluate(fitted.model, parts()[1])
-    raw = evaluate(fitted.model, parts()[1], calibrated=False)
+    return {**figures(fitted, parts()[1]), **looks}
+
+
+def figures(fitted: Fitted, testing: Dataset) -> dict[str, Any]:
+    """Means over the labels, with the method's own temperatures and (raw) without; and the AUROC of each label."""
+    found, raw = (evaluate(fitted.model, testing, calibrated=calibrated) for calibrated in (True, False))
+    by_label = {name: row["auroc"] for name, row in found["per_label"].items() if row["auroc"] is not None}
     return {
         **{name: found[name] for name in ("auroc_macro", "ap_macro", "nll", "ece", "error")},
-        "raw_nll": raw["nll"],
-        "raw_ece": raw["ece"],
-        **looks,
+        **{f"raw_{name}": raw[name] for name in ("nll", "ece")},
         "parameters": sum(p.numel() for p in fitted.model.parameters()),
         "steps": fitted.result.steps,
         "seconds": round(fitted.result.seconds, 1),
-        "auroc": {name: round(row["auroc"], 4) for name, row in found["per_label"].items() if row["auroc"] is not None},
+        "auroc": {name: round(value, 4) for name, value in by_label.items()},
     }
 
 
@@ -207,11 +209,23 @@ def uncertain(minutes: float) -> dict[str, Method]:
     }
 
 
+def imbalance(minutes: float) -> dict[str, Method]:
+    """Findings are rare: what the prior knows of that, what the loss, and what nothing does."""
+    draw = partial(hidden, labelled_fraction=0.2)
+    changes = {
+        "taut": {},
+        "taut, by the loss": {"objective.balance": "loss"},
+        "taut, by neither": {"objective.prior": "uniform"},
+    }
+    return {name: partial(one, draw, DEFAULT, minutes, changes=change) for name, change in changes.items()}
+
+
 SETTINGS: dict[str, tuple[str, Callable[[float], dict[str, Method]]]] = {
     "patients-10": ("10 % of the training patients annotated, the rest unlabelled", partial(few_patients, 0.1)),
     "patients-20": ("20 % of the training patients annotated, the rest unlabelled", partial(few_patients, 0.2)),
     "cells-20": ("every training image annotated in a random 20 % of its cells", few_cells),
     "uncertain": ("30 % of the positive and 10 % of the negative training cells made uncertain", uncertain),
+    "imbalance": ("20 % of the training patients annotated; rare findings known to the prior or to the loss", imbalance),
 }
 ADDED = {"patients-10": partial(patients, 0.1, MORE), "patients-20": partial(patients, 0.2, MORE)}
 

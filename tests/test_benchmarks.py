@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from benchmarks import (
     cross_entropy,
     embedded,
     generative,
+    grid,
     label_cost,
     mnist,
     overhead,
@@ -23,6 +26,7 @@ from benchmarks import (
     stages,
     tightness,
     xrays,
+    xrays128,
     yeast,
 )
 from examples import demo
@@ -33,8 +37,8 @@ from sklearn.preprocessing import StandardScaler
 from taut.data.cells import UNCERTAIN
 from taut.data.dataset import Dataset
 from taut.fit import fit
-from taut.plan import Plan, make_plan
-from tiny import tiny
+from taut.plan import Plan, make_plan, override
+from tiny import equal, tiny
 
 Change = Callable[[Plan], Plan]
 HERE = os.environ.get("TAUT_DATA")
@@ -400,26 +404,119 @@ def test_the_draws_of_the_x_rays_hide_what_they_say() -> None:
     assert lost["latent"][~positive].mean() == pytest.approx(0.1, abs=0.01)
 
 
-@NEEDS_XRAYS
-def test_the_x_ray_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def few_x_rays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sixth of the X-rays in the place of all, tiny networks, and no measurement of the step."""
+    training, testing = (part.rows(np.arange(len(part)) % 6 == 0) for part in xrays.parts())
+    monkeypatch.setattr(xrays, "parts", lambda: (training, testing))
     monkeypatch.setattr(xrays, "fit", tiny_fit)
+    monkeypatch.setattr(xrays, "LOOKS", 3)
     monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("taut.fit.LEAST_STEPS", 7)
     xrays.annotated.cache_clear()
-    xrays.main(seeds=1, minutes=0.01, names=["patients-10", "cells-20", "uncertain", "more"], folder=tmp_path)
+
+
+@NEEDS_XRAYS
+@pytest.mark.usefixtures("few_x_rays")
+def test_the_x_ray_benchmark_in_miniature(tmp_path: Path) -> None:
+    names = ["patients-10", "cells-20", "uncertain", "imbalance", "more"]
+    xrays.main(seeds=1, minutes=0.01, names=names, folder=tmp_path)
     found = {path.stem: json.loads(path.read_text()) for path in tmp_path.iterdir()}
-    assert set(found) == {"xrays-patients-10", "xrays-cells-20", "xrays-uncertain"}
+    assert set(found) == {f"xrays-{name}" for name in names[:-1]}
     assert set(found["xrays-patients-10"]["summary"]) == {*xrays.NAMES, *xrays.MORE, "all annotated"}
     assert len(found["xrays-uncertain"]["summary"]) == 8
+    assert len(found["xrays-imbalance"]["summary"]) == 3
     for data in found.values():
         for draw in data["draws"]:
-            assert 0 < draw["auroc_macro"] < 1
             assert draw["auroc_macro"] == pytest.approx(np.mean(list(draw["auroc"].values())), abs=1e-4)
-            assert len(draw["auroc"]) == 14
-            assert draw["steps"] == 20
-            assert len(draw["valid_curve"]) == 7  # 20 steps, a look in every third
+            assert draw["steps"] == 7
+            assert len(draw["valid_curve"]) == 3  # after 3, 6 and 7 steps
             assert draw["valid_auroc"] == draw["valid_curve"][-1]
-            assert draw["nll"] < draw["raw_nll"] + 0.05
-    xrays.annotated.cache_clear()
+            if draw["valid_curve"].index(max(draw["valid_curve"])) == 2:
+                assert draw["auroc_at_best_valid"] == pytest.approx(draw["auroc_macro"], abs=1e-4)
+    assert "| masked_cross_entropy | 1 |" in report.page(tmp_path)
+
+
+@NEEDS_XRAYS
+@pytest.mark.usefixtures("few_x_rays")
+def test_the_looks_at_the_valid_part_are_at_averaged_weights_of_their_moments(tmp_path: Path) -> None:
+    run = xrays.Looks(tmp_path / "run")
+    training = xrays.hidden(0, labelled_fraction=0.2)
+    fitted = tiny_fit(training, minutes=0.01, run=run, quiet=True)
+    shorter = tiny_fit(training, lambda plan: override(plan, {"train.log_every": 3}, "test"), minutes=0.01, quiet=True)
+    # Looks change nothing of the training.
+    assert equal(fitted.model.encoder, shorter.model.encoder)
+    seen = [int(path.stem.split("-")[0]) for _, path in run.kept()]
+    assert seen == [3, 6]
+    found = xrays.looked(run, training, fitted)
+    assert found["valid_curve"][-1] == xrays.macro_auroc(fitted.model, training.part("valid"))
+    assert len(set(found["valid_curve"])) == 3
+
+
+NEEDS_128 = pytest.mark.skipif(
+    HERE is None or not all((Path(HERE) / pack).is_file() for pack in (xrays.PACK, xrays128.PACK)),
+    reason=f"$TAUT_DATA names no folder with {xrays128.PACK}",
+)
+
+
+@NEEDS_128
+def test_the_larger_x_rays_have_the_split_of_the_small_ones() -> None:
+    larger, small = xrays128.parts(), xrays.parts()
+    assert sum(map(len, larger)) == 1437
+    assert larger[0].x.shape[1:] == (1, 128, 128)
+    for part, same in zip(larger, small, strict=True):
+        assert set(part.ids) <= set(same.ids)
+        row = list(same.ids).index(part.ids[5])
+        np.testing.assert_array_equal(part.annotation.targets[5], same.annotation.targets[row])
+        # The same image: at the same size the two are nearly the same.
+        coarse = part.x[5].reshape(1, 64, 2, 64, 2).mean((2, 4))
+        assert np.corrcoef(coarse.ravel(), same.x[row].ravel())[0, 1] > 0.95
+
+
+@NEEDS_128
+def test_the_benchmark_of_larger_x_rays_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training, testing = (part.rows(np.arange(len(part)) % 6 == 0) for part in xrays128.parts())
+    small = tuple(dataclasses.replace(part, x=part.x[:, :, ::4, ::4].copy()) for part in (training, testing))
+    monkeypatch.setattr(xrays128, "parts", lambda: small)
+    monkeypatch.setattr(xrays128, "fit", tiny_fit)
+    monkeypatch.setattr(xrays128, "measured", xrays128.one)
+    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("taut.fit.LEAST_STEPS", 2)
+    xrays128.main(seeds=1, minutes=0.01, folder=tmp_path)
+    rows = {d["method"]: d for d in json.loads((tmp_path / "xrays-128.json").read_text())["draws"]}
+    assert set(rows) == set(xrays128.ENCODERS)
+    assert rows["DenseNet-121"]["parameters"] > 50 * rows["small network"]["parameters"]
+    for row in rows.values():
+        assert row["peak MiB"] >= row["before MiB"] > 100
+        assert row["planned MiB"] > 1
+        assert row["step_ms"] > 0
+
+
+def test_each_training_on_larger_x_rays_has_its_own_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xrays128.sys, "executable", "/bin/echo")
+    with pytest.raises(json.JSONDecodeError) as caught:
+        xrays128.measured("conv", 0.5, 3)
+    assert caught.value.doc == "-m benchmarks.xrays128 one conv 0.5 3"
+
+
+# --- digit-grid ---------------------------------------------------------------------------------------------
+
+
+def test_the_grid_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid, "fit", tiny_fit)
+    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("taut.fit.LEAST_STEPS", 7)
+    grid.annotated.cache_clear()
+    grid.main(seeds=1, minutes=0.01, folder=tmp_path)
+    grid.annotated.cache_clear()
+    for name in grid.SETTINGS:
+        data = json.loads((tmp_path / f"grid-{name}.json").read_text())
+        assert set(data["summary"]) == {*grid.METHODS, "all annotated"}
+        assert all(0.1 < row["ap_macro"]["mean"] < 1 for row in data["summary"].values())
+    cells, rows = (grid.draw(0, name).annotation.observed for name in grid.SETTINGS)
+    assert cells.mean() == pytest.approx(0.05, abs=0.005)
+    assert rows.all(axis=1).sum() == rows.any(axis=1).sum() == 150
+    assert not np.array_equal(rows, grid.draw(1, "rows-5").annotation.observed)
 
 
 def test_labels_of_one_class_keep_their_frequency() -> None:
@@ -445,6 +542,45 @@ def test_the_cost_of_labels_in_miniature(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_pages_of_claims_are_up_to_date() -> None:
     for path in report.DOCS.glob("*.md"):
         assert path.read_text() == report.filled(path.read_text()), path.name
+
+
+PAIRS = {"taut": [0.7, 0.6, 0.8], "masked_cross_entropy": [0.5, 0.5, 0.6], "all annotated": [0.9, 0.8, 0.8]}
+
+
+def paired(seed: int, name: str) -> dict[str, Any]:
+    return {"auroc_macro": PAIRS[name][seed], "seconds": 1.0}
+
+
+def test_differences_are_paired_by_draw_with_their_intervals(tmp_path: Path) -> None:
+    methods = {name: partial(paired, name=name) for name in PAIRS}
+    data = common.record("pairs", "what it is", methods, range(3), tmp_path)
+    # 0.2, 0.1, 0.2: mean 1/6, standard deviation 0.1/√3, t(0.975, 2) = 4.30265, half width 4.30265·0.1/3.
+    values = report.differences(data, "taut", "masked_cross_entropy", "auroc_macro")
+    mean, half = report.interval(values)
+    assert mean == pytest.approx(1 / 6)
+    assert half == pytest.approx(4.30265 * 0.1 / 3, abs=1e-6)
+    page = report.page(tmp_path)
+    assert "taut less the method, paired by draw" in page
+    assert "| masked_cross_entropy | 3 | +0.167 [+0.023, +0.310] |" in page
+    assert "| all annotated | 3 | -0.133 [-0.277, +0.010] |" in page
+    # (2.1 − 1.6) / (2.5 − 1.6) of the way.
+    assert "Of the way in auroc_macro from masked_cross_entropy to all annotated: taut 56 %." in page
+    # Draws that only one of the two has do not count.
+    common.record("pairs", "what it is", {"other": lambda seed: {"auroc_macro": 0.0}}, [2, 3], tmp_path)
+    data = json.loads((tmp_path / "pairs.json").read_text())
+    np.testing.assert_allclose(report.differences(data, "taut", "other", "auroc_macro"), [0.8])
+    assert "| other | 2 |" in report.page(tmp_path)  # the table of means
+    assert "+0.800" not in report.page(tmp_path)
+
+
+def test_the_first_of_several_forms_of_taut_is_compared(tmp_path: Path) -> None:
+    methods = {name: Method(start) for start, name in enumerate(["baseline, latent", "taut, latent", "taut, U-ones"])}
+    data = common.record("forms", "what it is", methods, range(3), tmp_path)
+    head, table = report.paired_table(data)
+    assert head.startswith("taut, latent less")
+    assert "| taut, U-ones | 3 | -1.000 [-1.000, -1.000] |" in table
+    assert report.paired_table({**data, "summary": {"baseline, latent": data["summary"]["baseline, latent"]}}) == []
+    assert report.shares(data) == []
 
 
 def test_marked_tables_are_filled_in(tmp_path: Path) -> None:
