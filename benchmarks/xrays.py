@@ -225,7 +225,10 @@ SETTINGS: dict[str, tuple[str, Callable[[float], dict[str, Method]]]] = {
     "patients-20": ("20 % of the training patients annotated, the rest unlabelled", partial(few_patients, 0.2)),
     "cells-20": ("every training image annotated in a random 20 % of its cells", few_cells),
     "uncertain": ("30 % of the positive and 10 % of the negative training cells made uncertain", uncertain),
-    "imbalance": ("20 % of the training patients annotated; rare findings known to the prior or to the loss", imbalance),
+    "imbalance": (
+        "20 % of the training patients annotated; rare findings known to the prior or to the loss",
+        imbalance,
+    ),
 }
 ADDED = {"patients-10": partial(patients, 0.1, MORE), "patients-20": partial(patients, 0.2, MORE)}
 
