@@ -2,9 +2,9 @@
 
 The pack's own split keeps patients apart. A draw hides annotations of the training part; the valid part stays annotated
 and calibrates every method alike. Each training has the same networks and minutes. Figures are those of its last
-weights, which are what taut ships, and, as `stopped`, of the weights on the way whose macro AUROC on the valid part is best,
-since with few annotations some methods may be past their best before the minutes are over. No choice was made on test
-labels. Give the number of draws, the minutes of a training, and names of settings to change them:
+weights, which are what taut ships, and, as `stopped`, of the weights on the way whose macro AUROC on the valid part is
+best, since with few annotations some methods may be past their best before the minutes are over. No choice was made on
+test labels. Give the number of draws, the minutes of a training, and names of settings to change them:
 `python -m benchmarks.xrays 5 1.5 patients-10 cells-20`; `more` measures the other rivals that know several labels.
 """
 
