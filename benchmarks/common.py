@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+NUMBERS = re.compile(r"\[[^][{}\"]*\]|\{(?:\s*\"[^\"]*\": -?[\d.e+-]+,?)+\s*\}")
 PACKAGES = ("taut", "torch", "torchvision", "numpy", "scikit-learn", "accelerate")
 
 
@@ -39,7 +41,14 @@ def machine() -> dict[str, Any]:
 
 def numbers() -> list[Any]:
     """The arguments of the command line, counts as int and minutes as float."""
-    return [int(argument) if argument.isdecimal() else float(argument) for argument in sys.argv[1:]]
+    return chosen(())[0]
+
+
+def chosen(names: Collection[str]) -> tuple[list[Any], list[str]]:
+    """The same, and the words among them, which must be among some names: ValueError for others."""
+    words = [argument for argument in sys.argv[1:] if argument in names]
+    others = [argument for argument in sys.argv[1:] if argument not in names]
+    return [int(argument) if argument.isdecimal() else float(argument) for argument in others], words
 
 
 def record(
@@ -78,7 +87,9 @@ def _write(path: Path, name: str, about: str, data: dict[str, Any]) -> None:
         "draws": data["draws"],
     }
     temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    # What holds numbers alone takes one line.
+    text = NUMBERS.sub(lambda found: " ".join(found[0].split()), json.dumps(content, indent=1))
+    temporary.write_text(text + "\n")
     os.replace(temporary, path)
 
 

@@ -11,8 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from benchmarks.common import RESULTS
 from taut.compare import draw_points
@@ -20,11 +23,17 @@ from taut.compare import draw_points
 DOCS = Path(__file__).parent.parent / "docs" / "explain"
 PAGE = DOCS / "results.md"
 SHOWN = (
-    "error", "ap_macro", "auroc_macro", "nll", "ece", "elbo", "annotated_q", "alpha", "bound", "surrogate", "gap",
+    "error", "ap_macro", "auroc_macro", "nll", "ece", "raw_nll", "raw_ece", "valid_auroc",
+    "stopped_ap_macro", "stopped_auroc_macro", "stopped_nll", "stopped_ece", "stopped_at",
+    "elbo", "annotated_q", "alpha", "bound", "surrogate", "gap",
     "elbo_11", "iw_11", "gap_11", "elbo_12", "iw_12", "gap_12", "bits_per_dim", "doublings a label", "last over first",
-    "ratio", "loop_ms", "bare_ms", "parameters", "steps", "seconds",
+    "ratio", "loop_ms", "bare_ms", "parameters", "steps", "step_ms", "seconds", "peak MiB", "before MiB", "planned MiB",
 )  # fmt: skip
 PERCENT = ("error",)
+STOPPED = ("stopped_ap_macro", "stopped_auroc_macro", "stopped_nll", "stopped_ece")
+PAIRED = ("error", "ap_macro", "auroc_macro", "nll", "ece", *STOPPED)
+LEVEL = 0.95
+FEW, ALL = "masked_cross_entropy", "all annotated"  # the ends of the way that a method covers a share of
 MARKED = re.compile(r"<!-- results: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -51,7 +60,7 @@ def section(data: dict[str, Any]) -> list[str]:
     machine = data["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     where = f"{machine['cpu']}, {machine['threads']} threads; Python {machine['python']}; {versions}"
-    tables = ["\n".join(lines), *settings_table(data)]
+    tables = ["\n".join(lines), *settings_table(data), *paired_table(data), *shares(data)]
     return [f"## {data['benchmark']}", f"{data['about']}. `{data['command']}`; {where}.", *tables]
 
 
@@ -73,6 +82,63 @@ def settings_table(data: dict[str, Any]) -> list[str]:
             cells.append(f"{cell} (extrapolated)" if cell and (method, name) in guessed else cell)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return ["\n".join(lines)]
+
+
+def differences(data: dict[str, Any], method: str, other: str, figure: str) -> NDArray[np.float64]:
+    """The figure of one method less that of another, on every draw that has both: [n]."""
+    draws = [d for d in data["draws"] if figure in d]
+    first, second = ({d["seed"]: d[figure] for d in draws if d["method"] == name} for name in (method, other))
+    return np.array([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
+
+
+def interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean of draws [n], two or more, and the half width of its 95 % interval (Student's t)."""
+    quantile = float(student.ppf((1 + LEVEL) / 2, len(values) - 1))
+    return float(values.mean()), quantile * float(values.std(ddof=1)) / len(values) ** 0.5
+
+
+def paired_table(data: dict[str, Any]) -> list[str]:
+    """taut less every other method, paired by draw, where they share two draws or more; or nothing."""
+    first = next((name for name in data["summary"] if name.split(",")[0] in ("taut", "tighter-elbo")), None)
+    rows = []
+    columns = [name for name in PAIRED if first is not None and name in data["summary"][first]]
+    for other in data["summary"]:
+        found = {c: differences(data, first, other, c) for c in columns} if first not in (None, other) else {}
+        if found and max(map(len, found.values())) > 1:
+            cells = [_difference(values) for values in found.values()]
+            rows.append(f"| {other} | {max(map(len, found.values()))} | " + " | ".join(cells) + " |")
+    if not rows:
+        return []
+    head = f"{first} less the method, paired by draw, with 95 % intervals:"
+    names = " | ".join(f"{c}, %" if c in PERCENT else c for c in columns)
+    return [head, "\n".join([f"| method | draws | {names} |", "|" + "---|" * (len(columns) + 2), *rows])]
+
+
+def _difference(values: NDArray[np.float64]) -> str:
+    if len(values) < 2:
+        return ""
+    mean, half = interval(values)
+    return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
+
+
+def shares(data: dict[str, Any]) -> list[str]:
+    """What part of the way from masked cross-entropy to all annotations each method covers: sentences, or nothing."""
+    if not {FEW, ALL} <= set(data["summary"]):
+        return []
+    figures = ("ap_macro",) if data["benchmark"].startswith("grid") else ("auroc_macro", "stopped_auroc_macro")
+    sentences = []
+    for figure in figures:
+        parts = []
+        for method in [name for name in data["summary"] if name not in (FEW, ALL)]:
+            seeds = [{d["seed"] for d in data["draws"] if d["method"] == m and figure in d} for m in (method, FEW, ALL)]
+            both = {"draws": [d for d in data["draws"] if d["seed"] in set.intersection(*seeds)]}
+            way = differences(both, ALL, FEW, figure)
+            if len(way) and way.mean() > 0:
+                covered = 100 * float(differences(both, method, FEW, figure).mean() / way.mean())
+                parts.append(f"{method} {covered:.0f} %")
+        if parts:
+            sentences.append(f"Of the way in {figure} from {FEW} to {ALL}: {', '.join(parts)}.")
+    return sentences
 
 
 def _cell(value: dict[str, float] | None) -> str:

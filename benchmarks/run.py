@@ -6,6 +6,7 @@ from benchmarks import (
     cross_entropy,
     embedded,
     generative,
+    grid,
     label_cost,
     mnist,
     overhead,
@@ -14,6 +15,8 @@ from benchmarks import (
     speed,
     stages,
     tightness,
+    xrays,
+    xrays128,
     yeast,
 )
 
@@ -29,4 +32,7 @@ if __name__ == "__main__":
     tightness.main()
     rivals.main()
     yeast.main()
+    grid.main()
+    xrays.main()
+    xrays128.main()
     report.main()

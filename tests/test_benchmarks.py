@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from benchmarks import (
     cross_entropy,
     embedded,
     generative,
+    grid,
     label_cost,
     mnist,
     overhead,
@@ -22,6 +25,8 @@ from benchmarks import (
     speed,
     stages,
     tightness,
+    xrays,
+    xrays128,
     yeast,
 )
 from examples import demo
@@ -29,10 +34,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler
 
+from taut.data.cells import UNCERTAIN
 from taut.data.dataset import Dataset
-from taut.fit import fit
-from taut.plan import Plan, make_plan
-from tiny import tiny
+from taut.evaluate.calibration import calibrate
+from taut.evaluate.metrics import evaluate
+from taut.fit import build_model, fit
+from taut.plan import Plan, make_plan, override
+from tiny import equal, tiny
 
 Change = Callable[[Plan], Plan]
 HERE = os.environ.get("TAUT_DATA")
@@ -114,6 +122,19 @@ def test_counts_and_minutes_of_the_command_line(monkeypatch: pytest.MonkeyPatch)
     found = common.numbers()
     assert found == [10, 0.5, 3]
     assert [type(number) for number in found] == [int, float, int]
+    monkeypatch.setattr(common.sys, "argv", ["benchmark", "some", "3", "other", "0.5"])
+    assert common.chosen(["some", "other", "more"]) == ([3, 0.5], ["some", "other"])
+    with pytest.raises(ValueError, match="other"):
+        common.chosen(["some"])
+
+
+def test_numbers_of_a_results_file_lie_in_one_line(tmp_path: Path) -> None:
+    figures = {"auroc": {"a": 0.5, "b": 1e-05}, "curve": [[1, 2.5], [2, -1.0]], "words": ["x", "y"], "none": []}
+    common.record("name", "about", {"one": lambda seed: figures}, range(1), tmp_path)
+    text = (tmp_path / "name.json").read_text()
+    assert '"auroc": { "a": 0.5, "b": 1e-05 }' in text
+    assert "[ 2, -1.0 ]" in text
+    assert {**figures, "method": "one", "seed": 0}.items() <= json.loads(text)["draws"][0].items()
 
 
 def test_the_summary_by_hand() -> None:
@@ -332,6 +353,203 @@ def test_the_yeast_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.Mo
     assert rows["one-vs-rest logistic regression"]["ap_macro"] == pytest.approx(np.mean(scores), abs=1e-4)
 
 
+FLOOR = "masked_cross_entropy"
+
+# --- chest X-rays -------------------------------------------------------------------------------------------
+
+NEEDS_XRAYS = pytest.mark.skipif(
+    HERE is None or not (Path(HERE) / xrays.PACK).is_file(), reason=f"$TAUT_DATA names no folder with {xrays.PACK}"
+)
+
+
+@NEEDS_XRAYS
+def test_the_parts_of_the_x_rays_are_their_own_and_no_draw_touches_the_valid_or_the_test_part() -> None:
+    training, testing = xrays.parts()
+    assert (len(training), len(testing)) == (1883, 541)
+    assert not set(training.groups) & set(testing.groups)
+    valid = training.split == "valid"
+    assert valid.sum() == 213
+    for _, methods in xrays.SETTINGS.values():
+        for method in methods(0.01).values():
+            drawn = method.args[0](0) if len(method.args) == 3 else xrays.everything(0)
+            assert drawn.annotation.observed[valid].all()
+            np.testing.assert_array_equal(drawn.annotation.targets[valid], training.annotation.targets[valid])
+            assert set(drawn.split) == {"train", "valid"}
+    assert training.annotation.observed.all()
+    assert testing.annotation.observed.all()
+
+
+@NEEDS_XRAYS
+def test_the_draws_of_the_x_rays_hide_what_they_say() -> None:
+    training = xrays.parts()[0].part("train")
+    tenth = xrays.hidden(0, labelled_fraction=0.1).part("train")
+    seen = tenth.annotation.observed
+    assert np.array_equal(seen.all(axis=1), seen.any(axis=1))
+    patients = set(tenth.groups[seen.any(axis=1)])
+    assert len(patients) == round(0.1 * len(set(training.groups)))
+    assert not patients & set(tenth.groups[~seen.any(axis=1)])
+    fifth = xrays.hidden(0, labelled_cells=0.2).part("train").annotation
+    assert fifth.observed.mean() == pytest.approx(0.2, abs=0.01)
+    blank = xrays.blanks_negative(0, labelled_cells=0.2).part("train").annotation
+    assert blank.observed.all()
+    positive = training.annotation.targets[:, 1::2] == 1
+    np.testing.assert_array_equal(blank.targets[:, 1::2] == 1, positive & fifth.observed)
+    lost = {}
+    for policy, fate in xrays.POLICIES.items():
+        drawn = xrays.unsure(3, fate).part("train")
+        assert drawn.cells is not None
+        lost[policy] = drawn.cells == UNCERTAIN
+        yes = drawn.annotation.targets[:, 1::2][lost[policy]]
+        assert np.isnan(yes).all() if policy in ("latent", "ignore") else (yes == (policy == "U-ones")).all()
+        np.testing.assert_array_equal((drawn.annotation.targets[:, 1::2] == 1)[~lost[policy]], positive[~lost[policy]])
+        assert (drawn.annotation.ignored is not None) == (policy == "ignore")
+    assert all(np.array_equal(mask, lost["latent"]) for mask in lost.values())
+    assert lost["latent"][positive].mean() == pytest.approx(0.3, abs=0.03)
+    assert lost["latent"][~positive].mean() == pytest.approx(0.1, abs=0.01)
+
+
+def fewer(parts: tuple[Dataset, Dataset], every: int, coarse: int) -> tuple[Dataset, Dataset]:
+    """A part of the images, of a part of their pixels."""
+    training, testing = (part.rows(np.arange(len(part)) % every == 0) for part in parts)
+    return (
+        dataclasses.replace(training, x=training.x[:, :, ::coarse, ::coarse].copy()),
+        dataclasses.replace(testing, x=testing.x[:, :, ::coarse, ::coarse].copy()),
+    )
+
+
+@pytest.fixture
+def few_x_rays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sixth of the X-rays, of 16 pixels, in the place of all, tiny networks, and no measurement of the step."""
+    small = fewer(xrays.parts(), 6, 4)
+    monkeypatch.setattr(xrays, "parts", lambda: small)
+    monkeypatch.setattr(xrays, "fit", tiny_fit)
+    monkeypatch.setattr(xrays, "LOOKS", 3)
+    monkeypatch.setattr(xrays, "NAMES", {name: xrays.NAMES[name] for name in ("taut", FLOOR, "mean-teacher")})
+    monkeypatch.setattr(xrays, "MORE", {"siddharth": "siddharth"})
+    monkeypatch.setitem(xrays.ADDED, "patients-10", partial(xrays.patients, 0.1, {"siddharth": "siddharth"}))
+    monkeypatch.setattr(xrays, "POLICIES", {"latent": "latent", "ignore": "ignore"})
+    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("taut.fit.LEAST_STEPS", 7)
+    xrays.annotated.cache_clear()
+
+
+@NEEDS_XRAYS
+@pytest.mark.usefixtures("few_x_rays")
+def test_the_x_ray_benchmark_in_miniature(tmp_path: Path) -> None:
+    names = ["patients-10", "cells-20", "uncertain", "imbalance", "more"]
+    xrays.main(seeds=1, minutes=0.01, names=names, folder=tmp_path)
+    found = {path.stem: json.loads(path.read_text()) for path in tmp_path.iterdir()}
+    assert set(found) == {f"xrays-{name}" for name in names[:-1]}
+    assert set(found["xrays-patients-10"]["summary"]) == {*xrays.NAMES, *xrays.MORE, "all annotated"}
+    assert len(found["xrays-uncertain"]["summary"]) == 4
+    assert len(found["xrays-imbalance"]["summary"]) == 3
+    for data in found.values():
+        for draw in data["draws"]:
+            assert draw["auroc_macro"] == pytest.approx(np.mean(list(draw["auroc"].values())), abs=1e-4)
+            assert draw["steps"] == 7
+            assert len(draw["valid_curve"]) == 3  # after 3, 6 and 7 steps
+            assert draw["valid_auroc"] == draw["valid_curve"][-1]
+            best = 2 - draw["valid_curve"][::-1].index(max(draw["valid_curve"]))
+            assert draw["stopped_at"] == pytest.approx((best + 1) / 3, abs=1e-3)
+            assert (draw["stopped_nll"] == draw["nll"]) == (best == 2)
+    assert "| masked_cross_entropy | 1 |" in report.page(tmp_path)
+
+
+@NEEDS_XRAYS
+@pytest.mark.usefixtures("few_x_rays")
+def test_the_looks_at_the_valid_part_are_at_averaged_weights_of_their_moments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = xrays.Looks(tmp_path)
+    training = xrays.hidden(0, labelled_fraction=0.2)
+    fitted = tiny_fit(training, minutes=0.01, run=run, quiet=True)
+    shorter = tiny_fit(training, lambda plan: override(plan, {"train.log_every": 3}, "test"), minutes=0.01, quiet=True)
+    # Looks change nothing of the training.
+    assert equal(fitted.model.encoder, shorter.model.encoder)
+    seen = [int(path.stem.split("-")[0]) for _, path in run.kept()]
+    assert seen == [3, 6]
+    found = xrays.looked(run, training, fitted)
+    assert found["valid_curve"][-1] == xrays.macro_auroc(fitted.model, training.part("valid"))
+    assert len(set(found["valid_curve"])) == 3
+    # Whatever look is best, its weights are judged with temperatures of their own.
+    for best, path in enumerate([path for _, path in run.kept()]):
+        scores = [1.0 if look == best else 0.5 for look in range(3)]
+        monkeypatch.setattr(xrays, "macro_auroc", lambda *_, scores=scores: scores.pop(0))
+        found = xrays.looked(run, training, fitted)
+        model = xrays.loaded(build_model(training.part("train"), fitted.plan, fitted.facts).eval(), path)
+        calibrate(model, training.part("valid"))
+        assert found["stopped_nll"] == evaluate(model, xrays.parts()[1])["nll"]
+        assert found["stopped_at"] == pytest.approx((best + 1) / 3, abs=1e-3)
+
+
+NEEDS_128 = pytest.mark.skipif(
+    HERE is None or not all((Path(HERE) / pack).is_file() for pack in (xrays.PACK, xrays128.PACK)),
+    reason=f"$TAUT_DATA names no folder with {xrays128.PACK}",
+)
+
+
+@NEEDS_128
+def test_the_larger_x_rays_have_the_split_of_the_small_ones() -> None:
+    larger, small = xrays128.parts(), xrays.parts()
+    assert sum(map(len, larger)) == 1437
+    assert larger[0].x.shape[1:] == (1, 128, 128)
+    for part, same in zip(larger, small, strict=True):
+        assert set(part.ids) <= set(same.ids)
+        row = list(same.ids).index(part.ids[5])
+        np.testing.assert_array_equal(part.annotation.targets[5], same.annotation.targets[row])
+        # The same image: at the same size the two are nearly the same.
+        coarse = part.x[5].reshape(1, 64, 2, 64, 2).mean((2, 4))
+        assert np.corrcoef(coarse.ravel(), same.x[row].ravel())[0, 1] > 0.95
+
+
+@NEEDS_128
+def test_the_benchmark_of_larger_x_rays_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = fewer(xrays128.parts(), 12, 4)
+    monkeypatch.setattr(xrays128, "parts", lambda: small)
+    monkeypatch.setattr(xrays128, "fit", tiny_fit)
+    monkeypatch.setattr(xrays128, "measured", xrays128.one)
+    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("taut.fit.LEAST_STEPS", 2)
+    xrays128.main(seeds=1, minutes=0.01, folder=tmp_path)
+    rows = {d["method"]: d for d in json.loads((tmp_path / "xrays-128.json").read_text())["draws"]}
+    assert set(rows) == set(xrays128.ENCODERS)
+    assert rows["DenseNet-121"]["parameters"] > 50 * rows["small network"]["parameters"]
+    for row in rows.values():
+        assert row["peak MiB"] >= row["before MiB"] > 100
+        assert row["planned MiB"] > 1
+        assert row["step_ms"] > 0
+
+
+def test_each_training_on_larger_x_rays_has_its_own_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xrays128.sys, "executable", "/bin/echo")
+    with pytest.raises(json.JSONDecodeError) as caught:
+        xrays128.measured("conv", 0.5, 3)
+    assert caught.value.doc == "-m benchmarks.xrays128 one conv 0.5 3"
+
+
+# --- digit-grid ---------------------------------------------------------------------------------------------
+
+
+def test_the_grid_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells, rows = (grid.draw(0, name).annotation.observed for name in grid.SETTINGS)
+    assert cells.mean() == pytest.approx(0.05, abs=0.005)
+    assert rows.all(axis=1).sum() == rows.any(axis=1).sum() == 150
+    assert not np.array_equal(rows, grid.draw(1, "rows-5").annotation.observed)
+    small = fewer(grid.parts(), 5, 1)
+    monkeypatch.setattr(grid, "parts", lambda: small)
+    monkeypatch.setattr(grid, "METHODS", ("taut", FLOOR))
+    monkeypatch.setattr(grid, "fit", tiny_fit)
+    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("taut.fit.LEAST_STEPS", 7)
+    grid.annotated.cache_clear()
+    grid.main(seeds=1, minutes=0.01, folder=tmp_path)
+    grid.annotated.cache_clear()
+    for name in grid.SETTINGS:
+        data = json.loads((tmp_path / f"grid-{name}.json").read_text())
+        assert set(data["summary"]) == {*grid.METHODS, "all annotated"}
+        assert all(0.1 < row["ap_macro"]["mean"] < 1 for row in data["summary"].values())
+
+
 def test_labels_of_one_class_keep_their_frequency() -> None:
     x, y = np.arange(8.0)[:, None], np.array([[0, 0, 1], [0, 1, 0], [0, 1, 1], [0, 0, 0]] * 2)
     found = yeast.positive(yeast.one_vs_rest(0), x, y, x[:3])
@@ -355,6 +573,47 @@ def test_the_cost_of_labels_in_miniature(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_pages_of_claims_are_up_to_date() -> None:
     for path in report.DOCS.glob("*.md"):
         assert path.read_text() == report.filled(path.read_text()), path.name
+
+
+PAIRS = {"taut": [0.7, 0.6, 0.8], "masked_cross_entropy": [0.5, 0.5, 0.6], "all annotated": [0.9, 0.8, 0.8]}
+
+
+def paired(seed: int, name: str) -> dict[str, Any]:
+    return {"auroc_macro": PAIRS[name][seed], "seconds": 1.0}
+
+
+def test_differences_are_paired_by_draw_with_their_intervals(tmp_path: Path) -> None:
+    methods = {name: partial(paired, name=name) for name in PAIRS}
+    data = common.record("pairs", "what it is", methods, range(3), tmp_path)
+    # 0.2, 0.1, 0.2: mean 1/6, standard deviation 0.1/√3, t(0.975, 2) = 4.30265, half width 4.30265·0.1/3.
+    values = report.differences(data, "taut", "masked_cross_entropy", "auroc_macro")
+    mean, half = report.interval(values)
+    assert mean == pytest.approx(1 / 6)
+    assert half == pytest.approx(4.30265 * 0.1 / 3, abs=1e-6)
+    page = report.page(tmp_path)
+    assert "taut less the method, paired by draw" in page
+    assert "| masked_cross_entropy | 3 | +0.167 [+0.023, +0.310] |" in page
+    # −0.2, −0.2, 0: mean −2/15, standard deviation 0.2/√3.
+    assert "| all annotated | 3 | -0.133 [-0.420, +0.154] |" in page
+    # (2.1 − 1.6) / (2.5 − 1.6) of the way.
+    assert "Of the way in auroc_macro from masked_cross_entropy to all annotated: taut 56 %." in page
+    # Draws that only one of the two has do not count.
+    common.record("pairs", "what it is", {"other": lambda seed: {"auroc_macro": 0.0}}, [2, 3], tmp_path)
+    data = json.loads((tmp_path / "pairs.json").read_text())
+    np.testing.assert_allclose(report.differences(data, "taut", "other", "auroc_macro"), [0.8])
+    assert "| other | 2 |" in report.page(tmp_path)  # the table of means
+    assert "+0.800" not in report.page(tmp_path)
+
+
+def test_the_first_of_several_forms_of_taut_is_compared(tmp_path: Path) -> None:
+    methods = {name: Method(start) for start, name in enumerate(["baseline, latent", "taut, latent", "taut, U-ones"])}
+    common.record("forms", "what it is", methods, range(3), tmp_path)
+    data = json.loads((tmp_path / "forms.json").read_text())
+    head, table = report.paired_table(data)
+    assert head.startswith("taut, latent less")
+    assert "| taut, U-ones | 3 | -1.000 [-1.000, -1.000] |" in table
+    assert report.paired_table({**data, "summary": {"baseline, latent": data["summary"]["baseline, latent"]}}) == []
+    assert report.shares(data) == []
 
 
 def test_marked_tables_are_filled_in(tmp_path: Path) -> None:

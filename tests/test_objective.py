@@ -214,6 +214,58 @@ def test_graded_confidence_mixes_the_annotation_and_the_posterior(confidence: fl
     torch.testing.assert_close(terms["label_kl"], confidence * full["label_kl"])
 
 
+# --- unequal frequencies ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_the_balanced_term_by_hand(sizes: Sizes, one_hot: bool) -> None:
+    inputs = random_inputs(5, sizes, one_hot)
+    log_q, log_prior = latent.log_softmax(inputs["logits"], sizes), inputs["log_prior"]
+    found = objective.balanced_kl(inputs["targets"], log_q, log_prior, sizes).numpy()
+    prior, q, p = log_prior.exp().numpy(), log_q.exp().numpy(), inputs["targets"].numpy()
+    for i in range(5):
+        blocks = zip(*(split_blocks(a, sizes) for a in (prior, q[i], p[i])), strict=True)
+        for j, (pi, qi, truth) in enumerate(blocks):
+            weight = 1 / (len(pi) * pi)
+            assert float((pi * weight).sum()) == pytest.approx(1)
+            shifted = weight * qi / (weight * qi).sum()
+            aim = weight * truth / (weight * truth).sum()
+            cross = -(weight * truth * np.log(shifted)).sum()
+            entropy = -(weight * truth).sum() * np.where(aim > 0, aim * np.log(np.where(aim > 0, aim, 1)), 0).sum()
+            assert found[i, j] == pytest.approx(cross - entropy, abs=1e-9)
+
+
+@pytest.mark.parametrize("prevalence", [0.03, 0.5])
+def test_the_balanced_term_is_least_at_the_posterior(prevalence: float) -> None:
+    sizes = (2,)
+    log_prior = torch.tensor([1 - prevalence, prevalence]).double().log()
+    posterior, grid = 0.2, torch.linspace(0.005, 0.995, 199).double()
+    log_q = torch.stack([1 - grid, grid], dim=1).log()
+    expected = sum(
+        share * objective.balanced_kl(torch.tensor(one).double().expand(199, 2), log_q, log_prior, sizes)[:, 0]
+        for share, one in ((1 - posterior, [1.0, 0.0]), (posterior, [0.0, 1.0]))
+    )
+    assert isinstance(expected, Tensor)
+    assert float(grid[expected.argmin()]) == pytest.approx(posterior, abs=1e-6)
+
+
+def test_rare_classes_weigh_as_much_as_common_ones_and_the_reported_term_is_plain() -> None:
+    sizes = (2, 2)
+    inputs = random_inputs(6, sizes, one_hot=True)
+    m = random_mask(6, sizes)
+    plain, balanced = (whole(inputs, m, sizes, Weights(alpha=3.0, balanced=b)).present() for b in (False, True))
+    kl = objective.balanced_kl(
+        inputs["targets"], latent.log_softmax(inputs["logits"], sizes), inputs["log_prior"], sizes
+    )
+    want = plain["total"] + 3 * ((m * kl).sum(1).mean() - plain["label_kl"])
+    torch.testing.assert_close(balanced["total"], want)
+    assert float(balanced["label_kl"]) == float(plain["label_kl"])
+    uniform = {**inputs, "log_prior": uniform_prior(sizes).double()}
+    plain, balanced = (whole(uniform, m, sizes, Weights(balanced=b)) for b in (False, True))
+    torch.testing.assert_close(balanced.total, plain.total)
+
+
 # --- budgets ------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +335,7 @@ def test_information_penalty(sizes: Sizes) -> None:
         Weights(reconstruction=0.3, beta_z=0.5, beta_c=2.0, alpha=5.0, capacity_z=9.0, capacity_c=0.9),
         Weights(capacity_z=9.0, capacity_c=1.0, per="batch"),
         Weights(mutual_information=0.3, marginal=2.0),
+        Weights(balanced=True),
     ],
 )
 def test_gradcheck_with_fixed_noise(weights: Weights) -> None:
@@ -328,6 +381,7 @@ def test_hidden_targets_reach_no_term_and_no_gradient(per: str) -> None:
     weights = Weights(
         capacity_c=0.5, capacity_z=1.0, per="batch" if per == "batch" else "example", mutual_information=0.1
     )
+    weights = dataclasses.replace(weights, balanced=per == "batch")
     results = []
     for filling in (math.nan, 0.0, 7.0, -math.inf):
         leaves = {name: inputs[name].clone().requires_grad_() for name in ("mean", "log_var", "logits")}

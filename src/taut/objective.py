@@ -91,6 +91,7 @@ class Weights:
     uniform prior.  per: whether |KL − C| is taken for each example or of the batch mean; the batch form depends
     on gradient accumulation and on the number of processes.
     mutual_information: the weight λ of −I(x; c_j), its marginal part counted `marginal` times.
+    balanced: whether KL(p̃‖q) is `balanced_kl`.
     """
 
     reconstruction: float = 1.0
@@ -102,6 +103,7 @@ class Weights:
     per: Literal["example", "batch"] = "example"
     mutual_information: float = 0.0
     marginal: float = 1.0
+    balanced: bool = False
 
 
 def unlabelled_bound(log_likelihood: Tensor, kl_z: Tensor, log_q: Tensor, log_prior: Tensor, sizes: Sizes) -> Tensor:
@@ -201,6 +203,21 @@ def information_penalty(
     return marginal * torch.where(ignored.all(0), 0, spread).sum() + entropy
 
 
+def balanced_kl(targets: Tensor, log_q: Tensor, log_prior: Tensor, sizes: Sizes) -> Tensor:
+    """KL(p̃(c_j|x) ‖ q(c_j|x)) with classes that weigh alike, whatever their frequency: [..., W] to [..., k] nats.
+
+    Each class counts w_c = 1/(K·p(c)), 1 on average over the prior, and q' ∝ w·q takes the place of q, so that the
+    minimum stays at the posterior and not at that of balanced classes (King & Zeng 2001, weighting and prior
+    correction). Of soft annotations it is Σ_c w_c·p̃_c times KL(p̃' ‖ q'), p̃' ∝ w·p̃.
+    """
+    size = latent.spread_labels(torch.tensor(sizes, device=log_q.device, dtype=log_q.dtype), sizes)
+    log_weight = -log_prior - size.log()
+    weighted = targets * log_weight.exp()
+    mass = latent.sum_labels(weighted, sizes)
+    balanced = weighted / latent.spread_labels(mass, sizes)
+    return mass * latent.annotation_kl(balanced, latent.log_softmax(log_q + log_weight, sizes), sizes)
+
+
 def tighter_elbo(
     log_likelihood: Tensor,
     mean: Tensor,
@@ -226,10 +243,13 @@ def tighter_elbo(
     log_q = latent.log_softmax(logits, sizes)
     kl_z = latent.gaussian_kl(mean, log_var)
     label_kl = torch.where(m > 0, m * latent.annotation_kl(targets, log_q, sizes), 0).sum(-1).mean()
+    pull = label_kl
+    if weights.balanced:
+        pull = torch.where(m > 0, m * balanced_kl(targets, log_q, log_prior, sizes), 0).sum(-1).mean()
     total = (
         -weights.reconstruction * log_likelihood.mean()
         + capacity_penalty(kl_z, log_q, log_prior, sizes, weights, ignored)
-        + weights.alpha * label_kl
+        + weights.alpha * pull
     )
     if weights.mutual_information:
         penalty = information_penalty(log_q, log_prior, sizes, weights.marginal, ignored)

@@ -78,6 +78,9 @@ class ObjectivePlan:
     """Share of the steps in which the budgets rise from 0."""
     per: Literal["example", "batch"] = "example"
     prior: Literal["empirical", "uniform"] = "empirical"
+    balance: Literal["prior", "loss"] = "prior"
+    """What knows of unequal frequencies of classes: p(c) alone, or the annotated term too, whose classes then weigh
+    alike without a shift of q(c|x)."""
     mutual_information: float = 0.3
     marginal: float = 2.0
     sampling: Literal["relaxed", "straight-through", "enumerate"] = "relaxed"

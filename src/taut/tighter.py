@@ -86,6 +86,7 @@ class TighterELBO(Objective):
             per=o.per,
             mutual_information=o.mutual_information,
             marginal=o.marginal,
+            balanced=o.balance == "loss",
         )
         onset = round(o.onset * t.steps), round(max(o.onset, o.full) * t.steps)
         sampling = Sampling(o.sampling, o.temperature, o.share)

@@ -1,0 +1,257 @@
+"""NIH chest X-rays of 64 pixels, 14 findings: few patients annotated, few cells, or many cells uncertain.
+
+The pack's own split keeps patients apart. A draw hides annotations of the training part; the valid part stays annotated
+and calibrates every method alike. Each training has the same networks and minutes. Figures are those of its last
+weights, which are what taut ships, and, as `stopped`, of the weights on the way whose macro AUROC on the valid part is
+best, since with few annotations some methods may be past their best before the minutes are over. No choice was made on
+test labels. Give the number of draws, the minutes of a training, and names of settings to change them:
+`python -m benchmarks.xrays 5 1.5 patients-10 cells-20`; `more` measures the other rivals that know several labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import tempfile
+from collections.abc import Callable, Collection, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file
+
+from benchmarks.common import RESULTS, chosen, record
+from benchmarks.speed import Snapshots
+from taut.baselines import DEFAULT
+from taut.data import load_dataset
+from taut.data.cells import BLANK, UNCERTAIN, CellPolicy, annotate, settle
+from taut.data.dataset import DataError, Dataset
+from taut.data.leakage import check_leakage
+from taut.evaluate.calibration import calibrate
+from taut.evaluate.metrics import evaluate, label_figures
+from taut.evaluate.predict import predict_probabilities
+from taut.facts import Facts
+from taut.fit import Fitted, build_model, fit
+from taut.nn.vae import LabelVAE
+from taut.plan import Plan, override
+from taut.sources import DataFlags, draw_annotations, named_parts
+
+PACK = "nih_cxr14_all_64.npz"
+NAMES = {
+    "taut": DEFAULT,
+    "masked_cross_entropy": "supervised",
+    "pseudo-label": "pseudo-label",
+    "mean-teacher": "mean-teacher",
+    "fixmatch": "fixmatch",
+    "interpolation": "shot-vae",
+}
+MORE = {name: name for name in ("pi-model", "vat", "mixmatch", "freematch", "siddharth")}
+POLICIES = {"latent": "latent", "U-ones": "positive", "U-zeros": "negative", "ignore": "ignore"}
+UNSURE = (0.1, 0.3)  # share of the negative and of the positive cells that become uncertain
+NONE: Mapping[str, Any] = {}
+LOOKS = 8  # looks at the valid part during a training
+
+Draw = Callable[[int], Dataset]
+Method = Callable[[int], dict[str, Any]]
+
+
+# --- draws --------------------------------------------------------------------------------------------------
+
+
+@cache
+def parts(pack: str = PACK) -> tuple[Dataset, Dataset]:
+    """The training images with the valid part, and the test images, all annotated, refused if a patient is in two.
+
+    Raises DataError where $TAUT_DATA has no such pack.
+    """
+    path = Path(os.environ.get("TAUT_DATA", "")) / pack
+    if not path.is_file():
+        raise DataError(f"put {pack} (x, y, label_names, patient_id, split) into a folder that TAUT_DATA names")
+    data = load_dataset(str(path), group="patient_id")
+    training, testing = data.rows(data.split != "test"), data.part("test")
+    check_leakage(named_parts(training, testing))
+    return training, testing
+
+
+def everything(seed: int) -> Dataset:
+    """All annotations of the training part."""
+    return parts()[0]
+
+
+def hidden(seed: int, **shares: float) -> Dataset:
+    """The training images with a part of the annotations: labelled_fraction of the patients, or labelled_cells."""
+    return draw_annotations(parts()[0], DataFlags(PACK, **shares), seed)
+
+
+def blanks_negative(seed: int, **shares: float) -> Dataset:
+    """The same draw as a table whose blank cells are read as negative."""
+    drawn = hidden(seed, **shares)
+    return settled(drawn, np.where(drawn.annotation.observed, classes(parts()[0]), BLANK), CellPolicy(blank="negative"))
+
+
+def unsure(seed: int, policy: str) -> Dataset:
+    """All images annotated, but some cells of the training part uncertain, which a policy makes something of."""
+    training = parts()[0]
+    codes = classes(training)
+    lost = np.random.default_rng(seed).random(codes.shape) < np.array(UNSURE)[codes]
+    lost &= (training.split == "train")[:, None]
+    return settled(training, np.where(lost, UNCERTAIN, codes), CellPolicy(uncertain=policy))
+
+
+def classes(dataset: Dataset) -> Any:
+    """The class of every cell of fully annotated yes/no labels, [N, k] of 0 and 1."""
+    return dataset.annotation.targets[:, 1::2].astype(np.int16)
+
+
+def settled(dataset: Dataset, codes: Any, policy: CellPolicy) -> Dataset:
+    """The dataset with the annotations that a policy makes of cells [N, k]."""
+    annotation = annotate(dataset.space, settle(dataset.space, codes, policy))
+    return dataclasses.replace(dataset, annotation=annotation, cells=codes, policy=policy)
+
+
+# --- one training -------------------------------------------------------------------------------------------
+
+
+class Looks(Snapshots):
+    """A run folder that keeps the weights of `LOOKS` moments of a training."""
+
+    def save_plan(self, plan: Plan, facts: Facts, source: dict[str, Any]) -> None:
+        """Set when weights are kept, now that the number of steps is known."""
+        plan.train.log_every = plan.train.checkpoint_every = math.ceil(plan.train.steps / LOOKS)
+        super().save_plan(plan, facts, source)
+
+
+def one(draw: Draw, objective: str, minutes: float, seed: int, changes: Mapping[str, Any] = NONE) -> dict[str, Any]:
+    """Figures of one training on the test part, of a plan with some changes."""
+    training = draw(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Looks(folder)
+        change = partial(override, changes=dict(changes), where="benchmark")
+        fitted = fit(training, change, minutes, seed, run, quiet=True, objective=objective)
+        looks = looked(run, training, fitted)
+    return {**figures(fitted, parts()[1]), **looks}
+
+
+def figures(fitted: Fitted, testing: Dataset) -> dict[str, Any]:
+    """Means over the labels, with the method's own temperatures and (raw) without; and the AUROC of each label."""
+    found, raw = (evaluate(fitted.model, testing, calibrated=calibrated) for calibrated in (True, False))
+    by_label = {name: row["auroc"] for name, row in found["per_label"].items() if row["auroc"] is not None}
+    return {
+        **{name: found[name] for name in ("auroc_macro", "ap_macro", "nll", "ece", "error")},
+        **{f"raw_{name}": raw[name] for name in ("nll", "ece")},
+        "parameters": sum(p.numel() for p in fitted.model.parameters()),
+        "steps": fitted.result.steps,
+        "seconds": round(fitted.result.seconds, 1),
+        "auroc": {name: round(value, 4) for name, value in by_label.items()},
+    }
+
+
+def looked(run: Looks, training: Dataset, fitted: Fitted) -> dict[str, Any]:
+    """Macro AUROC on the valid part over the training, and test figures (stopped) of the weights where it is best."""
+    valid, paths, plan = training.part("valid"), [path for _, path in run.kept()], fitted.plan
+    model = build_model(training.part("train"), plan, fitted.facts).eval()
+    curve = [*(macro_auroc(loaded(model, path), valid) for path in paths), macro_auroc(fitted.model, valid)]
+    best = max(range(len(curve)), key=lambda i: (curve[i], i))
+    if best < len(paths):
+        calibrate(loaded(model, paths[best]), valid, plan.train.calibration, plan.train.threshold)
+    found = evaluate(model if best < len(paths) else fitted.model, parts()[1])
+    return {
+        **{f"stopped_{name}": found[name] for name in ("auroc_macro", "ap_macro", "nll", "ece")},
+        "stopped_at": round((best + 1) / len(curve), 3),
+        "valid_auroc": curve[-1],
+        "valid_curve": curve,
+    }
+
+
+def loaded(model: LabelVAE, path: Path) -> LabelVAE:
+    """The model with the averaged weights of a moment of its training, not calibrated."""
+    weights = {name: value for name, value in load_file(path).items() if name.startswith("average.")}
+    model.load_state_dict({name.removeprefix("average."): value for name, value in weights.items()})
+    return model
+
+
+def macro_auroc(model: LabelVAE, dataset: Dataset) -> float:
+    """The mean AUROC of the labels."""
+    return round(float(label_figures(predict_probabilities(model, dataset.x), dataset)["auroc_macro"]), 4)
+
+
+# --- settings -----------------------------------------------------------------------------------------------
+
+
+@cache
+def annotated(minutes: float, seed: int) -> dict[str, Any]:
+    """Masked cross-entropy with every annotation of the training part: what few annotations fall short of."""
+    return one(everything, "supervised", minutes, seed)
+
+
+def patients(share: float, names: Mapping[str, str], minutes: float) -> dict[str, Method]:
+    """A share of the patients annotated, all others without annotations."""
+    draw = partial(hidden, labelled_fraction=share)
+    return {name: partial(one, draw, objective, minutes) for name, objective in names.items()}
+
+
+def few_patients(share: float, minutes: float) -> dict[str, Method]:
+    """The same, with what all annotations reach."""
+    return {**patients(share, NAMES, minutes), "all annotated": partial(annotated, minutes)}
+
+
+def few_cells(minutes: float) -> dict[str, Method]:
+    """Every image annotated in a random fifth of its cells."""
+    draw = partial(hidden, labelled_cells=0.2)
+    names = ("taut", "masked_cross_entropy", "mean-teacher")
+    blanks = partial(blanks_negative, labelled_cells=0.2)
+    return {
+        **{name: partial(one, draw, NAMES[name], minutes) for name in names},
+        "blanks-as-negative": partial(one, blanks, "supervised", minutes),
+    }
+
+
+def uncertain(minutes: float) -> dict[str, Method]:
+    """Uncertain cells by every policy, with taut's objective and with masked cross-entropy."""
+    return {
+        f"{name}, {policy}": partial(one, partial(unsure, policy=fate), NAMES[name], minutes)
+        for name in ("taut", "masked_cross_entropy")
+        for policy, fate in POLICIES.items()
+    }
+
+
+def imbalance(minutes: float) -> dict[str, Method]:
+    """Findings are rare: what the prior knows of that, what the loss, and what nothing does."""
+    draw = partial(hidden, labelled_fraction=0.2)
+    changes = {
+        "taut": {},
+        "taut, by the loss": {"objective.balance": "loss"},
+        "taut, by neither": {"objective.prior": "uniform"},
+    }
+    return {name: partial(one, draw, DEFAULT, minutes, changes=change) for name, change in changes.items()}
+
+
+SETTINGS: dict[str, tuple[str, Callable[[float], dict[str, Method]]]] = {
+    "patients-10": ("10 % of the training patients annotated, the rest unlabelled", partial(few_patients, 0.1)),
+    "patients-20": ("20 % of the training patients annotated, the rest unlabelled", partial(few_patients, 0.2)),
+    "cells-20": ("every training image annotated in a random 20 % of its cells", few_cells),
+    "uncertain": ("30 % of the positive and 10 % of the negative training cells made uncertain", uncertain),
+    "imbalance": (
+        "20 % of the training patients annotated; rare findings known to the prior or to the loss",
+        imbalance,
+    ),
+}
+ADDED = {"patients-10": partial(patients, 0.1, MORE), "patients-20": partial(patients, 0.2, MORE)}
+
+
+def main(seeds: int = 5, minutes: float = 1.5, names: Collection[str] = (), folder: Path = RESULTS) -> None:
+    """Measure draws 0 … seeds − 1 of some settings, by default all, draw by draw; `more` adds the other rivals."""
+    for seed in range(seeds):
+        for name in [name for name in names if name in SETTINGS] or SETTINGS:
+            what, methods = SETTINGS[name]
+            about = f"NIH chest X-rays, 64 pixels, 14 findings; {what}; {minutes:g} minutes a training"
+            record(f"xrays-{name}", about, methods(minutes), [seed], folder)
+            if "more" in names and name in ADDED:
+                record(f"xrays-{name}", about, ADDED[name](minutes), [seed], folder)
+
+
+if __name__ == "__main__":
+    counts, words = chosen([*SETTINGS, "more"])
+    main(*counts, names=words)
