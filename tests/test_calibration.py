@@ -152,7 +152,7 @@ def overconfident(n: int = 600) -> tuple[LabelVAE, Any]:
     rng = np.random.default_rng(0)
     space = LabelSpace.multilabel(["a", "b"])
     x = rng.normal(size=(n, 4)).astype(np.float32)
-    data = made(x, np.zeros((n, 2)), space)
+    data = made(x, np.arange(2 * n).reshape(n, 2) // 2 % 2, space)  # as many of either class: a uniform prior
     facts = fingerprint(data)
     model = build_model(data, tiny()(make_plan(facts)), facts).eval()
     logits = predict_logits(model, x)

@@ -111,6 +111,16 @@ def log_marginal(log_q: Tensor) -> Tensor:
     return torch.logsumexp(log_q, dim=0) - math.log(len(log_q))
 
 
+def tempered(logits: Tensor, temperature: Tensor, log_prior: Tensor, sizes: Sizes) -> Tensor:
+    """log of p(c_j)·(q(c_j|x)/p(c_j))^(1/T_j), normalised within each label: [N, W] nats.
+
+    Temperature scaling (Guo 2017) of what an image adds to the prior: for a uniform prior it is his, and for any other
+    one a label of which an image says nothing keeps its frequency instead of going to one half.
+    logits: [N, W].  temperature: [k].  log_prior: [W].
+    """
+    return log_softmax(log_prior + (logits - log_prior) / spread_labels(temperature, sizes), sizes)
+
+
 # --- samples ----------------------------------------------------------------------------------------------
 
 

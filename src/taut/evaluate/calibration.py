@@ -22,40 +22,45 @@ LEAST_OF_CLASS = 5
 LEAST_ISOTONIC = 100  # a map has far more freedom than a temperature
 SPREAD = 0.5  # standard deviation of log T around what is expected of it before a label's annotations are seen
 
+Block = tuple[Tensor, Tensor, Tensor]  # one label's logits [n, c], targets [n, c] and log p(c) [c]
 
-def fit_temperatures(logits: Tensor, annotation: Annotation, sizes: Sizes) -> Tensor:
-    """The temperature of each label that suits its held-out annotations best: [k] (Guo 2017).
+
+def fit_temperatures(logits: Tensor, annotation: Annotation, log_prior: Tensor, sizes: Sizes) -> Tensor:
+    """The temperature of each label, as `latent.tempered` uses it, that suits its held-out annotations best: [k].
 
     It minimises the summed NLL and −log of a prior on log T, normal with standard deviation 0.5 around the temperature
     that suits all labels together, which in turn has such a prior around 1: a few annotations that happen to be
     separated without an error would ask for T = 0. With many annotations the prior does not matter.
-    logits: [N, W].  A label with fewer than 30 annotated images, or with one class only among them, keeps 1.
+    logits: [N, W].  log_prior: [W].  A label with fewer than 30 annotated images, or with one class only among them,
+    keeps 1.
     """
     temperatures = torch.ones(len(sizes))
     targets = torch.from_numpy(annotation.targets).double()
-    blocks: dict[int, tuple[Tensor, Tensor]] = {}
+    blocks: dict[int, Block] = {}
     start = 0
     for j, size in enumerate(sizes):
         seen = torch.from_numpy(annotation.observed[:, j])
         block, truth = logits[seen, start : start + size].double(), targets[seen, start : start + size]
+        prior = log_prior[start : start + size].double()
         start += size
         if len(block) >= LEAST_OBSERVED and int((truth.sum(0) > 0).sum()) >= 2:
-            blocks[j] = block, truth
+            blocks[j] = block, truth, prior
     together = _log_temperature(list(blocks.values()), 0.0) if len(blocks) > 1 else 0.0
-    for j, pair in blocks.items():
-        temperatures[j] = float(np.exp(_log_temperature([pair], together)))
+    for j, own in blocks.items():
+        temperatures[j] = float(np.exp(_log_temperature([own], together)))
     return temperatures
 
 
-def _log_temperature(blocks: list[tuple[Tensor, Tensor]], expected: float) -> float:
-    """The log T that minimises the summed NLL of blocks of logits and targets, and the prior's term."""
+def _log_temperature(blocks: list[Block], expected: float) -> float:
+    """The log T that minimises the summed NLL of blocks of logits, targets and log p(c), and the prior's term."""
     log_t = torch.full((), expected, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_t], max_iter=100, line_search_fn="strong_wolfe")
-    scale = 1 / sum(len(block) for block, _ in blocks)  # means, since the solver's tolerances are absolute
+    scale = 1 / sum(len(block[0]) for block in blocks)  # means, since the solver's tolerances are absolute
 
     def loss() -> Tensor:
         log_t.grad = None
-        nll = [-(truth * (block * (-log_t).exp()).log_softmax(1)).sum() for block, truth in blocks]
+        inverse = (-log_t).exp()
+        nll = [-(truth * (prior + inverse * (block - prior)).log_softmax(1)).sum() for block, truth, prior in blocks]
         total = scale * (torch.stack(nll).sum() + 0.5 * ((log_t - expected) / SPREAD).square())
         total.backward()  # type: ignore[no-untyped-call]
         return total
@@ -138,7 +143,7 @@ def calibrate_on(model: LabelVAE, logits: Tensor, held: Dataset, method: str, th
     threshold: see `fit_thresholds`; they are thresholds of calibrated probabilities.  where: names the images.
     """
     if method != "none":
-        model.temperature.copy_(fit_temperatures(logits, held.annotation, model.sizes))
+        model.temperature.copy_(fit_temperatures(logits, held.annotation, model.log_prior.cpu(), model.sizes))
     logits = logits.to(model.log_prior.device).double()
     if method == "isotonic":
         q = model.log_probabilities(logits).exp().cpu().numpy()

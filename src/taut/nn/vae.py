@@ -173,12 +173,12 @@ class LabelVAE(nn.Module):
     def log_probabilities(self, logits: Tensor, calibrated: bool = True) -> Tensor:
         """log q(c_j|x), [N, W]: the one place where logits become probabilities.
 
-        calibrated: divide each label's logits by its temperature first (Guo 2017), and map the probabilities by the
+        calibrated: temper each label's logits first, see `taut.latent.tempered`, and map the probabilities by the
         isotonic maps, where there are some, normalised for each label (Zadrozny 2002).
         """
         if not calibrated:
             return latent.log_softmax(logits, self.sizes)
-        log_q = latent.log_softmax(logits / latent.spread_labels(self.temperature, self.sizes), self.sizes)
+        log_q = latent.tempered(logits, self.temperature, self.log_prior, self.sizes)
         if self.isotonic is None:
             return log_q
         return latent.log_softmax(
