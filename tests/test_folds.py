@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -213,6 +214,13 @@ def test_the_temperature_is_that_of_pooled_logits_of_plain_trainings() -> None:
     alone = fit(data, lambda _: copy.deepcopy(plain), quiet=True).model
     alone.temperature.copy_(fitted.model.temperature)
     assert equal(alone, fitted.model)
+
+
+def test_the_time_of_folds_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([1000.0, 8000.0])
+    monkeypatch.setattr("taut.fit.time", SimpleNamespace(perf_counter=lambda: next(moments)))
+    fitted = fit(noisy(60, 0, known=40), tiny(train={"folds": 2}), quiet=True)
+    assert 7000 < fitted.result.seconds < 8000
 
 
 def test_folds_mend_what_an_overconfident_net_says_of_new_rows() -> None:

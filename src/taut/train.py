@@ -65,6 +65,7 @@ class Task(nn.Module):
 class TrainResult:
     """model: the averaged weights of the last step, in evaluation mode.  steps, seconds: of all sessions of the run.
 
+    `fit` adds to the seconds those of the trainings on folds in this session.
     step_seconds: median time of a step of this session.
     """
 
