@@ -23,15 +23,13 @@ from taut.compare import draw_points
 DOCS = Path(__file__).parent.parent / "docs" / "explain"
 PAGE = DOCS / "results.md"
 SHOWN = (
-    "error", "ap_macro", "auroc_macro", "nll", "ece", "raw_nll", "raw_ece", "valid_auroc",
-    "stopped_ap_macro", "stopped_auroc_macro", "stopped_nll", "stopped_ece", "stopped_at",
-    "elbo", "annotated_q", "alpha", "bound", "surrogate", "gap",
-    "elbo_11", "iw_11", "gap_11", "elbo_12", "iw_12", "gap_12", "bits_per_dim", "doublings a label", "last over first",
-    "ratio", "loop_ms", "bare_ms", "parameters", "steps", "step_ms", "seconds", "peak MiB", "before MiB", "planned MiB",
+    "error", "ap_macro", "auroc_macro", "nll", "ece", "raw_nll", "raw_ece", "elbo", "annotated_q", "alpha", "bound",
+    "surrogate", "gap", "elbo_11", "iw_11", "gap_11", "elbo_12", "iw_12", "gap_12", "bits_per_dim", "doublings a label",
+    "last over first", "ratio", "loop_ms", "bare_ms", "parameters", "steps", "kept", "step_ms", "seconds", "peak MiB",
+    "before MiB", "planned MiB",
 )  # fmt: skip
 PERCENT = ("error",)
-STOPPED = ("stopped_ap_macro", "stopped_auroc_macro", "stopped_nll", "stopped_ece")
-PAIRED = ("error", "ap_macro", "auroc_macro", "nll", "ece", *STOPPED)
+PAIRED = ("error", "ap_macro", "auroc_macro", "nll", "ece")
 LEVEL = 0.95
 FEW, ALL = "masked_cross_entropy", "all annotated"  # the ends of the way that a method covers a share of
 MARKED = re.compile(r"<!-- results: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
@@ -125,20 +123,16 @@ def shares(data: dict[str, Any]) -> list[str]:
     """What part of the way from masked cross-entropy to all annotations each method covers: sentences, or nothing."""
     if not {FEW, ALL} <= set(data["summary"]):
         return []
-    figures = ("ap_macro",) if data["benchmark"].startswith("grid") else ("auroc_macro", "stopped_auroc_macro")
-    sentences = []
-    for figure in figures:
-        parts = []
-        for method in [name for name in data["summary"] if name not in (FEW, ALL)]:
-            seeds = [{d["seed"] for d in data["draws"] if d["method"] == m and figure in d} for m in (method, FEW, ALL)]
-            both = {"draws": [d for d in data["draws"] if d["seed"] in set.intersection(*seeds)]}
-            way = differences(both, ALL, FEW, figure)
-            if len(way) and way.mean() > 0:
-                covered = 100 * float(differences(both, method, FEW, figure).mean() / way.mean())
-                parts.append(f"{method} {covered:.0f} %")
-        if parts:
-            sentences.append(f"Of the way in {figure} from {FEW} to {ALL}: {', '.join(parts)}.")
-    return sentences
+    figure = "ap_macro" if data["benchmark"].startswith("grid") else "auroc_macro"
+    parts = []
+    for method in [name for name in data["summary"] if name not in (FEW, ALL)]:
+        seeds = [{d["seed"] for d in data["draws"] if d["method"] == m and figure in d} for m in (method, FEW, ALL)]
+        both = {"draws": [d for d in data["draws"] if d["seed"] in set.intersection(*seeds)]}
+        way = differences(both, ALL, FEW, figure)
+        if len(way) and way.mean() > 0:
+            covered = 100 * float(differences(both, method, FEW, figure).mean() / way.mean())
+            parts.append(f"{method} {covered:.0f} %")
+    return [f"Of the way in {figure} from {FEW} to {ALL}: {', '.join(parts)}."] if parts else []
 
 
 def _cell(value: dict[str, float] | None) -> str:

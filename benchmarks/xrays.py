@@ -1,41 +1,32 @@
 """NIH chest X-rays of 64 pixels, 14 findings: few patients annotated, few cells, or many cells uncertain.
 
 The pack's own split keeps patients apart. A draw hides annotations of the training part; the valid part stays annotated
-and calibrates every method alike. Each training has the same networks and minutes. Figures are those of its last
-weights, which are what taut ships, and, as `stopped`, of the weights on the way whose macro AUROC on the valid part is
-best, since with few annotations some methods may be past their best before the minutes are over. No choice was made on
-test labels. Give the number of draws, the minutes of a training, and names of settings to change them:
+and chooses the step whose weights are kept (`kept`) and calibrates them, for every method alike, since with few
+annotations a method may be past its best before the minutes are over. Each training has the same networks and minutes.
+No choice was made on test labels. Give the number of draws, the minutes, and names of settings to change them:
 `python -m benchmarks.xrays 5 1.5 patients-10 cells-20`; `more` measures the other rivals that know several labels.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
-import tempfile
 from collections.abc import Callable, Collection, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file
 
 from benchmarks.common import RESULTS, chosen, record
-from benchmarks.speed import Snapshots
 from taut.baselines import DEFAULT
 from taut.data import load_dataset
 from taut.data.cells import BLANK, UNCERTAIN, CellPolicy, annotate, settle
 from taut.data.dataset import DataError, Dataset
 from taut.data.leakage import check_leakage
-from taut.evaluate.calibration import calibrate
-from taut.evaluate.metrics import evaluate, label_figures
-from taut.evaluate.predict import predict_probabilities
-from taut.facts import Facts
-from taut.fit import Fitted, build_model, fit
-from taut.nn.vae import LabelVAE
-from taut.plan import Plan, override
+from taut.evaluate.metrics import evaluate
+from taut.fit import Fitted, fit
+from taut.plan import override
 from taut.sources import DataFlags, draw_annotations, named_parts
 
 PACK = "nih_cxr14_all_64.npz"
@@ -51,7 +42,6 @@ MORE = {name: name for name in ("pi-model", "vat", "mixmatch", "freematch", "sid
 POLICIES = {"latent": "latent", "U-ones": "positive", "U-zeros": "negative", "ignore": "ignore"}
 UNSURE = (0.1, 0.3)  # share of the negative and of the positive cells that become uncertain
 NONE: Mapping[str, Any] = {}
-LOOKS = 8  # looks at the valid part during a training
 
 Draw = Callable[[int], Dataset]
 Method = Callable[[int], dict[str, Any]]
@@ -114,24 +104,10 @@ def settled(dataset: Dataset, codes: Any, policy: CellPolicy) -> Dataset:
 # --- one training -------------------------------------------------------------------------------------------
 
 
-class Looks(Snapshots):
-    """A run folder that keeps the weights of `LOOKS` moments of a training."""
-
-    def save_plan(self, plan: Plan, facts: Facts, source: dict[str, Any]) -> None:
-        """Set when weights are kept, now that the number of steps is known."""
-        plan.train.log_every = plan.train.checkpoint_every = math.ceil(plan.train.steps / LOOKS)
-        super().save_plan(plan, facts, source)
-
-
 def one(draw: Draw, objective: str, minutes: float, seed: int, changes: Mapping[str, Any] = NONE) -> dict[str, Any]:
     """Figures of one training on the test part, of a plan with some changes."""
-    training = draw(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        run = Looks(folder)
-        change = partial(override, changes=dict(changes), where="benchmark")
-        fitted = fit(training, change, minutes, seed, run, quiet=True, objective=objective)
-        looks = looked(run, training, fitted)
-    return {**figures(fitted, parts()[1]), **looks}
+    change = partial(override, changes=dict(changes), where="benchmark")
+    return figures(fit(draw(seed), change, minutes, seed, quiet=True, objective=objective), parts()[1])
 
 
 def figures(fitted: Fitted, testing: Dataset) -> dict[str, Any]:
@@ -143,38 +119,10 @@ def figures(fitted: Fitted, testing: Dataset) -> dict[str, Any]:
         **{f"raw_{name}": raw[name] for name in ("nll", "ece")},
         "parameters": sum(p.numel() for p in fitted.model.parameters()),
         "steps": fitted.result.steps,
+        "kept": fitted.result.kept,
         "seconds": round(fitted.result.seconds, 1),
         "auroc": {name: round(value, 4) for name, value in by_label.items()},
     }
-
-
-def looked(run: Looks, training: Dataset, fitted: Fitted) -> dict[str, Any]:
-    """Macro AUROC on the valid part over the training, and test figures (stopped) of the weights where it is best."""
-    valid, paths, plan = training.part("valid"), [path for _, path in run.kept()], fitted.plan
-    model = build_model(training.part("train"), plan, fitted.facts).eval()
-    curve = [*(macro_auroc(loaded(model, path), valid) for path in paths), macro_auroc(fitted.model, valid)]
-    best = max(range(len(curve)), key=lambda i: (curve[i], i))
-    if best < len(paths):
-        calibrate(loaded(model, paths[best]), valid, plan.train.calibration, plan.train.threshold)
-    found = evaluate(model if best < len(paths) else fitted.model, parts()[1])
-    return {
-        **{f"stopped_{name}": found[name] for name in ("auroc_macro", "ap_macro", "nll", "ece")},
-        "stopped_at": round((best + 1) / len(curve), 3),
-        "valid_auroc": curve[-1],
-        "valid_curve": curve,
-    }
-
-
-def loaded(model: LabelVAE, path: Path) -> LabelVAE:
-    """The model with the averaged weights of a moment of its training, not calibrated."""
-    weights = {name: value for name, value in load_file(path).items() if name.startswith("average.")}
-    model.load_state_dict({name.removeprefix("average."): value for name, value in weights.items()})
-    return model
-
-
-def macro_auroc(model: LabelVAE, dataset: Dataset) -> float:
-    """The mean AUROC of the labels."""
-    return round(float(label_figures(predict_probabilities(model, dataset.x), dataset)["auroc_macro"]), 4)
 
 
 # --- settings -----------------------------------------------------------------------------------------------

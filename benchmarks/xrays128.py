@@ -65,7 +65,7 @@ def one(encoder: str, minutes: float, seed: int) -> dict[str, Any]:
         "step_ms": round(1000 * fitted.result.step_seconds, 1),
         "peak MiB": round(peak_mib(), 1),
         "before MiB": round(before, 1),
-        "planned MiB": round(estimate_memory(training.part("train"), fitted.plan, fitted.facts).total, 1),
+        "planned MiB": round(estimate_memory(training, fitted.plan, fitted.facts).total, 1),
     }
     return {**figures(fitted, parts()[1]), **took}
 

@@ -109,6 +109,10 @@ def test_weights_are_counted_with_gradients_moments_and_averages() -> None:
     assert f"{trained:,} parameters" in estimate.sentence()
     with_teacher = of(dataset, **{"model.encoder": "conv", "model.width": 8, "objective.momentum": 0.9})
     assert estimate_memory(dataset, with_teacher, facts).weights == pytest.approx(6 * 4 * trained / MIB, rel=0.02)
+    held = of(dataset, **{"model.encoder": "conv", "model.width": 8, "train.valid_fraction": 0.3})
+    assert estimate_memory(dataset, held, facts).weights == pytest.approx(6 * 4 * trained / MIB, rel=0.02)
+    held.train.looks = 0
+    assert estimate_memory(dataset, held, facts).weights == estimate.weights
     double = of(dataset, **{"model.encoder": "conv", "model.width": 8, "train.batch_labelled": 32,
                             "train.batch_unlabelled": 96})  # fmt: skip
     assert estimate_memory(dataset, double, facts).activations == pytest.approx(2 * estimate.activations, rel=0.1)

@@ -203,6 +203,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "accumulation": {"train": {"accumulate": 2}},
     "interpolation and dropout": {"objective": {"source": "interpolation"}, "model": {"dropout": 0.4}},
     "bfloat16": {"train": {"precision": "bf16"}},
+    "looks": {"train": {"valid_fraction": 0.5, "looks": 8}},
 }
 
 

@@ -246,10 +246,13 @@ def _train(
     notes: list[str],
     quiet: bool,
 ) -> Fitted:
-    result = _trained(training, plan, facts, run, again, quiet)
+    judges = certain(dataset.rows(held)) if len(held) else None
+    result = _trained(training, plan, facts, run, again, quiet, held=judges)
     model = result.model
-    if len(held):
-        notes.append(calibrate(model, certain(dataset.rows(held)), plan.train.calibration, plan.train.threshold))
+    if result.kept < result.steps:
+        notes.append(f"the weights of step {result.kept} of {result.steps} are kept: held-out images know no better")
+    if judges is not None:
+        notes.append(calibrate(model, judges, plan.train.calibration, plan.train.threshold))
     elif plan.train.folds:
         began = time.perf_counter()
         notes.append(_cross_calibrate(model, training, plan, run, again, quiet))
@@ -263,17 +266,24 @@ def _train(
         model.ood = reference
         notes.append(reference.describe())
     if run is not None and processes().is_main_process:
-        about = {"steps": result.steps, "seconds": round(result.seconds, 1), "checkpoint": "last"}
+        about = {"steps": result.steps, "seconds": round(result.seconds, 1), "checkpoint": result.kept}
         run.save_model(model, {**about, "pixel_max": dataset.pixel_max})
     return Fitted(model, plan, facts, result, notes)
 
 
 def _trained(
-    dataset: Dataset, plan: Plan, facts: Facts, run: Run | None, again: bool, quiet: bool, name: str = "train"
+    dataset: Dataset,
+    plan: Plan,
+    facts: Facts,
+    run: Run | None,
+    again: bool,
+    quiet: bool,
+    name: str = "train",
+    held: Dataset | None = None,
 ) -> TrainResult:
     model = build_model(dataset, plan, facts)
     objective = build_objective(model, plan, facts)
-    return train(model, objective, build_stream(dataset, plan, objective), plan, run, again, quiet, name)
+    return train(model, objective, build_stream(dataset, plan, objective), plan, run, again, quiet, name, held)
 
 
 def _cross_calibrate(model: LabelVAE, training: Dataset, plan: Plan, run: Run | None, again: bool, quiet: bool) -> str:

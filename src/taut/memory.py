@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from taut.data.dataset import Dataset
 from taut.facts import Facts
-from taut.fit import build_model, build_objective, build_stream
+from taut.fit import build_model, build_objective, build_stream, hold_out
 from taut.plan import Plan
 from taut.train import separate_randomness
 
@@ -23,7 +23,8 @@ ROWS = 8  # rows of the smaller of the two batches that are measured
 class Memory:
     """MiB of a training step's tensors. parameters: trained numbers.
 
-    weights: parameters, their gradients, AdamW's two moments and the averaged copy (and a teacher's, if any).
+    weights: parameters, their gradients, AdamW's two moments and the averaged copy, and where there are any a teacher's
+    and the copy that held-out annotations choose.
     activations: what the forward pass of one batch keeps for the backward pass.
     """
 
@@ -57,7 +58,8 @@ def estimate_memory(dataset: Dataset, plan: Plan, facts: Facts) -> Memory:
     own = [*model.parameters(), *model.buffers()]
     known = {id(tensor) for tensor in own}
     copies = [t for t in [*objective.parameters(), *objective.buffers()] if id(t) not in known]  # a teacher's
-    weights = 2 * _bytes(own) + _bytes(copies) + 3 * 4 * trained
+    judged = plan.train.looks > 0 and len(hold_out(dataset, plan)[1]) > 0
+    weights = (3 if judged else 2) * _bytes(own) + _bytes(copies) + 3 * 4 * trained
     labelled, unlabelled = plan.train.batch_labelled, plan.train.batch_unlabelled
     rows = labelled + unlabelled
     share = min(1.0, ROWS / rows)

@@ -27,7 +27,7 @@ RANGES = {
     **dict.fromkeys(("model.width", "model.z_dim", "model.decoder_width", "model.reduce"), (1, math.inf)),
     **dict.fromkeys(("train.steps", "train.accumulate", "train.log_every", "train.checkpoint_every"), (1, math.inf)),
     **dict.fromkeys(("train.batch_labelled", "train.batch_unlabelled", "train.learning_rate"), (0, math.inf)),
-    **dict.fromkeys(("objective.mix", "model.stack"), (0, math.inf)),
+    **dict.fromkeys(("objective.mix", "model.stack", "train.looks"), (0, math.inf)),
     **dict.fromkeys(("train.valid_fraction", "train.warmup", "train.ema", "objective.momentum"), (0, 1)),
     "train.folds": (0, MOST_FOLDS),
     **dict.fromkeys(("objective.onset", "objective.full", "objective.ramp"), (0, 1)),
@@ -127,6 +127,9 @@ class TrainPlan:
     """Fitted for each label on held-out annotations: a temperature, isotonic maps on top of it, or nothing."""
     threshold: Literal["f1", "youden", "half"] = "f1"
     """What a two-class label's threshold maximises on them: F1, sensitivity + specificity, or nothing (0.5)."""
+    looks: int = 16
+    """How often held-out annotations, where there are any, judge the averaged weights during a training, to keep the
+    latest ones that are not clearly worse than the best; 0 keeps the last ones."""
     log_every: int = 20
     checkpoint_every: int = 500
 

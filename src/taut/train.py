@@ -21,7 +21,9 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from taut.data.dataset import Dataset
 from taut.data.stream import Stream
+from taut.looks import Looks
 from taut.nn.vae import LabelVAE
 from taut.objective import Batch, LossTerms, Objective
 from taut.plan import Plan, TrainPlan
@@ -36,11 +38,12 @@ class Task(nn.Module):
     """A model, its objective and its averaged weights in one module.
 
     One module, so that a distributed wrapper sees one forward call, and a checkpoint holds all of the state.
+    looks: keep other weights than the last ones, where held-out annotations say so.
     """
 
-    def __init__(self, model: LabelVAE, objective: Objective) -> None:
+    def __init__(self, model: LabelVAE, objective: Objective, looks: Looks | None = None) -> None:
         super().__init__()
-        self.model, self.objective = model, objective
+        self.model, self.objective, self.looks = model, objective, looks
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
 
     def forward(self, batch: Batch, step: int) -> LossTerms:
@@ -63,9 +66,9 @@ class Task(nn.Module):
 
 @dataclass
 class TrainResult:
-    """model: the averaged weights of the last step, in evaluation mode.  steps, seconds: of all sessions of the run.
+    """model: averaged weights, in evaluation mode.  kept: the step that they are of, the last one without looks.
 
-    `fit` adds to the seconds those of the trainings on folds in this session.
+    steps, seconds: of all sessions of the run; `fit` adds the seconds of the trainings on folds in this session.
     step_seconds: median time of a step of this session.
     """
 
@@ -73,6 +76,7 @@ class TrainResult:
     steps: int
     seconds: float
     step_seconds: float
+    kept: int
 
 
 @dataclass
@@ -140,9 +144,11 @@ def train(
     resume: bool = False,
     quiet: bool = False,
     name: str = "train",
+    held: Dataset | None = None,
 ) -> TrainResult:
     """Train a model by an objective on a stream of batches, for the plan's number of steps.
 
+    held: images with annotations that choose, of the plan's number of looks, the weights that are kept.
     run: where metrics and checkpoints go.  resume: go on from the run's checkpoint; on the CPU, with the same number
     of threads, the weights are then bit for bit those of an uninterrupted run.  name: before the progress bar.
     Raises TrainingError where a loss term is NaN or infinite.
@@ -152,7 +158,8 @@ def train(
     device = accelerator.device
     with separate_randomness(device):
         torch.manual_seed(plan.seed)
-        task = Task(model, objective)
+        judged = held is not None and settings.looks and bool(held.annotation.observed.any())
+        task = Task(model, objective, Looks(model, held, settings.looks) if held is not None and judged else None)
         optimizer = make_optimizer(nn.ModuleList([model, objective]), settings)
         task.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         wrapped, optimizer = accelerator.prepare(task, optimizer)
@@ -176,7 +183,7 @@ def _loop(
 ) -> TrainResult:
     wrapped.train()
     averaged, current, averaged_other, current_other = task.tensors()
-    main = accelerator.is_main_process
+    looks, main = task.looks, accelerator.is_main_process
     bar = tqdm(
         total=settings.steps,
         initial=progress.step,
@@ -211,6 +218,9 @@ def _loop(
                 mine.copy_(theirs)
         now = time.perf_counter()
         times.append(now - last)
+        if looks is not None and looks.due(step + 1, settings.steps):
+            waiting[-1]["held_nll"] = torch.tensor(looks.look(task.average, step + 1))
+            now = time.perf_counter()
         last = now
         progress = Progress(step + 1, now - began)
         bar.update()
@@ -231,7 +241,9 @@ def _loop(
             "and the last checkpoint is kept"
         )
     middle = sorted(times)[len(times) // 2] if times else 0.0
-    return TrainResult(task.average, progress.step, progress.seconds, middle)
+    chosen = looks is not None and looks.step > 0  # not where no look had a finite figure
+    model, kept = (looks.kept, int(looks.step)) if looks is not None and chosen else (task.average, progress.step)
+    return TrainResult(model, progress.step, progress.seconds, middle, kept)
 
 
 def mean_terms(waiting: list[dict[str, Tensor]]) -> dict[str, float]:

@@ -197,11 +197,16 @@ def reliability(confidence: NDArray[Any], correct: NDArray[Any], bins: int = 15)
     )
 
 
-def label_nll(log_q: Tensor, annotation: Annotation, sizes: Sizes) -> NDArray[np.float64]:
-    """Mean −log q(c_j|x) of each label over its observed cells: [k] nats, NaN where there are none."""
+def cell_nll(log_q: Tensor, annotation: Annotation, sizes: Sizes) -> Tensor:
+    """−log q(c_j|x) of each cell, 0 where it is not observed: [N, W] to [N, k] nats."""
     observed = torch.from_numpy(annotation.observed)
     targets = torch.where(latent.spread_labels(observed, sizes), torch.from_numpy(annotation.targets), 0.0)
-    nll = -latent.sum_labels(targets * log_q, sizes)
-    count = observed.sum(0)
-    mean = torch.where(count > 0, torch.where(observed, nll, 0).sum(0) / count.clamp_min(1), torch.nan)
+    return torch.where(observed, -latent.sum_labels(targets * log_q, sizes), 0)
+
+
+def label_nll(log_q: Tensor, annotation: Annotation, sizes: Sizes) -> NDArray[np.float64]:
+    """Mean −log q(c_j|x) of each label over its observed cells: [k] nats, NaN where there are none."""
+    count = torch.from_numpy(annotation.observed).sum(0)
+    total = cell_nll(log_q, annotation, sizes).sum(0)
+    mean = torch.where(count > 0, total / count.clamp_min(1), torch.nan)
     return np.asarray(mean.numpy(), dtype=np.float64)
