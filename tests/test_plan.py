@@ -137,9 +137,11 @@ def test_feature_vectors_get_their_own_networks(features: int) -> None:
     assert plan.augment.noise > 0.3  # views of vectors are told apart by little else
 
 
-def test_the_labels_of_vectors_are_hardened_less_than_those_of_images() -> None:
-    of_vectors, of_images = planned(vectors(cells(), SEVERAL)), planned(images(cells(), SEVERAL))
-    assert 0 < of_vectors.objective.mutual_information < of_images.objective.mutual_information
+def test_several_labels_are_hardened_less_than_the_one_of_an_image() -> None:
+    several = [
+        planned(data).objective.mutual_information for data in (vectors(cells(), SEVERAL), images(cells(), SEVERAL))
+    ]
+    assert 0 < several[0] == several[1] < planned(images(some_known())).objective.mutual_information
 
 
 def test_what_follows_from_the_encoder_and_its_weights_follows_the_choice() -> None:
@@ -179,8 +181,32 @@ def test_large_images_get_a_large_network_and_a_reduced_reconstruction() -> None
 def test_colour_gets_a_gaussian_likelihood_and_colour_views() -> None:
     grey, colour = planned(of_side(32)), planned(of_side(32, 3))
     assert (grey.model.likelihood, colour.model.likelihood) == ("bernoulli", "gaussian")
-    assert grey.augment.brightness == grey.augment.contrast == 0
     assert colour.augment.brightness > 0 < colour.augment.contrast
+
+
+@pytest.mark.parametrize("ground", [0, 255])
+def test_the_exposure_of_scans_varies_but_not_that_of_strokes_on_a_ground(ground: int) -> None:
+    drawn = np.random.default_rng(0).random((50, 1, 16, 16)) < 0.2
+    strokes = np.where(drawn, 255 - ground, ground).astype(np.uint8)
+    scan = np.clip(128 + 50 * np.random.default_rng(1).normal(size=strokes.shape), 0, 255).astype(np.uint8)
+    for x, varies in ((strokes, False), (scan, True)):
+        augment = planned(made(x, np.arange(50) % 3, ONE)).augment
+        assert (augment.brightness > 0, augment.contrast > 0) == (varies, varies)
+    for data in (digits(), digit_grid()):
+        assert planned(data).augment.contrast == 0
+
+
+def test_images_of_several_labels_are_learnt_by_heart_less_easily() -> None:
+    y = cells(600, 1.0)
+    y[20:] = NAN
+    rows, table, one = (
+        planned(images(y, SEVERAL)), planned(images(cells(600, 0.2), SEVERAL)), planned(images(some_known(600, 12)))
+    )  # fmt: skip
+    assert rows.train.weight_decay == table.train.weight_decay > 100 * one.train.weight_decay
+    assert (rows.model.dropout, table.model.dropout, one.model.dropout) == (0.5, 0, 0)
+    assert rows.train.batch_unlabelled < one.train.batch_unlabelled
+    assert planned(images(cells(1200, 1.0), SEVERAL)).model.dropout == 0
+    assert make_plan(fingerprint(images(y, SEVERAL)), encoder="resnet-18").train.weight_decay == one.train.weight_decay
 
 
 @pytest.mark.parametrize("data", [digits(), digit_grid(), of_side(32, 3)], ids=lambda d: d.name)
