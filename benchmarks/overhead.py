@@ -16,7 +16,8 @@ from taut.data.split import draw_per_class
 from taut.facts import fingerprint
 from taut.fit import build_model, build_objective, build_stream
 from taut.labels import LabelSpace
-from taut.plan import Plan, make_plan
+from taut.plan import Plan
+from taut.rules import make_plan
 from taut.train import make_accelerator, make_optimizer, train
 
 STEPS = 60

@@ -37,7 +37,8 @@ from sklearn.preprocessing import StandardScaler
 from taut.data.cells import UNCERTAIN
 from taut.data.dataset import Dataset
 from taut.fit import fit
-from taut.plan import Plan, make_plan
+from taut.plan import Plan
+from taut.rules import make_plan
 from tiny import tiny
 
 Change = Callable[[Plan], Plan]

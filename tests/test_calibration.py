@@ -21,7 +21,7 @@ from taut.facts import fingerprint
 from taut.fit import build_model, fit
 from taut.labels import Label, LabelSpace
 from taut.nn.vae import LabelVAE
-from taut.plan import make_plan
+from taut.rules import make_plan
 from taut.run import load_model, save_model
 from tiny import NAN, equal, made, tiny
 

@@ -28,7 +28,8 @@ from taut.data.folder import load_folder
 from taut.facts import fingerprint
 from taut.fit import build_model
 from taut.labels import Label, LabelError, LabelSpace
-from taut.plan import Plan, describe
+from taut.plan import Plan
+from taut.rules import describe
 from tiny import NAN, vectors
 
 NAMES = ["A", "B b", "C"]

@@ -15,8 +15,8 @@ from taut.facts import fingerprint
 from taut.fit import build_model
 from taut.labels import Label, LabelSpace
 from taut.nn.vae import LabelVAE
-from taut.plan import make_plan
 from taut.report.explain import attribute, draw_explanation, explain, find_label
+from taut.rules import make_plan
 from tiny import NAN, SEVERAL, cells, images, some_known, tiny, vectors
 
 MIX = LabelSpace((Label("grade", ("a", "b", "c")), Label("sick", (0, 1)), Label("a=b", ("no", "yes"))))

@@ -17,7 +17,8 @@ from taut.facts import fingerprint
 from taut.fit import build_model, fit, fit_to_budget, hold_out, step_seconds
 from taut.labels import Label, LabelError, LabelSpace
 from taut.objective import Batch
-from taut.plan import Plan, TrainPlan, make_plan
+from taut.plan import Plan, TrainPlan
+from taut.rules import make_plan
 from taut.run import Run
 from taut.tighter import dilution
 from tiny import NAN, ONE, SEVERAL, cells, equal, images, made, some_known, tiny, vectors

@@ -27,7 +27,7 @@ from taut.facts import fingerprint
 from taut.fit import build_model
 from taut.labels import Label, LabelSpace
 from taut.nn.vae import LabelVAE
-from taut.plan import make_plan
+from taut.rules import make_plan
 from tiny import NAN, ONE, SEVERAL, cells, images, some_known, tiny, vectors
 
 MIX = LabelSpace((Label("grade", ("a", "b", "c")), Label("sick", ("no", "yes"))))

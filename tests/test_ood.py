@@ -30,7 +30,7 @@ from taut.evaluate.predict import predict_posterior
 from taut.facts import fingerprint
 from taut.fit import build_model, fit
 from taut.nn.vae import LabelVAE
-from taut.plan import make_plan
+from taut.rules import make_plan
 from taut.run import load_model, save_model
 from tiny import SEVERAL, cells, equal, images, some_known, tiny, vectors
 

@@ -14,8 +14,8 @@ from taut.facts import fingerprint
 from taut.fit import build_model
 from taut.labels import LabelSpace
 from taut.nn.vae import LabelVAE
-from taut.plan import make_plan
 from taut.report.pictures import every_label, reconstructions, reliability_diagram
+from taut.rules import make_plan
 from tiny import NAN, ONE, SEVERAL, cells, images, some_known, tiny
 
 DATA = {

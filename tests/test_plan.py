@@ -10,7 +10,8 @@ from taut.data.dataset import DataError, Dataset
 from taut.data.embedded import digit_grid, digits
 from taut.facts import fingerprint
 from taut.labels import Label, LabelSpace
-from taut.plan import FOLDS, Plan, advice, describe, fast_bf16, make_plan, override
+from taut.plan import Plan, override
+from taut.rules import FOLDS, advice, describe, fast_bf16, make_plan
 from tiny import NAN, ONE, SEVERAL, cells, images, made, some_known, vectors
 
 

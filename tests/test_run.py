@@ -20,7 +20,8 @@ from taut.facts import fingerprint
 from taut.fit import build_model, fit
 from taut.labels import Label, LabelSpace
 from taut.nn.vae import LabelVAE
-from taut.plan import ModelPlan, ObjectivePlan, Plan, TrainPlan, make_plan
+from taut.plan import ModelPlan, ObjectivePlan, Plan, TrainPlan
+from taut.rules import make_plan
 from taut.run import FORMAT, Run, load_model, save_model
 from tiny import SEVERAL, cells, equal, images, some_known, tiny, vectors
 

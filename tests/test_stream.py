@@ -18,7 +18,7 @@ from taut.facts import fingerprint
 from taut.fit import build_model
 from taut.nn.vae import LabelVAE
 from taut.objective import Batch, SecondView
-from taut.plan import make_plan
+from taut.rules import make_plan
 from tiny import ONE, SEVERAL, cells, images, some_known, tiny, vectors
 
 CPU = torch.device("cpu")

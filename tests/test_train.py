@@ -20,7 +20,8 @@ from taut.fit import build_model, build_objective, build_stream, fit, resume
 from taut.labels import Annotation
 from taut.nn.vae import LabelVAE
 from taut.objective import Batch, LossTerms, Objective
-from taut.plan import Plan, TrainPlan, make_plan
+from taut.plan import Plan, TrainPlan
+from taut.rules import make_plan
 from taut.run import Run
 from taut.train import TrainingError, TrainResult, make_optimizer, one_cycle, train
 from tiny import SEVERAL, cells, equal, images, some_known, tiny, vectors

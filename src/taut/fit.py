@@ -27,7 +27,8 @@ from taut.folds import cross_fit
 from taut.nn.vae import LabelVAE
 from taut.nn.weights import load_weights
 from taut.objective import Objective
-from taut.plan import MOST_FOLDS, Plan, make_plan, override, uncalibrated
+from taut.plan import MOST_FOLDS, Plan, override
+from taut.rules import make_plan, uncalibrated
 from taut.run import Run
 from taut.train import TrainingError, TrainResult, processes, train
 

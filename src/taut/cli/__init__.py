@@ -22,7 +22,8 @@ from taut.fit import fit, plan_of
 from taut.fit import resume as resume_fit
 from taut.labels import LabelError
 from taut.memory import estimate_memory
-from taut.plan import MOST_FOLDS, advice, describe, uncalibrated
+from taut.plan import MOST_FOLDS
+from taut.rules import advice, describe, uncalibrated
 from taut.run import Run
 from taut.sources import DataFlags, draw_annotations, load_parts
 from taut.train import TrainingError, processes

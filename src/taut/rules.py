@@ -1,0 +1,222 @@
+"""The rules: from the facts of a dataset to every decision of a training run. Nothing here ever sees test data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from taut.evaluate.calibration import LEAST_OBSERVED
+from taut.facts import Facts
+from taut.labels import LabelSpace
+from taut.plan import Plan
+
+FEW_ANNOTATED = 1000
+FOLDS = 3  # on parts of yeast's training rows, 3, 5 and 10 calibrated alike
+SMALL = 5000
+
+
+def make_plan(facts: Facts, seed: int = 0, encoder: str | None = None, weights: str | None = None) -> Plan:
+    """Every decision from the facts of the training set, and from the encoder and its weights where they are chosen."""
+    plan = Plan(seed=seed)
+    _plan_model(plan, facts, encoder, weights)
+    _plan_batches(plan, facts)
+    _plan_augmentation(plan, facts)
+    _plan_objective(plan, facts)
+    plan.train.precision = "bf16" if fast_bf16() and facts.is_image else "fp32"
+    return plan
+
+
+def _plan_model(plan: Plan, facts: Facts, encoder: str | None, weights: str | None) -> None:
+    plan.model.weights = weights
+    if not facts.is_image:
+        plan.model.encoder, plan.model.likelihood = "mlp", "gaussian"
+        plan.model.z_dim = max(2, min(16, facts.shape[0] // 2))
+        plan.model.width = plan.model.decoder_width = 128
+        return
+    side = min(facts.shape[1:])
+    plan.model.encoder = encoder or ("conv" if side <= 96 else "densenet-121")
+    if plan.model.encoder == "conv":
+        # A 4x4 grid of places learns 100 labels as fast, but then locks whole ways of writing into wrong classes.
+        plan.model.pool = "meanmax"
+        plan.train.learning_rate = 1.6e-2
+        if facts.labels > 1:
+            # With 5e-4 such a training learns its annotations by heart; 1 is better in 3,000 steps, but not in 500.
+            plan.train.weight_decay = 0.3
+        if facts.images >= SMALL:
+            # Of equal training time, MNIST's wrong groups shrink further than with 16 channels and more steps.
+            plan.model.width = 24
+    if weights is not None:
+        # What has been learnt elsewhere is to be kept.
+        plan.train.learning_rate = 5e-4
+    if facts.labels > 1 and facts.annotated_images == facts.fully_annotated_images < FEW_ANNOTATED:
+        # Whole rows tell much of few images; of a few cells each, dropout leaves too little to learn from.
+        plan.model.dropout = 0.5
+    plan.model.reduce = max(1, round(side / 32))
+    if not facts.grey:
+        plan.model.likelihood = "gaussian"
+
+
+def _plan_batches(plan: Plan, facts: Facts) -> None:
+    train = plan.train
+    total = 320 if facts.is_image else 256
+    unfinished = facts.images - facts.fully_annotated_images
+    if unfinished == 0:
+        train.batch_labelled, train.batch_unlabelled = min(128, max(16, facts.images)), 0
+    elif facts.annotated_images == 0:
+        train.batch_labelled, train.batch_unlabelled = 0, min(256, facts.images)
+    elif facts.annotated_images == facts.images:
+        # Partly annotated tables: annotated and unannotated cells share their images.
+        train.batch_labelled = math.ceil(128 * facts.fully_annotated_images / facts.images)
+        train.batch_unlabelled = 128 - train.batch_labelled or 1
+    else:
+        train.batch_labelled = total // 5
+        others = total - total // 5
+        if facts.labels > 1 and facts.annotated_images == facts.fully_annotated_images:
+            # Several labels take longer to learn than to guess: of equal time, more steps are worth more than more
+            # images that nothing is said of.
+            others = total // 5
+        train.batch_unlabelled = min(others, max(32, unfinished))
+    if facts.images < SMALL:
+        train.steps = 500
+    if facts.annotated_images >= FEW_ANNOTATED:
+        train.valid_fraction = 0.1
+    elif not facts.is_image and max(facts.annotated_cells, default=0) >= LEAST_OBSERVED:
+        # A training takes seconds, and no annotation can be spared.
+        train.folds = FOLDS
+    if not facts.is_image:
+        train.learning_rate, train.steps = 2e-3, 400
+
+
+def _plan_augmentation(plan: Plan, facts: Facts) -> None:
+    augment = plan.augment
+    if not facts.is_image:
+        # As strong as this on six data sets of vectors, half of them with several labels: less taught less.
+        augment.noise, augment.drop = 0.5, 0.3
+        return
+    augment.strong, augment.scale = 1.0, 0.1
+    if facts.labels == 1:
+        # Strong views of one object are mixed with one another instead of being distorted more.
+        augment.erase, augment.shift = 1, 0.05
+    else:
+        # Several objects or findings: each is a smaller part of the image.
+        augment.rotation, augment.shear = 10.0, 0.1
+    if min(facts.shape[1:]) <= 12:
+        # Half a pixel matters at this size, and interpolation blurs.
+        augment.rotation, augment.shear, augment.shift = 10.0, 0.1, min(augment.shift, 0.08)
+    if not facts.grey:
+        augment.brightness, augment.contrast = 0.1, 0.2
+    elif has_tones(facts):
+        # The exposure of a scan or a photograph says nothing of what it shows.
+        augment.brightness, augment.contrast = 0.15, 0.3
+
+
+def has_tones(facts: Facts) -> bool:
+    """Whether grey images are scans or photographs rather than strokes on an even ground.
+
+    Of pixels that are black or white alone the variance is mean·(1 − mean): of MNIST it is 0.83 of that, of chest
+    X-rays a quarter.
+    """
+    mean, std = facts.mean[0], facts.std[0]
+    return std**2 < 0.5 * mean * (1 - mean)
+
+
+def _plan_objective(plan: Plan, facts: Facts) -> None:
+    objective = plan.objective
+    if facts.is_image or facts.labels > 1:
+        # What is hardened before annotations have been learnt hardens into wrong classes as easily as into right ones.
+        objective.onset, objective.full = (0.15, 0.5) if facts.labels == 1 else (0.3, 0.6)
+        # Of several labels most are told less of than one label of an object, and what cannot be told must stay unsure.
+        objective.mutual_information = 1.0 if facts.labels == 1 else 0.3
+    if facts.annotated_images == 0:
+        objective.onset = objective.full = 0.0  # there is nothing to wait for
+    if facts.labels > 1:
+        # A yes/no label is unsure for long, and is believed as far as it believes itself.
+        objective.sharpen, objective.marginal = 1.0, 1.0
+    elif facts.is_image:
+        objective.mix, objective.sharpen = 0.75, 0.7
+    if facts.images == facts.fully_annotated_images:
+        objective.source, objective.mutual_information = "none", 0.0
+    if facts.is_image:
+        pixels = float(np.prod(facts.shape)) / plan.model.reduce**2
+        objective.reconstruction = objective.beta_z = min(0.01, 0.8 / pixels)
+    else:
+        objective.reconstruction = objective.beta_z = 1.0 / facts.shape[0]
+
+
+def advice(facts: Facts, plan: Plan) -> str | None:
+    """What else to try, in one sentence, or None."""
+    weights = plan.model.weights
+    if weights is None or not facts.is_image or facts.annotated_images >= FEW_ANNOTATED:
+        return None
+    frozen = f"--frozen {weights}" if Path(weights).is_dir() else f"--frozen {plan.model.encoder} --weights {weights}"
+    return (
+        f"With {facts.annotated_images} annotated images and weights that know other images, first try {frozen} in the "
+        "place of the --model flags: it trains on the features in seconds, and cannot unlearn them"
+    )
+
+
+def uncalibrated(facts: Facts, plan: Plan, apart: int) -> str:
+    """Why nothing is calibrated where no image is held out and there are no folds, and what would.
+
+    apart: how many annotated images, or groups of them, could be in different folds.
+    """
+    if plan.train.calibration == "none":
+        return "not calibrated, as the plan says"
+    if max(facts.annotated_cells, default=0) < LEAST_OBSERVED:
+        return f"not calibrated: no label has {LEAST_OBSERVED} annotated images, the least for a temperature"
+    if apart < 2:
+        return "not calibrated: all annotated images are of one group, of which none can be held out"
+    folds = min(apart, FOLDS)
+    return (
+        f"not calibrated: {facts.annotated_images} annotated images are too few to hold some out; --train.folds "
+        f"{folds} calibrates on {folds} more trainings, each with some annotations hidden"
+    )
+
+
+def fast_bf16() -> bool:
+    """Whether bfloat16 is faster than float32 here: matrix units of the CPU (AMX) or a recent GPU."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(supported and supported())
+
+
+def _became(facts: Facts, j: int) -> str:
+    """What the uncertain and blank cells of a label became, where its table has any."""
+    parts = [
+        f"{counts[j]} {name} → {fates[j]}"
+        for name, counts, fates in (
+            ("uncertain", facts.uncertain, facts.uncertain_as),
+            ("blank", facts.blank, facts.blank_as),
+        )
+        if counts and counts[j]
+    ]
+    return f"; in the table {', '.join(parts)}" if parts else ""
+
+
+def describe(facts: Facts, space: LabelSpace, plan: Plan) -> str:
+    """The facts found and the decisions taken, for people."""
+    share = 100 * facts.annotated_images / facts.images
+    kind = "x".join(map(str, facts.shape)) + (" image" if facts.is_image else " features")
+    cells = sum(facts.annotated_cells)
+    lines = [
+        f"{facts.images} inputs of {kind}; {facts.labels} label(s) of {', '.join(map(str, facts.classes))} classes",
+        f"{facts.annotated_images} images ({share:.1f} %) carry an annotation, {facts.fully_annotated_images} of them "
+        f"a complete one; {cells} of {facts.images * facts.labels} cells are known",
+        *(
+            f"  {label.name}: {known} known"
+            + (f", {positive} of them {label.classes[-1]}" if len(label.classes) == 2 else "")
+            + _became(facts, j)
+            for j, (label, known, positive) in enumerate(
+                zip(space, facts.annotated_cells, facts.positives, strict=True)
+            )
+        ),
+        "",
+        yaml.safe_dump(dataclasses.asdict(plan), sort_keys=False).rstrip(),
+    ]
+    return "\n".join(lines)
