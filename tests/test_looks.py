@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from torch import Tensor
 
 import taut.looks
-from taut.evaluate.calibration import SPREAD
+from taut.evaluate.calibration import SPREAD, cell_nll
 from taut.evaluate.predict import predict_logits
 from taut.fit import build_model, fit
-from taut.looks import Looks, held_out_nll
+from taut.looks import Looks, held_out_nll, recalibrated
 from taut.nn.vae import LabelVAE
 from taut.run import Run, load_about
-from tiny import ONE, equal, made, tiny, vectors
+from tiny import ONE, SEVERAL, equal, made, tiny, vectors
 
 
 def small_model(data: Any) -> LabelVAE:
@@ -28,8 +28,8 @@ def small_model(data: Any) -> LabelVAE:
 
 # --- the rule -----------------------------------------------------------------------------------------------
 
-SAME, WORSE = [0.0, 0.0, 0.0, 0.0], [0.4, 0.1, 0.3, 0.2]  # mean 0.25, standard error 0.056
-UNCLEAR = [0.9, -0.6, 0.5, -0.4]  # mean 0.1, standard error 0.31
+SAME, WORSE = [0.0, 0.0, 0.0, 0.0], [0.4, 0.1, 0.3, 0.2]  # mean 0.25, two standard errors 0.11
+UNCLEAR = [0.9, -0.6, 0.5, -0.4]  # mean 0.1, two standard errors 0.62
 BAD = [float("nan"), 0.0, 0.0, 0.0]
 
 
@@ -95,23 +95,48 @@ def test_at_most_two_thousand_images_judge_and_only_annotated_ones() -> None:
     assert looks.held.annotation.observed.all()
 
 
-def test_the_figure_is_the_nll_after_the_best_temperature() -> None:
+def test_the_figure_is_the_nll_after_the_best_slope_and_shifts() -> None:
     rng = np.random.default_rng(3)
     y = np.arange(90) % 3
     x = (np.eye(3)[y] + rng.normal(size=(90, 3))).astype(np.float32)
-    data = made(x, y, ONE)
-    model = fit(data, tiny(train={"steps": 40}, model={"width": 16}), quiet=True).model
+    data = made(x, np.where(y < 2, y, rng.integers(0, 2, 90)), ONE)  # one class never comes
+    model = fit(made(x, y, ONE), tiny(train={"steps": 40}, model={"width": 16}), quiet=True).model
     logits = predict_logits(model, x).double().numpy()
-    prior = np.log(np.full(3, 1 / 3))
+    truth = data.annotation.targets.argmax(axis=1)
 
-    def nll(log_t: float) -> Any:
-        z = prior + (logits - prior) / np.exp(log_t)
-        return np.log(np.exp(z).sum(axis=1)) - z[np.arange(90), y]
+    def nll(parameters: Any) -> Any:
+        z = logits / np.exp(parameters[0]) + parameters[1:]
+        return np.log(np.exp(z).sum(axis=1)) - z[np.arange(90), truth]
 
-    best = minimize_scalar(lambda t: nll(t).sum() + 0.5 * (t / SPREAD) ** 2, bounds=(-3, 3), method="bounded").x
-    np.testing.assert_allclose(held_out_nll(model, data).numpy(), nll(best), rtol=1e-3)
-    with torch.inference_mode(False), torch.no_grad():  # as in a training
-        assert Looks(model, data, 1).look(model, 1) == pytest.approx(nll(best).mean(), rel=1e-3)
+    def penalised(parameters: Any) -> float:
+        return float(nll(parameters).sum() + 0.5 * (parameters[0] / SPREAD) ** 2 + 0.5 * (parameters[1:] ** 2).sum())
+
+    best = nll(minimize(penalised, np.zeros(4)).x)
+    np.testing.assert_allclose(held_out_nll(model, data).numpy(), best, rtol=1e-3)
+    with torch.no_grad():  # as in a training
+        assert Looks(model, data, 1).look(model, 1) == pytest.approx(best.mean(), rel=1e-3)
+
+
+def test_a_shift_of_all_probabilities_is_not_held_against_a_method() -> None:
+    y = np.where(np.random.default_rng(0).random((200, 2)) < 0.1, 1.0, 0.0)
+    annotation = SEVERAL.encode(y)
+    logits = torch.from_numpy(np.repeat(y, 2, axis=1)) * torch.tensor([-1.0, 1.0, -1.0, 1.0])
+    logits = logits + torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
+    shifted = logits + torch.tensor([0.0, 1.0, 0.0, -1.0])
+    totals = [
+        float(cell_nll(recalibrated(z.double(), annotation, SEVERAL.sizes), annotation, SEVERAL.sizes).sum())
+        for z in (logits, shifted, 2 * logits)
+    ]
+    assert totals[1] == pytest.approx(totals[0], rel=0.02)
+    assert totals[2] == pytest.approx(totals[0], rel=0.02)
+
+
+@pytest.mark.parametrize("known", [1, 2])
+def test_few_annotations_of_one_class_give_finite_figures(known: int) -> None:
+    y = np.full((20, 2), np.nan)
+    y[:known, 0] = 1
+    logits = 30 * torch.randn((20, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert recalibrated(logits, SEVERAL.encode(y), SEVERAL.sizes).isfinite().all()
 
 
 # --- in a training ------------------------------------------------------------------------------------------
