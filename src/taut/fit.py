@@ -251,7 +251,7 @@ def _train(
     result = _trained(training, plan, facts, run, again, quiet, held=judges)
     model = result.model
     if result.kept < result.steps:
-        notes.append(f"the weights of step {result.kept} of {result.steps} are kept: held-out images know no better")
+        notes.append(f"the weights of step {result.kept} of {result.steps} are kept: later ones are clearly worse")
     if judges is not None:
         notes.append(calibrate(model, judges, plan.train.calibration, plan.train.threshold))
     elif plan.train.folds:
