@@ -206,6 +206,10 @@ def test_images_of_several_labels_are_learnt_by_heart_less_easily() -> None:
     assert rows.train.weight_decay == table.train.weight_decay > 100 * one.train.weight_decay
     assert (rows.model.dropout, table.model.dropout, one.model.dropout) == (0.5, 0, 0)
     assert rows.train.batch_unlabelled < one.train.batch_unlabelled
+    assert (
+        planned(vectors(y, SEVERAL)).train.batch_unlabelled
+        == planned(vectors(some_known(600, 20))).train.batch_unlabelled
+    )
     assert planned(images(cells(1200, 1.0), SEVERAL)).model.dropout == 0
     assert make_plan(fingerprint(images(y, SEVERAL)), encoder="resnet-18").train.weight_decay == one.train.weight_decay
 

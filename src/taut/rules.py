@@ -76,7 +76,7 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
     else:
         train.batch_labelled = total // 5
         others = total - total // 5
-        if facts.labels > 1 and facts.annotated_images == facts.fully_annotated_images:
+        if facts.is_image and facts.labels > 1 and facts.annotated_images == facts.fully_annotated_images:
             # Several labels take longer to learn than to guess: of equal time, more steps are worth more than more
             # images that nothing is said of.
             others = total // 5
