@@ -30,7 +30,7 @@ class Looks(nn.Module):
 
     Looks are judged by the NLL of held-out annotations after a slope and shifts of each label's logits were fitted on
     them. Without the shifts a method that moves the frequency of its predictions seems to get worse while the order
-    of the images gets better: on chest X-rays that would have kept weights of a third of the training.
+    of the images gets better.
     Clearly worse is by more than two standard errors of the mean difference between images: where held-out images do
     not tell looks apart, the last weights stay, at which the learning rate has come to rest.
     Everything that a resumed training must know is a buffer or a weight.
