@@ -15,6 +15,7 @@ from taut.labels import LabelSpace
 from taut.nn import Architecture, LabelVAE, Posterior
 from taut.objective import Batch
 from taut.targets import (
+    AveragedModel,
     Estimate,
     Interpolation,
     Proposal,
@@ -211,6 +212,19 @@ def test_the_averaged_teacher_follows_its_formula() -> None:
     student = latent.log_softmax(model.encode(batch.x[3:]).logits, SIZES).exp().float()
     assert not torch.allclose(got.targets, student)
     assert not got.targets.requires_grad
+
+
+def test_dropout_does_not_blur_the_averaged_teacher() -> None:
+    model = LabelVAE(LabelSpace.multiclass(3), Architecture((1, 8, 8), width=4, z_dim=2, dropout=0.9)).train()
+    x = torch.rand(6, 1, 8, 8)
+    average = AveragedModel(model, 0.5)
+    first, second = (average.follow(model).classify(x) for _ in range(2))
+    torch.testing.assert_close(first, second)
+    student = model.classify(x)
+    assert not torch.allclose(first, student)
+    # Statistics of the batch, as the student's: without dropout they see the same images alike.
+    model.dropout.eval()
+    torch.testing.assert_close(first, model.classify(x))
 
 
 def test_counters_of_the_averaged_teacher_are_copied() -> None:

@@ -81,8 +81,13 @@ class AveragedModel(nn.Module):
                 mine.lerp_(theirs, 1 - self.momentum)
             else:
                 mine.copy_(theirs)
-        # In the student's mode: averaged running statistics lag behind in the first hundreds of steps.
-        return self.model.train(model.training)
+        # In the student's mode: averaged running statistics lag behind in the first hundreds of steps. But dropout
+        # would make a target less certain than the teacher is.
+        self.model.train(model.training)
+        for module in self.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.eval()
+        return self.model
 
 
 class Teacher(Source):
