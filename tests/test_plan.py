@@ -218,7 +218,9 @@ def test_images_of_several_labels_are_learnt_by_heart_less_easily() -> None:
         planned(vectors(y, SEVERAL)).train.batch_unlabelled
         == planned(vectors(some_known(600, 20))).train.batch_unlabelled
     )
-    assert planned(images(cells(1200, 1.0), SEVERAL)).model.dropout == 0
+    many, holes = planned(images(cells(1200, 1.0), SEVERAL)), planned(images(cells(1200, 0.5), SEVERAL))
+    assert many.model.dropout == holes.model.dropout == 0
+    assert holes.train.weight_decay == rows.train.weight_decay > many.train.weight_decay > 100 * one.train.weight_decay
     assert make_plan(fingerprint(images(y, SEVERAL)), encoder="resnet-18").train.weight_decay == one.train.weight_decay
 
 
