@@ -82,7 +82,7 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
             # images that nothing is said of.
             others = total // 5
         train.batch_unlabelled = min(others, max(32, unfinished))
-    if facts.images < SMALL and facts.labels == 1:
+    if facts.images < SMALL and facts.labels == 1:  # several labels take longer to learn
         train.steps = 500
     if facts.annotated_images >= FEW_ANNOTATED:
         train.valid_fraction = 0.1
