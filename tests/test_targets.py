@@ -240,7 +240,7 @@ def test_counters_of_the_averaged_teacher_are_copied() -> None:
     proposal.estimate(model.encode(x))
     assert source.average is not None
     counters = [int(v) for name, v in source.average.state_dict().items() if name.endswith("num_batches_tracked")]
-    assert counters == [5] * 3  # three, one for the batch, one for the teacher's own view
+    assert counters == [4] * 3  # three, and one for the teacher's own view
 
 
 # --- interpolation ------------------------------------------------------------------------------------------

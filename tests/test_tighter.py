@@ -198,6 +198,40 @@ def test_what_is_only_estimated_counts_from_its_onset(step: int, belief: float) 
     assert TighterELBO(weights, onset=(100, 100)).belief_at(step) == 0
 
 
+class Counting(LinearGaussian):
+    """A model that notes how many rows each of its passes has."""
+
+    def __init__(self) -> None:
+        super().__init__(SIZES)
+        self.passes: list[int] = []
+
+    def encode(self, x: Tensor) -> Any:
+        self.passes.append(len(x))
+        return super().encode(x)
+
+
+def test_no_pass_is_made_over_rows_whose_answers_do_not_count() -> None:
+    model = Counting()
+    batch = make_batch(model, n=8, strong=5)
+    batch.observed[3:] = False  # of the rows with a second view
+    method = TighterELBO(Weights(), Teacher(model, SIZES, momentum=0.9), onset=(4, 8))
+    assert isinstance(method.source, Teacher)
+    assert method.source.average is not None
+    teacher = method.source.average.model
+    for value in model.parameters():
+        value.data += 1.0
+    before = method.loss(model, batch, 4)
+    assert before.consistency is None
+    assert (model.passes, teacher.passes) == ([8], [])
+    for mine, theirs in zip(teacher.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs - 0.9)  # the average follows all the same
+    method.loss(model, batch, 6)
+    assert (model.passes, teacher.passes) == ([8, 13], [5])
+    batch.observed[3] = True
+    annotated = method.loss(model, batch, 4)
+    assert annotated.consistency is not None  # an annotated cell of a strong view teaches from the first step on
+
+
 def test_interpolated_posteriors_count_as_far_as_they_are_believed() -> None:
     model = LinearGaussian(SIZES)
     proposal = Interpolation(SIZES).propose(model, make_batch(model), 0.25)

@@ -32,7 +32,7 @@ from taut.rules import make_plan, uncalibrated
 from taut.run import Run
 from taut.train import TrainingError, TrainResult, processes, train
 
-MEASURED_STEPS, LEAST_STEPS, LEAST_SHARED = 14, 20, 100
+MEASURED_STEPS, LEAST_STEPS, LEAST_SHARED = 20, 20, 100
 RESERVE = 0.9  # share of a time budget that is planned for steps; the rest is start-up, calibration and a noisy machine
 
 

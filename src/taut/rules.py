@@ -16,6 +16,7 @@ from taut.labels import LabelSpace
 from taut.plan import Plan
 
 FEW_ANNOTATED = 1000
+HELD = 0.1  # share of the annotated inputs that calibrates
 FOLDS = 3  # on parts of yeast's training rows, 3, 5 and 10 calibrated alike
 SMALL = 5000
 
@@ -44,10 +45,9 @@ def _plan_model(plan: Plan, facts: Facts, encoder: str | None, weights: str | No
         # A 4x4 grid of places learns 100 labels as fast, but then locks whole ways of writing into wrong classes.
         plan.model.pool = "meanmax"
         plan.train.learning_rate = 1.6e-2
-        if facts.labels > 1:
-            # With 5e-4 such a training learns its annotations by heart, the sooner the fewer there are of a label.
-            few = max(facts.annotated_cells, default=0) < FEW_ANNOTATED
-            plan.train.weight_decay = 1.0 if few else 0.3
+        # With 5e-4 such a training learns its annotations by heart, the sooner the fewer there are of several labels.
+        few = facts.labels > 1 and max(facts.annotated_cells, default=0) < FEW_ANNOTATED
+        plan.train.weight_decay = 1.0 if few else 0.3
         if facts.images >= SMALL:
             # Of equal training time, MNIST's wrong groups shrink further than with 16 channels and more steps.
             plan.model.width = 24
@@ -84,9 +84,12 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
         train.batch_unlabelled = min(others, max(32, unfinished))
     if facts.images < SMALL and facts.labels == 1:  # several labels take longer to learn
         train.steps = 500
-    if facts.annotated_images >= FEW_ANNOTATED:
-        train.valid_fraction = 0.1
-    elif not facts.is_image and max(facts.annotated_cells, default=0) >= LEAST_OBSERVED:
+    known = max(facts.annotated_cells, default=0)
+    if facts.annotated_images >= FEW_ANNOTATED or (facts.is_image and HELD * known >= LEAST_OBSERVED):
+        # A network that knows its annotated photographs by heart is far too sure of others. Where a tenth is enough for
+        # a temperature, it is well spent.
+        train.valid_fraction = HELD
+    elif not facts.is_image and known >= LEAST_OBSERVED:
         # A training takes seconds, and no annotation can be spared.
         train.folds = FOLDS
     if not facts.is_image:

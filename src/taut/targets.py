@@ -123,17 +123,19 @@ class Teacher(Source):
         self.register_buffer("marginal", latent.log_softmax(torch.zeros(sum(sizes)), sizes).exp())
 
     def propose(self, model: Any, batch: BatchLike, belief: float = 1.0) -> Proposal | None:
-        """The strong views, with the teacher's posterior of the weak ones."""
+        """The strong views, with the teacher's posterior of the weak ones; none where nothing would count of them."""
         if batch.strong is None:
             return None
         rows = slice(len(batch.x) - len(batch.strong), len(batch.x))
+        teacher = None if self.average is None else self.average.follow(model)
+        if belief == 0 and not batch.observed[rows].any():
+            return None  # a view that teaches nothing need not be encoded
 
         @torch.no_grad()
         def estimate(posterior: Any) -> Estimate:
-            logits = posterior.logits
-            if self.average is not None:
-                logits = self.average.follow(model).classify(batch.x)
-            own = self.targets(logits[rows], model.log_prior)
+            # Only the rows whose answers are asked for: the averaged model takes a pass of its own.
+            logits = posterior.logits[rows] if teacher is None else teacher.classify(batch.x[rows])
+            own = self.targets(logits, model.log_prior)
             own.confidence = believed(own.confidence, batch.ignored, rows) * belief
             return with_annotations(own, batch.targets[rows], batch.observed[rows], self.sizes)
 
