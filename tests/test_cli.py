@@ -147,6 +147,24 @@ def test_the_groups_of_a_run_are_not_asked_of_other_data(pack: Path, tmp_path: P
     assert figures(capsys, tmp_path / "run", "--data", tmp_path / "other.npz")["images"] == 40
 
 
+def test_images_that_the_run_has_seen_are_told_in_other_data(pack: Path, tmp_path: Path, capsys: Capture) -> None:
+    run, other = tmp_path / "run", patients()
+    taut("train", pack, *FLAGS, "--out", run)
+    taut("evaluate", run, "--data", pack)  # its test part, which the run has not seen
+    assert "pixel for pixel" not in capsys.readouterr().err
+    del other["split"]
+    other["x"][4:30] = np.random.default_rng(9).integers(0, 256, (26, 8, 8), dtype=np.uint8)
+    other["x"][0] = 7  # of one colour, as any other image may be
+    np.savez(tmp_path / "other.npz", **other, image_id=np.array([f"scan{i}" for i in range(40)]))
+    taut("evaluate", run, "--data", tmp_path / "other.npz")
+    said = capsys.readouterr().err
+    assert "3 of these 40 images are, pixel for pixel, ones that the run was trained or calibrated on" in said
+    assert "such as scan1 = " in said
+    (run / "split.csv").write_text("image,group,split\n")  # of a run from before pixels were written
+    taut("evaluate", run, "--data", tmp_path / "other.npz")
+    assert "pixel for pixel" not in capsys.readouterr().err
+
+
 def test_train_on_a_folder_with_a_table(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     run, table = tmp_path / "run", tmp_path / "table.csv"
     taut("train", folder, "--labels", table, "--group", "patient", *FLAGS, "--out", run)

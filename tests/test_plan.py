@@ -214,7 +214,7 @@ def test_images_of_several_labels_are_learnt_by_heart_less_easily() -> None:
     rows, table, one = (
         planned(images(y, SEVERAL)), planned(images(cells(600, 0.2), SEVERAL)), planned(images(some_known(600, 12)))
     )  # fmt: skip
-    assert rows.train.weight_decay == table.train.weight_decay > one.train.weight_decay
+    assert rows.train.weight_decay == table.train.weight_decay > 100 * one.train.weight_decay
     assert (rows.model.dropout, table.model.dropout, one.model.dropout) == (0.5, 0, 0)
     assert rows.train.batch_unlabelled < one.train.batch_unlabelled
     assert (
@@ -223,9 +223,8 @@ def test_images_of_several_labels_are_learnt_by_heart_less_easily() -> None:
     )
     many, holes = planned(images(cells(1200, 1.0), SEVERAL)), planned(images(cells(1200, 0.5), SEVERAL))
     assert many.model.dropout == holes.model.dropout == 0
-    assert holes.train.weight_decay == rows.train.weight_decay > many.train.weight_decay == one.train.weight_decay
-    large = make_plan(fingerprint(images(y, SEVERAL)), encoder="resnet-18")
-    assert large.train.weight_decay == planned(vectors(some_known(600, 20))).train.weight_decay < 0.01
+    assert holes.train.weight_decay == rows.train.weight_decay > many.train.weight_decay > 100 * one.train.weight_decay
+    assert make_plan(fingerprint(images(y, SEVERAL)), encoder="resnet-18").train.weight_decay == one.train.weight_decay
 
 
 @pytest.mark.parametrize("data", [digits(), digit_grid(), of_side(32, 3)], ids=lambda d: d.name)

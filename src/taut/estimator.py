@@ -182,7 +182,11 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         return [q[:, block] for block in self.space_.blocks]
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """The most probable classes: [N] of one label, [N, k] of several."""
+        """The most probable classes: [N] of one label, [N, k] of several.
+
+        Never the thresholds of `taut predict`, which are in `model_.threshold`: scikit-learn's tools expect of a
+        classifier that it predicts what `predict_proba` says.
+        """
         q = self._probabilities(X)
         return self.space_.predict(q)
 

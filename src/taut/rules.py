@@ -45,9 +45,11 @@ def _plan_model(plan: Plan, facts: Facts, encoder: str | None, weights: str | No
         # A 4x4 grid of places learns 100 labels as fast, but then locks whole ways of writing into wrong classes.
         plan.model.pool = "meanmax"
         plan.train.learning_rate = 1.6e-2
-        # With 5e-4 such a training learns its annotations by heart, the sooner the fewer there are of several labels.
-        few = facts.labels > 1 and max(facts.annotated_cells, default=0) < FEW_ANNOTATED
-        plan.train.weight_decay = 1.0 if few else 0.3
+        if facts.labels > 1:
+            # With 5e-4 such a training learns its annotations by heart, the sooner the fewer there are of a label. One
+            # label is learnt by heart in any case, and then 0.3 at this rate shakes the weights until nothing is left.
+            few = max(facts.annotated_cells, default=0) < FEW_ANNOTATED
+            plan.train.weight_decay = 1.0 if few else 0.3
         if facts.images >= SMALL:
             # Of equal training time, MNIST's wrong groups shrink further than with 16 channels and more steps.
             plan.model.width = 24

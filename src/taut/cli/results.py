@@ -11,6 +11,7 @@ import torch
 
 from taut.baselines import find_objective
 from taut.cli.command import command
+from taut.cli.splits import seen_before
 from taut.data import DataError
 from taut.data.cells import certain, unscored
 from taut.data.dataset import SPLITS
@@ -64,6 +65,8 @@ def evaluate(
     dataset = dataset.part(chosen) if chosen else dataset
     if data is None and tested is None and chosen is None:
         print("taut: there is no test part; these are the images that the run was trained on", file=sys.stderr)
+    elif data is not None and (warning := seen_before(folder.path / "split.csv", dataset)) is not None:
+        print(f"taut: {warning}", file=sys.stderr)
     for note in unscored(dataset):
         print(f"taut: {note}", file=sys.stderr)
     dataset = certain(dataset)

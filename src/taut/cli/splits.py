@@ -8,6 +8,7 @@ import pandas as pd
 
 from taut.cli.command import command
 from taut.data.dataset import SPLITS, DataError, Dataset
+from taut.data.leakage import pixel_keys
 from taut.data.split import parse_fractions, split_by
 from taut.data.table import read_table
 from taut.sources import ReadFlags, is_folder, is_table, load_source
@@ -32,13 +33,37 @@ def split(source: ReadFlags, fractions: str = "0.7,0.1,0.2", seed: int = 0, out:
 
 
 def save_split(path: Path, parts: dict[str, Dataset]) -> None:
-    """Write a CSV of every image with its group and the part of the split that it was in: train, valid or test."""
+    """Write a CSV of every image: its group, a hash of its pixels, and its part of the split, train, valid or test."""
     tables = [
-        pd.DataFrame({"image": list(data.ids), "group": "" if data.groups is None else data.groups, "split": part})
+        pd.DataFrame(
+            {
+                "image": list(data.ids),
+                "group": "" if data.groups is None else data.groups,
+                "split": part,
+                "pixels": pixel_keys(data),
+            }
+        )
         for part, data in parts.items()
         if len(data)
     ]
     pd.concat(tables).to_csv(path, index=False)
+
+
+def seen_before(path: Path, dataset: Dataset) -> str | None:
+    """The sentence that names images whose pixels the run of a split.csv learnt from or held out, None for none."""
+    table = pd.read_csv(path, dtype=str) if path.is_file() else pd.DataFrame()
+    if "pixels" not in table.columns:  # a run from before they were written
+        return None
+    known = table[table["split"] != "test"].dropna(subset="pixels").drop_duplicates("pixels").set_index("pixels")
+    keys = pixel_keys(dataset)
+    found = [i for i, key in enumerate(keys) if key in known.index]
+    if not found:
+        return None
+    first = f"{dataset.ids[found[0]]} = {known.loc[keys[found[0]], 'image']}"
+    return (
+        f"{len(found)} of these {len(keys)} images are, pixel for pixel, ones that the run was trained or calibrated on, "
+        f"such as {first}: on them the figures flatter the model"
+    )
 
 
 def write_split_table(source: ReadFlags, fractions: str, seed: int, out: Path) -> Dataset:
