@@ -245,6 +245,13 @@ def test_what_is_held_out_is_annotated_and_the_rest_is_trained_on() -> None:
     assert len(hold_out(vectors(some_known(100, 0)), plan)[1]) == 0  # nothing to calibrate on
 
 
+def test_groups_that_cannot_be_spared_are_not_held_out() -> None:
+    plan = Plan(train=TrainPlan(valid_fraction=0.1))
+    for groups, held in ((1, 0), (3, 0), (8, 50), (40, 40)):
+        data = vectors(some_known(400, 400), groups=np.arange(400) % groups)
+        assert len(hold_out(data, plan)[1]) == pytest.approx(held, abs=1)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_no_group_is_on_both_sides(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -283,7 +283,10 @@ def test_one_group_is_no_reason_to_fail() -> None:
 
 def test_the_note_names_the_flag_that_would_calibrate() -> None:
     notes = fit(images(some_known(60, 40)), tiny(train={"steps": 2})).notes
-    assert any("40 annotated images are too few to hold some out; --train.folds 3 calibrates" in note for note in notes)
+    assert any(
+        "40 annotated images are too few, or in too few groups, to hold some out; --train.folds 3 calibrates" in note
+        for note in notes
+    )
     notes = fit(images(some_known(60, 29)), tiny(train={"steps": 2})).notes
     assert "not calibrated: no label has 30 annotated images, the least for a temperature" in notes
 

@@ -188,6 +188,39 @@ def test_split_off_is_stratified() -> None:
     assert (split_off(digits().part("train"), 0.1, 0).mean()) == pytest.approx(0.1, abs=0.005)
 
 
+def test_what_is_split_off_leaves_no_class_behind() -> None:
+    """Classes of 3 images among 100, and a single image of one: all are still there to learn from."""
+    y = np.concatenate([np.repeat(np.arange(100), 3), [100]])
+    dataset = make(y, LabelSpace.multiclass(101))
+    for seed in range(10):
+        away = split_off(dataset, 0.1, seed)
+        assert 20 <= away.sum() <= 32
+        assert set(y[~away]) == set(range(101))
+    alone = make(np.eye(4), LabelSpace.multilabel(4))
+    with pytest.raises(DataError, match=r"a fraction of 0\.1 of 4 images in 4 groups leaves one side empty"):
+        split_off(alone, 0.1, 0)
+
+
+def test_copies_are_split_off_together() -> None:
+    x = np.random.default_rng(0).integers(0, 256, (60, 1, 4, 4), dtype=np.uint8)
+    dataset = dataclasses.replace(classes(), x=np.concatenate([x, x]))
+    away = split_off(dataset, 0.2, 0)
+    np.testing.assert_array_equal(away[:60], away[60:])
+    assert away.mean() == pytest.approx(0.2, abs=0.05)
+
+
+def test_the_remainders_of_small_classes_are_shared() -> None:
+    """No part lacks a whole image of a class: each class loses one to some part, and no part goes without."""
+    counts = np.kron(np.eye(100), np.ones((3, 1)))
+    for shares in ((0.7, 0.1, 0.2), (0.9, 0.1, 0.0)):
+        parts = stratify(counts, np.ones(300, dtype=np.int64), shares, np.random.default_rng(0))
+        np.testing.assert_allclose(np.bincount(parts, minlength=3) / 300, shares, atol=0.02)
+        table = np.stack([counts[parts == part].sum(axis=0) for part in range(3)])
+        assert np.abs(table - np.array(shares)[:, None] * 3).max() < 1
+    patients = stratify(np.full((4, 1), 75.0), np.full(4, 75), (0.1, 0.9), np.random.default_rng(0))
+    assert sorted(patients) == [0, 1, 1, 1]
+
+
 # --- train, valid and test ----------------------------------------------------------------------------------
 
 

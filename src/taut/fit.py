@@ -33,6 +33,7 @@ from taut.run import Run
 from taut.train import TrainingError, TrainResult, processes, train
 
 MEASURED_STEPS, LEAST_STEPS, LEAST_SHARED = 20, 20, 100
+MOST_OF_SHARE = 2  # times what is to be held out may be held out
 RESERVE = 0.9  # share of a time budget that is planned for steps; the rest is start-up, calibration and a noisy machine
 
 
@@ -159,6 +160,7 @@ class Fitted:
 def hold_out(dataset: Dataset, plan: Plan) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows to train on and to calibrate on: the dataset's own "valid" part, or the plan's share of annotated rows.
 
+    None are held out where groups or rare classes leave nothing that could be spared.
     Raises DataError where a group is in the dataset's own "valid" part and outside it.
     """
     rows = np.arange(len(dataset))
@@ -173,7 +175,13 @@ def hold_out(dataset: Dataset, plan: Plan) -> tuple[NDArray[np.intp], NDArray[np
         annotated = np.flatnonzero(dataset.annotation.observed.any(axis=1))
         if len(annotated) == 0:
             return rows, annotated
-        chosen = annotated[split_off(dataset.rows(annotated), plan.train.valid_fraction, plan.seed)]
+        share = plan.train.valid_fraction
+        try:
+            chosen = annotated[split_off(dataset.rows(annotated), share, plan.seed)]
+        except DataError:
+            return rows, rows[:0]
+        if len(chosen) > MOST_OF_SHARE * share * len(annotated):
+            return rows, rows[:0]  # whole groups, without which too little would be left
         valid = np.isin(rows, chosen)
         if dataset.groups is not None:
             valid |= np.isin(dataset.groups, np.unique(dataset.groups[chosen]))

@@ -183,8 +183,8 @@ def uncalibrated(facts: Facts, plan: Plan, apart: int) -> str:
         return "not calibrated: all annotated images are of one group, of which none can be held out"
     folds = min(apart, FOLDS)
     return (
-        f"not calibrated: {facts.annotated_images} annotated images are too few to hold some out; --train.folds "
-        f"{folds} calibrates on {folds} more trainings, each with some annotations hidden"
+        f"not calibrated: {facts.annotated_images} annotated images are too few, or in too few groups, to hold some "
+        f"out; --train.folds {folds} calibrates on {folds} more trainings, each with some annotations hidden"
     )
 
 

@@ -101,19 +101,26 @@ def _first(splitter: Any, dataset: Dataset, classes: NDArray[Any] | None) -> NDA
 
 
 def split_off(dataset: Dataset, fraction: float, seed: int) -> NDArray[np.bool_]:
-    """A mask [N] of a fraction of the images for the other side of a split: no group is on both sides.
+    """A mask [N] of a fraction of the images for the other side of a split.
 
-    Stratified by the classes of all labels. Raises DataError where a side would be empty.
+    Stratified by the classes of all labels. Images of one group, and images of the same pixels, stay together, and the
+    only images of a class stay here. Raises DataError where a side would be empty.
     """
-    if dataset.groups is None and len(dataset.space) == 1:
+    unit = units(dataset)
+    if dataset.groups is None and len(dataset.space) == 1 and int(unit.max()) + 1 == len(dataset):
         away = np.zeros(len(dataset), dtype=bool)
         away[_choose(dataset, fraction, np.random.default_rng(seed))] = True
-        return away
-    parts = _stratified(dataset, _groups(dataset), (fraction, 1 - fraction), np.random.default_rng(seed))
-    if len(np.unique(parts)) < 2:
-        many = f"{len(dataset)} images" if dataset.groups is None else f"{len(np.unique(dataset.groups))} groups"
-        raise DataError(f"{dataset.name}: a fraction of {fraction:g} of {many} leaves one side empty")
-    return np.asarray(parts == 0)
+    else:
+        away = _stratified(dataset, unit, (fraction, 1 - fraction), np.random.default_rng(seed)) == 0
+    has = np.repeat(dataset.annotation.observed, dataset.space.sizes, axis=1) & (dataset.annotation.targets > 0)
+    lost = has.any(axis=0) & ~has[~away].any(axis=0)
+    away &= ~np.isin(unit, unit[has[:, lost].any(axis=1)])
+    if away.all() or not away.any():
+        raise DataError(
+            f"{dataset.name}: a fraction of {fraction:g} of {len(dataset)} images in {int(unit.max()) + 1} groups "
+            "leaves one side empty"
+        )
+    return np.asarray(away)
 
 
 def fold_count(dataset: Dataset, wanted: int) -> int:
@@ -179,13 +186,6 @@ def listed_shares(shares: Sequence[float]) -> str:
     return ",".join(f"{share:g}" for share in shares)
 
 
-def _groups(dataset: Dataset) -> NDArray[np.intp]:
-    """The number of each image's group, [N]; without groups every image is its own."""
-    if dataset.groups is None:
-        return np.arange(len(dataset))
-    return np.unique(dataset.groups, return_inverse=True)[1]
-
-
 def _stratified(
     dataset: Dataset, unit: NDArray[np.intp], shares: Sequence[float], rng: np.random.Generator
 ) -> NDArray[np.intp]:
@@ -203,7 +203,8 @@ def stratify(
 
     counts: [U, L] how much evidence of each class a unit has.  sizes: [U] its images.  shares: of each part, sum 1.
     The class with the least evidence left is dealt out first, its largest units first, each to the part that lacks
-    most of it, then of images.
+    most of it, then of images. A unit that no part lacks as a whole goes to the part with the greatest share of its
+    images still to come: else the remainders of many small classes would all be those of the largest part.
     """
     wanted = np.outer(shares, counts.sum(axis=0))
     room = np.asarray(shares, dtype=np.float64) * sizes.sum()
@@ -212,8 +213,13 @@ def stratify(
     order = order[np.argsort(-sizes[order], kind="stable")]
     possible = np.flatnonzero(np.asarray(shares) > 0)
 
-    def deal(u: int, lacking: NDArray[np.float64]) -> None:
-        best = possible[lacking[possible] >= lacking[possible].max() - 1e-9]
+    def deal(u: int, lacking: NDArray[np.float64], evidence: float) -> None:
+        most = lacking[possible].max()
+        if most >= evidence - 1e-9:
+            best, need = possible[lacking[possible] >= most - 1e-9], room
+        else:
+            best, need = possible[lacking[possible] >= min(most, 1e-9)], room / np.maximum(shares, 1e-9)
+        best = best[need[best] >= need[best].max() - 1e-9]
         best = best[room[best] >= room[best].max() - 1e-9]
         part = int(best[0] if len(best) == 1 else rng.choice(best))
         parts[u] = part
@@ -226,7 +232,7 @@ def stratify(
             break
         rarest = int(np.where(left > 1e-9, left, np.inf).argmin())
         for u in order[(parts[order] < 0) & (counts[order, rarest] > 0)]:
-            deal(int(u), wanted[:, rarest])
+            deal(int(u), wanted[:, rarest], float(counts[u, rarest]))
     for u in order[parts[order] < 0]:
-        deal(int(u), room)
+        deal(int(u), room, 0.0)
     return parts
