@@ -58,6 +58,16 @@ def test_another_value_for_unannotated(tmp_path):
     assert load_npz(path, unlabeled=99).annotation.observed[:, 0].tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize("hole", [-1, "", "nan", None])
+def test_holes_in_text_are_no_class(tmp_path, hole):
+    y = np.array(["cat", "dog", "cat", str(hole)])
+    data = load_npz(save(tmp_path, x=pixels(4, 2, 2), y=y))
+    assert data.space.labels[0].classes == ("cat", "dog")
+    assert data.annotation.observed[:, 0].tolist() == [True, True, True, False]
+    data = load_npz(save(tmp_path, x=pixels(4, 2, 2), y=y.astype("S")))
+    assert data.space.labels[0].classes == ("cat", "dog")
+
+
 def test_class_names_are_the_classes(tmp_path):
     path = save(tmp_path, x=pixels(3, 2, 2), y=np.array([1, -1, 0]), class_names=np.array(["cat", "dog", "cow"]))
     data = load_npz(path)
@@ -125,6 +135,12 @@ def test_parts_are_joined_with_their_split(tmp_path):
     assert data.annotation.observed[:, 0].tolist() == [True, True, True, False, True, True]
     assert data.space.labels[0].classes == (0, 1, 2)
     assert data.groups.tolist() == ["a", "a", "b", "c", "d", "e"]
+
+
+def test_a_part_of_another_name_is_not_lost(tmp_path):
+    arrays = {f"{name}_{part}": np.zeros((4, 3)) for name in ("x", "y") for part in ("train", "val", "test")}
+    with pytest.raises(DataError, match=r"'x_val' beside x_train, x_test is no part of a split: call it x_train, x_v"):
+        load_npz(save(tmp_path, **arrays))
 
 
 def test_without_annotations_a_space_is_needed(tmp_path):
@@ -288,7 +304,7 @@ def test_arrays_that_do_not_fit(tmp_path, arrays, message):
     [
         ({"y": [[1, 0], [0, 1]], "label_names": ["A"]}, r"pack\.npz: 1 label names for 2 columns"),
         ({"y": [[1, 0], [0, 2]]}, r"pack\.npz: label 'label_1', row 1: 2 is ambiguous"),
-        ({"y": np.eye(3)[[0, 1]]}, r"pack\.npz: every row .* exactly one 1"),
+        ({"y": np.eye(3)[[0, 1]]}, r"pack\.npz: every annotated row .* exactly one 1"),
         ({"y": [-1, -1]}, r"pack\.npz: no image is annotated"),
     ],
 )

@@ -108,6 +108,13 @@ def test_rows_that_cannot_be_used_are_counted_and_listed(tmp_path: Path) -> None
     assert sorted(listed["row"]) == [3, 4, 5, 6, 7]
 
 
+def test_rows_that_annotate_other_cells_of_one_input_are_one(tmp_path: Path) -> None:
+    lines = "row,sick,mass\n0,1,\n0,,0\n1,1,\n1,0,1\n"
+    data = load_embeddings(write(tmp_path / "e.npy"), table(tmp_path, lines))
+    assert list(data.ids) == ["0", "2", "3", "4", "5"]
+    assert data.annotation.targets[0].tolist() == [0, 1, 1, 0]
+
+
 def refused(path: Path, labels: Path, **options: Any) -> str:
     with pytest.raises(DataError) as caught:
         load_embeddings(path, labels, **options)

@@ -54,6 +54,34 @@ def test_folders_of_a_split_above_the_classes(tmp_path):
     }
 
 
+def test_folders_of_a_split_by_other_names(tmp_path):
+    folder = images(tmp_path, "Training/cat/1.png", "Training/dog/2.png", "Testing/dog/3.png", "unlabeled/4.png")
+    data = load_folder(folder)
+    found = dict(zip(data.ids, zip(data.split, classes(data), strict=True), strict=True))
+    assert found == {
+        "Testing/dog/3.png": ("test", "dog"),
+        "Training/cat/1.png": ("train", "cat"),
+        "Training/dog/2.png": ("train", "dog"),
+        "unlabeled/4.png": ("train", None),
+    }
+
+
+def test_a_class_may_be_called_as_a_part_is_but_not_two(tmp_path):
+    vehicles = images(tmp_path / "a", "car/1.png", "train/2.png", "unlabelled/3.png")
+    assert classes(load_folder(vehicles)) == ["car", "train", None]
+    mixed = images(tmp_path / "b", "Train/cat/1.png", "Test/cat/2.png", "extra/cat/3.png")
+    with pytest.raises(DataError, match="Test, Train are parts of a split, but beside them there is extra"):
+        load_folder(mixed)
+
+
+def test_what_is_white_in_deep_images_is_told(tmp_path):
+    folder = images(tmp_path, "cat/1.png", "dog/2.png")
+    Image.fromarray(np.full((8, 6), 4095, dtype=np.uint16)).save(folder / "dog" / "3.png")
+    data = load_folder(folder)
+    assert data.x[data.ids.index("dog/3.png")].max() == 16
+    assert data.notes[-1].startswith("1 image has 16 bits a pixel, of which 65,535 is white")
+
+
 def test_links_to_folders_are_followed_once(tmp_path):
     folder = images(tmp_path, "cat/1.png", "dog/2.png")
     paint(tmp_path / "elsewhere" / "3.png")
@@ -198,6 +226,22 @@ def test_rows_of_one_image_with_another_group_contradict(tmp_path):
     data = load_folder(folder, labels, group="who")
     assert data.ids == ["b.png"]
     assert "1 row or file repeats an image, 2 rows or files contradict each other" in data.notes[0]
+
+
+def test_rows_that_annotate_other_cells_of_one_image_are_one(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    lines = ["a.png,1,,", "a.png,,0,", "b.png,1,0,-1", "b.png,1,1,", "c.png,,,1", "c.png,,,"]
+    report = tmp_path / "skipped.csv"
+    data = load_folder(folder, table(tmp_path, "\n".join(["file,A,B,C", *lines, ""])), skipped=report)
+    assert data.ids == ["a.png", "c.png"]  # the rows of b.png differ in B
+    np.testing.assert_equal(yes(data), [[1, 0, np.nan], [np.nan, np.nan, 1]])
+    np.testing.assert_array_equal(data.cells, [[1, 0, -2], [-2, -2, 1]])
+    assert [(entry["row"], entry["reason"]) for entry in rows_of(report)] == [
+        ("3", "the same image as row 2"),
+        ("4", "contradicts: row 4, row 5"),
+        ("5", "contradicts: row 4, row 5"),
+        ("7", "the same image as row 6"),
+    ]
 
 
 def test_copies_of_a_file_in_class_folders(tmp_path):

@@ -176,6 +176,15 @@ def test_what_fits_both_readings_or_neither_is_refused(y: Any, sentence: str) ->
         LabelSpace.infer(y)
 
 
+def test_one_hot_rows_among_unannotated_ones_are_refused_too() -> None:
+    y = np.full((9, 3), np.nan)
+    y[:6] = np.eye(3)[[0, 1, 2, 0, 1, 2]]
+    with pytest.raises(LabelError, match=r"every annotated row .* exactly one 1"):
+        LabelSpace.infer(y)
+    y[5] = np.nan  # five rows of three labels may be so by chance
+    assert len(LabelSpace.infer(y)) == 3
+
+
 def test_names_must_fit_the_columns() -> None:
     with pytest.raises(LabelError, match="3 label names for 2 columns"):
         LabelSpace.infer([[0, 1]], names=["a", "b", "c"])

@@ -25,6 +25,38 @@ def test_uncertain_cells_are_unannotated_and_counted(tmp_path):
     assert "1 cell is −1 (uncertain): taken as unannotated." in data.notes
 
 
+def one_hot(tmp_path, *more):
+    """Seven images of three classes and one that nothing is said of, a column for each class."""
+    names = [f"{i}.png" for i in range(8)]
+    rows = [f"{name},{','.join('1.0' if i % 3 == c else '0.0' for c in range(3))}" for i, name in enumerate(names[:7])]
+    return images(tmp_path, *names), table(tmp_path, "\n".join(["image,MEL,NV,BCC", *rows, "7.png,,,", *more, ""]))
+
+
+def test_columns_with_a_single_one_in_each_row_are_classes(tmp_path):
+    folder, labels = one_hot(tmp_path)
+    data = load_folder(folder, labels)
+    assert data.space == LabelSpace.multiclass(["MEL", "NV", "BCC"])
+    assert classes(data) == ["MEL", "NV", "BCC", "MEL", "NV", "BCC", "MEL", None]
+    assert data.notes[0].startswith("Each annotated row has a single 1 in MEL, NV, BCC: read as the classes of one")
+    # A model of these classes reads such a table too, however few rows it has.
+    small = table(tmp_path, "image,MEL,NV,BCC\n1.png,0,1,0\n2.png,,,\n")
+    found = load_folder(folder, small, space=data.space)
+    assert dict(zip(found.ids, classes(found), strict=True))["1.png"] == "NV"
+    with pytest.raises(LabelError, match=r"row 3 has not a single 1 in the columns MEL, NV, BCC"):
+        load_folder(folder, table(tmp_path, "image,MEL,NV,BCC\n1.png,0,1,0\n2.png,1,1,0\n"), space=data.space)
+
+
+def test_columns_of_yes_no_labels_are_not_taken_for_classes(tmp_path):
+    folder, labels = one_hot(tmp_path)
+    named = load_folder(folder, labels, label_columns=["MEL", "NV", "BCC"])
+    assert named.space == LabelSpace.multilabel(["MEL", "NV", "BCC"])
+    for cells in ("1,1,0", "0,0,0", "1,,0"):
+        folder, labels = one_hot(tmp_path, f"7.png,{cells}")
+        assert len(load_folder(folder, labels).space) == 3
+    few = table(tmp_path, "image,A,B,C\n0.png,1,0,0\n1.png,0,1,0\n2.png,0,0,1\n")
+    assert len(load_folder(folder, few).space) == 3
+
+
 def test_one_column_of_classes(tmp_path):
     folder = images(tmp_path, "a.png", "b.png", "c.png")
     data = load_folder(folder, table(tmp_path, "file,kind\na.png,dog\nb.png,cat\nc.png,\n"))

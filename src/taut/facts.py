@@ -10,6 +10,8 @@ import numpy as np
 from taut.data.cells import BLANK, UNCERTAIN
 from taut.data.dataset import Dataset
 
+MOST_VALUES = 50_000_000  # of a sample, 400 MB as float64
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -43,7 +45,7 @@ def fingerprint(dataset: Dataset) -> Facts:
     """The facts of a training set: sizes, counts of annotations, and the statistics of its inputs."""
     x, observed = dataset.x, dataset.annotation.observed
     # A sample is enough for means, and large arrays may be memory maps.
-    step = max(1, len(x) // 5000)
+    step = max(1, len(x) // 5000, x.size // MOST_VALUES)
     sample = np.asarray(x[::step], dtype=np.float64) / (255 if x.dtype == np.uint8 else 1)
     axes = (0, 2, 3) if dataset.is_image else (0,)
     std = sample.std(axis=axes)

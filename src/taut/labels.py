@@ -147,10 +147,13 @@ class LabelSpace:
                 else "say what it means: NaN for an unannotated cell, or an explicit LabelSpace for more classes"
             )
             raise LabelError(f"label {texts[column]!r}, row {row}: {value:g} is ambiguous; {hint}")
-        if k > 2 and len(array) > 1 and known.all() and np.all(values.sum(axis=1) == 1):
+        whole = known.all(axis=1)
+        rows = 2 if whole.all() else 2 * k  # few annotated rows among others may be so by chance
+        if k > 2 and whole.sum() >= rows and not known[~whole].any() and np.all(values[whole].sum(axis=1) == 1):
             raise LabelError(
-                f"every row of the {k} columns has exactly one 1, which is ambiguous: pass "
-                f"LabelSpace.multiclass for one {k}-way label or LabelSpace.multilabel for {k} yes/no labels"
+                f"every annotated row of the {k} columns has exactly one 1, which is ambiguous: pass "
+                f"LabelSpace.multiclass for one {k}-way label (in a file, class numbers of shape [N] are one), or "
+                f"LabelSpace.multilabel for {k} yes/no labels"
             )
         return cls.multilabel(texts)
 

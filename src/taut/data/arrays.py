@@ -34,7 +34,7 @@ def load_npz(
     them; without them all images are unannotated. Also read: `label_names` [k] of yes/no labels,
     `class_names` that integers in `y` count in, `split` [N], `image_id`, `ids` or `id` [N], and the array
     that `group` names.
-    unlabeled: the value of an unannotated image in a one-dimensional `y`.
+    unlabeled: the value of an unannotated image in a one-dimensional `y`; of text "", "nan" and "None" are, too.
     white: as `as_images` takes it; by default that of all images but the test part's.
     Raises DataError or LabelError, in one sentence that names the file.
     """
@@ -68,6 +68,12 @@ class _Reader:
             )
         if len(layouts) > 1:
             raise DataError(f"{path} has images in several layouts, {' and '.join(layouts)}: keep one of them")
+        strange = [name for name in self.names if parts and name.startswith("x_") and name[2:] not in SPLITS]
+        if strange:
+            raise DataError(
+                f"{path}: {', '.join(map(repr, strange))} beside {', '.join(f'x_{part}' for part in parts)} is no part "
+                f"of a split: call it x_train, x_valid or x_test, and its annotations alike, or leave it out"
+            )
         self.suffixes = [f"_{part}" for part in parts] or [""]
 
     def dataset(
@@ -210,6 +216,10 @@ class _Reader:
                     raise LabelError(f"no label {', '.join(map(repr, absent))} among its label_names {labels}")
                 return y[:, [labels.index(name) for name in space.names]], None, space
             return y, None, space or LabelSpace.infer(y, None, labels or classes)
+        if y.dtype.kind in "US":
+            # Among text numpy makes text of the holes, too.
+            y = y.astype(str).astype(object)
+            y[np.isin(y, ["", "nan", "None", str(unlabeled)])] = None
         named = space is None or isinstance(space.labels[0].classes[0], str)
         if y.dtype.kind in "iu" and classes is not None and named:
             missing = np.zeros(len(y), dtype=bool) if unlabeled is None else np.asarray(y == unlabeled)

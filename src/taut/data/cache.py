@@ -56,7 +56,7 @@ def decode_image(file: Path | BinaryIO, shape: Shape) -> NDArray[np.uint8]:
         # JPEG decodes at 1/2, 1/4 or 1/8 for less work; twice the final size keeps the resizing smooth.
         image.draft(None, (2 * width, 2 * height))
         ImageOps.exif_transpose(image, in_place=True)
-        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        if _is_deep(image):
             pixels = _resized(np.asarray(image, dtype=np.float32) / np.float32(257), height, width)
         elif image.mode in ("I", "F"):
             raise ValueError("32-bit pixels have no agreed range: save it with 8 or 16 bits")
@@ -229,4 +229,9 @@ def _header(path: Path) -> Header:
         # Asking a PNG for EXIF data that is not in its head would decode the whole file.
         if "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:
             width, height = height, width
-        return Header(height, width, image.mode in GREY_MODES or image.mode.startswith("I;16"))
+        return Header(height, width, image.mode in GREY_MODES or _is_deep(image), _is_deep(image))
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether an opened image has 16 bits a pixel."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
@@ -137,6 +139,25 @@ def _value(fate: str) -> float:
     if fate.startswith("soft="):
         return float(fate.removeprefix("soft="))
     return {"latent": LATENT, "ignore": IGNORED, "positive": 1.0, "negative": 0.0}[fate]
+
+
+def merged(
+    values: NDArray[np.float64], codes: NDArray[np.int64], images: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Values and codes [N, k] of rows where the rows of one image [N] say together what each says in part.
+
+    Rows of which a cell differs stay as they are.
+    """
+    rows = np.flatnonzero(pd.Series(images).duplicated(keep=False))
+    values, codes, keys = values.copy(), codes.copy(), np.asarray(images)[rows]
+    latent = values[rows] == LATENT
+    known = pd.DataFrame(np.where(latent, np.nan, values[rows])).groupby(keys)
+    low, high = known.transform("min").to_numpy(), known.transform("max").to_numpy()
+    said = pd.DataFrame(np.where(latent, np.nan, codes[rows])).groupby(keys).transform("max").to_numpy()
+    agree = ((low == high) | np.isnan(low)).all(axis=1, keepdims=True) & ~np.isnan(low)
+    values[rows] = np.where(agree, low, values[rows])
+    codes[rows] = np.where(agree, np.nan_to_num(said), codes[rows])
+    return values, codes
 
 
 def annotate(space: LabelSpace, values: NDArray[np.float64]) -> Annotation:

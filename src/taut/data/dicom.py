@@ -22,11 +22,15 @@ DECODERS = {  # what decodes a transfer syntax where nothing that is installed d
 
 @dataclass(frozen=True)
 class Header:
-    """What the head of an image file says: height and width as displayed [pixels], and whether it is grey."""
+    """What the head of an image file says: height and width as displayed [pixels], and whether it is grey.
+
+    deep: whether its pixels have 16 bits, of which nothing says how many are used.
+    """
 
     height: int
     width: int
     grey: bool
+    deep: bool = False
 
 
 def is_dicom(path: Path) -> bool:

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from taut.data.cache import Shape, decode_once, find_copies, read_headers, read_images
-from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, settle
+from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, merged, settle
 from taut.data.dataset import DataError, Dataset
 from taut.data.dicom import Header
 from taut.data.files import find_images
@@ -189,7 +189,8 @@ class _Reading:
     def _leave_out_repeated(self) -> None:
         """Of the rows and files that are one image keep the first, or none where they contradict each other.
 
-        What is annotated goes before what has only a group or a split, and that before what says nothing.
+        Rows that annotate different cells of one image are one row. What is annotated goes before what has only a group
+        or a split, and that before what says nothing.
         """
         rows = np.flatnonzero(self.entries["kind"] == "")
         images = self.entries["image"].to_numpy()[rows]
@@ -201,7 +202,10 @@ class _Reading:
         rank = np.where(annotated, 2, placed.notna().any(axis=1))
         said = said.join(placed.fillna("")).assign(image=first[np.searchsorted(used, images)], rank=rank)
         lower = said["rank"] < said.groupby("image")["rank"].transform("max")
-        best = said[~lower]
+        best = said[~lower].copy()
+        at = best.index.to_numpy()
+        self.values[at], self.listing.codes[at] = merged(self.values[at], self.listing.codes[at], best["image"].to_numpy())
+        best[list(range(self.values.shape[1]))] = self.values[at]
         versions = (~best.duplicated()).groupby(best["image"]).transform("sum")
         rivals = best.index[versions > 1].to_numpy()
         repeated = np.union1d(said.index[lower], best.index[best.duplicated("image")])
@@ -253,6 +257,12 @@ def _choose_shape(
         low, high = sizes[0], sizes[-1]
         given = f"{low[0]}x{low[1]}" + ("" if low == high else f" to {high[0]}x{high[1]}")
         notes.append(f"Images of {given} pixels (height x width) are resized to {height}x{width}.")
+    deep = sum(header.deep for header in headers)
+    if deep:
+        words = plural(deep, "image has 16 bits", "images have 16 bits")
+        notes.append(
+            f"{words} a pixel, of which 65,535 is white: scale images of fewer bits to that, or they are dark."
+        )
     grey = sum(header.grey for header in headers)
     if channels is None and 0 < grey < len(headers):
         notes.append(f"{grey:,} of {len(headers):,} images are grey, the others in colour: all are read as RGB.")

@@ -30,7 +30,14 @@ from taut.data.table import (
 from taut.labels import LabelError, LabelSpace, Scalar
 
 UNLABELED = ("unlabeled", "unlabelled")
-SPLIT_FOLDERS = {**{part: part for part in SPLITS}, "val": "valid", "validation": "valid"}
+SPLIT_FOLDERS = {
+    **{part: part for part in SPLITS},
+    "training": "train",
+    "val": "valid",
+    "validation": "valid",
+    "testing": "test",
+    **dict.fromkeys(UNLABELED, "train"),
+}
 
 
 @dataclass(frozen=True)
@@ -176,11 +183,10 @@ def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None) ->
     Raises DataError or LabelError where there is no label space, or one that the subfolders do not fit.
     """
     parts = [file.split("/") for file in files]
-    tops = {part[0] for part in parts if len(part) > 1}
-    has_split = bool(tops) and tops <= set(SPLIT_FOLDERS)
-    splits = [SPLIT_FOLDERS[part[0]] if len(part) > 1 else "train" for part in parts] if has_split else None
-    if has_split:
-        parts = [part[1:] if len(part) > 1 else part for part in parts]
+    splits = _split_folders(folder, parts)
+    if splits is not None:
+        # A folder of images without annotations is no class in its part either.
+        parts = [part[1:] if len(part) > 1 and part[0].lower() not in UNLABELED else part for part in parts]
     names = [part[0] if len(part) > 1 and part[0].lower() not in UNLABELED else None for part in parts]
     found = sorted({name for name in names if name is not None})
     if space is None and not found:
@@ -211,6 +217,25 @@ def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None) ->
     bare = sum(name is None for name in names)
     notes = [f"{plural(bare, 'image is', 'images are')} in no subfolder of a class: unannotated."] if bare else []
     return Listing(entries, space, codes, notes=notes)
+
+
+def _split_folders(folder: Path, parts: list[list[str]]) -> list[str] | None:
+    """The part of each file's first folder, where these are parts of a split and not classes; None where they are.
+
+    Raises DataError where some are parts and others are not.
+    """
+    tops = sorted({part[0] for part in parts if len(part) > 1})
+    known = {top: SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in SPLIT_FOLDERS}
+    named = [top for top in known if top.lower() not in UNLABELED]
+    if not named or (len(known) < len(tops) and len({known[top] for top in named}) < 2):
+        return None  # a class may be called "train"
+    if len(known) < len(tops):
+        others = [top for top in tops if top not in known]
+        raise DataError(
+            f"{folder}: the subfolders {listed(named)} are parts of a split, but beside them there is "
+            f"{listed(others)}: leave in it only the parts, each with a subfolder for each class"
+        )
+    return [known[part[0]] if len(part) > 1 else "train" for part in parts]
 
 
 def _entries(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -123,9 +123,14 @@ def read_labels(
     as the labels of `space`, or all yes/no columns, or the only column that is left.
     unlabeled: a value of a class column that means unannotated.
     yes_no: columns of yes/no labels, whatever their cells say, such as nothing.
+    Yes/no columns that no flag names, of which each row with annotations has a single 1, are one label's classes.
     Raises DataError where it is not clear which columns hold labels, LabelError for a cell that does not fit.
     """
     rest = [str(name) for name in table.columns if name not in used and not str(name).startswith("Unnamed:")]
+    if space is not None and len(space) == 1 and label_columns is None:
+        classes = [class_text(value) for value in space.labels[0].classes]
+        if len(classes) > 2 and set(classes) <= set(rest) and space.names[0] not in rest:
+            return _read_one_hot(table, classes, space)
     chosen = list(label_columns or _choose_columns(table, rest, space, separator))
     for name in chosen:
         check_column(table, name, "--label-columns")
@@ -142,11 +147,38 @@ def read_labels(
         return Cells(space, np.full((len(table), len(space)), UNSAID), ["The table has no labels."])
     given = list(space) if space is not None else [Label(name, (0, 1)) if name in yes_no else None for name in chosen]
     read = [_read_column(table[name], label, unlabeled, separator) for name, label in zip(chosen, given, strict=True)]
-    return Cells(
-        space or LabelSpace(tuple(label for label, _ in read)),
-        np.stack([codes for _, codes in read], axis=1),
-        [f"Columns not used: {listed(left)}."] if (left := [name for name in rest if name not in chosen]) else [],
-    )
+    codes = np.stack([column for _, column in read], axis=1)
+    notes = [f"Columns not used: {listed(left)}."] if (left := [name for name in rest if name not in chosen]) else []
+    if space is None and label_columns is None and not yes_no and _is_one_hot(codes):
+        note = (
+            f"Each annotated row has a single 1 in {listed(chosen)}: read as the classes of one label; --label-columns "
+            "with their names makes them yes/no labels."
+        )
+        one = _read_one_hot(table, chosen, LabelSpace.multiclass(chosen))
+        return replace(one, notes=[note, *notes])
+    return Cells(space or LabelSpace(tuple(label for label, _ in read)), codes, notes)
+
+
+def _read_one_hot(table: pd.DataFrame, columns: Sequence[str], space: LabelSpace) -> Cells:
+    """One label from a column for each of its classes: a row has a single 1, or is blank where nothing is known."""
+    codes = np.stack([_read_yes_no(table[name], name)[1] for name in columns], axis=1)
+    blank, single = (codes == BLANK).all(axis=1), (codes == 1).sum(axis=1) == 1
+    wrong = ~blank & ~single
+    if wrong.any():
+        row = table.index[int(np.argmax(wrong))]
+        raise LabelError(f"row {row} has not a single 1 in the columns {listed(columns)} of one label's classes")
+    return Cells(space, np.where(blank, UNSAID, codes.argmax(axis=1))[:, None])
+
+
+def _is_one_hot(codes: NDArray[np.int64]) -> bool:
+    """Whether yes/no columns [N, k] are the classes of one label: one 1 a row, and every class somewhere.
+
+    At least three columns, and twice as many rows: fewer could be so by chance.
+    """
+    k = codes.shape[1]
+    whole = np.isin(codes, (0, 1)).all(axis=1)
+    enough = k > 2 and whole.sum() >= 2 * k and bool((codes[~whole] == BLANK).all())
+    return enough and bool((codes[whole].sum(axis=1) == 1).all() and codes[whole].any(axis=0).all())
 
 
 def read_joined(table: pd.DataFrame, column: str, space: LabelSpace | None, separator: str) -> Cells:
