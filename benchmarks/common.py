@@ -61,10 +61,14 @@ def record(
     """Run every method on every seed that the file does not have yet, method by method within a seed.
 
     A method takes a seed and returns figures. Each finished draw is written at once; returns the file's content.
+    A file of draws that were measured otherwise (`about`) stays as it is, and a sentence says so.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     data: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"draws": []}
+    if data.get("about", about) != about:
+        print(f"{path} is of {data['about']!r}: move it away to measure {about!r}", file=sys.stderr)
+        return data
     for seed in seeds:
         for method, run in methods.items():
             if any(d["method"] == method and d["seed"] == seed for d in data["draws"]):

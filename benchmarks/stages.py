@@ -24,7 +24,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def main(seeds: int = 5, minutes: float = 0.75, folder: Path = RESULTS) -> None:
-    """Measure both over seeds 0 … seeds − 1."""
+    """Measure all over seeds 0 … seeds − 1."""
     for same, which in ((True, "the same labels, other seeds"), (False, "other labels, other seeds")):
         about = f"MNIST, 100 labels, no augmentation, {minutes:g} minutes each; {which}; test error in percent"
         methods: dict[str, Callable[[int], dict[str, Any]]] = {

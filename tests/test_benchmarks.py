@@ -116,6 +116,16 @@ def test_what_was_cut_off_goes_on_draw_by_draw(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["name.json"]
 
 
+def test_draws_that_were_measured_otherwise_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common.record("name", "half a minute", {"one": Method()}, range(2), tmp_path)
+    before = (tmp_path / "name.json").read_text()
+    other = Method()
+    common.record("name", "two minutes", {"one": other}, range(3), tmp_path)
+    assert (tmp_path / "name.json").read_text() == before
+    assert other.seeds == []
+    assert "is of 'half a minute': move it away to measure 'two minutes'" in capsys.readouterr().err
+
+
 def test_counts_and_minutes_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(common.sys, "argv", ["benchmark", "10", "0.5", "3"])
     found = common.numbers()

@@ -173,7 +173,10 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         return predict_probabilities(self.model_, self._inputs(X))
 
     def predict_proba(self, X: ArrayLike) -> Any:
-        """Calibrated probabilities: [N, c]; [N, k] of "yes" for k yes/no labels; a list of [N, c_j] for a mix."""
+        """Probabilities: [N, c]; [N, k] of "yes" for k yes/no labels; a list of [N, c_j] for a mix.
+
+        They are calibrated where annotations sufficed.
+        """
         q = self._probabilities(X)
         if len(self.space_) == 1:
             return q
@@ -191,7 +194,10 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         return self.space_.predict(q)
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """Accuracy over the annotated cells of y, a fraction; a class that fit never saw counts as wrong."""
+        """Accuracy over the annotated cells of y, a fraction.
+
+        A class that fit never saw counts as wrong; in a table of several labels it raises LabelError.
+        """
         predicted = self.predict(X)
         known = self._annotations(y)
         check_consistent_length(predicted, known, sample_weight)
@@ -250,7 +256,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
     # --- keeping ------------------------------------------------------------------------------------------
 
     def save(self, folder: Path | str) -> None:
-        """Write the model as safetensors and JSON; `load` and the command line read it."""
+        """Write the model as safetensors and JSON; `load`, `taut predict` and `--frozen` read it."""
         check_is_fitted(self, "model_")
         about: dict[str, Any] = {
             "unlabeled": self.unlabeled.item() if isinstance(self.unlabeled, np.generic) else self.unlabeled,

@@ -57,6 +57,8 @@ def train(
     run = Run.create(out) if main_process and not resume else Run(out)
     processes().wait_for_everyone()
     training, testing = load_parts(source, run.path / "skipped.csv", run.path)
+    for note in training.notes if main_process else []:
+        print(note, flush=True)  # before minutes of training on what was not meant
     if resume:
         fitted = resume_fit(training, run, quiet)
     else:
@@ -67,7 +69,7 @@ def train(
     kept, held, _ = run.load_draw()
     parts = {name: training.rows(rows) for name, rows in (("train", kept), ("valid", held)) if len(rows)}
     save_split(run.path / "split.csv", parts if testing is None else {**parts, "test": testing})
-    for note in fitted.notes:
+    for note in fitted.notes[len(training.notes) :]:
         print(note)
     print(f"trained {fitted.result.steps} steps in {fitted.result.seconds:.0f} s; the run is in {run.path}")
     if testing is not None and testing.annotation.observed.any() and not source.classes:

@@ -61,8 +61,8 @@ def seen_before(path: Path, dataset: Dataset) -> str | None:
         return None
     first = f"{dataset.ids[found[0]]} = {known.loc[keys[found[0]], 'image']}"
     return (
-        f"{len(found)} of these {len(keys)} images are, pixel for pixel, ones that the run was trained or calibrated on, "
-        f"such as {first}: on them the figures flatter the model"
+        f"{len(found)} of these {len(keys)} images are, pixel for pixel, ones that the run was trained or calibrated "
+        f"on, such as {first}: on them the figures flatter the model"
     )
 
 
