@@ -321,3 +321,15 @@ def test_what_is_held_out_of_several_labels_is_stratified() -> None:
     away = split_off(dataset, 0.1, seed=0)
     seen = np.nan_to_num(dataset.annotation.targets)
     np.testing.assert_allclose(seen[away].sum(axis=0) / seen.sum(axis=0), 0.1, atol=0.03)
+
+
+def test_rows_one_after_the_other_are_not_copied() -> None:
+    """Large inputs are memory maps, which a copy would bring into memory."""
+    dataset = classes()
+    for index in (np.ones(120, dtype=bool), np.arange(20, 90)):
+        part = dataset.rows(index)
+        np.testing.assert_array_equal(part.ids, np.array(dataset.ids)[index])
+        assert np.shares_memory(part.x, dataset.x)
+    picked = dataset.rows(np.array([3, 5, 4]))
+    assert picked.ids == ["3", "5", "4"]
+    assert not np.shares_memory(picked.x, dataset.x)

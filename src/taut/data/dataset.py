@@ -83,11 +83,12 @@ class Dataset:
         return self.x.ndim == 4
 
     def rows(self, index: NDArray[Any]) -> Dataset:
-        """The dataset of some rows: an index or a mask."""
+        """The dataset of some rows: an index or a mask. Inputs of rows one after the other are not copied."""
         index = np.flatnonzero(index) if index.dtype == bool else index
+        following = len(index) > 0 and bool((np.diff(index) == 1).all())
         return replace(
             self,
-            x=self.x[index],
+            x=self.x[index[0] : index[-1] + 1] if following else self.x[index],  # which may be a memory map
             annotation=self.annotation[index],
             ids=[self.ids[int(i)] for i in index],
             groups=None if self.groups is None else self.groups[index],
