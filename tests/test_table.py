@@ -25,6 +25,15 @@ def test_uncertain_cells_are_unannotated_and_counted(tmp_path):
     assert "1 cell is −1 (uncertain): taken as unannotated." in data.notes
 
 
+def test_words_for_yes_and_no(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    data = load_folder(folder, table(tmp_path, "name,A,B\na.png,True,no\nb.png,False,YES\nc.png,,0\n"))
+    assert data.space == BINARY
+    np.testing.assert_equal(yes(data), [[1, 0], [0, 1], [np.nan, 0]])
+    with pytest.raises(LabelError, match=r"label 'A', row 3: 'maybe' is not 0, 1, -1 or blank"):
+        load_folder(folder, table(tmp_path, "name,A,B\na.png,yes,1\nb.png,maybe,1\n"), space=BINARY)
+
+
 def one_hot(tmp_path, *more):
     """Seven images of three classes and one that nothing is said of, a column for each class."""
     names = [f"{i}.png" for i in range(8)]

@@ -204,7 +204,9 @@ class _Reading:
         lower = said["rank"] < said.groupby("image")["rank"].transform("max")
         best = said[~lower].copy()
         at = best.index.to_numpy()
-        self.values[at], self.listing.codes[at] = merged(self.values[at], self.listing.codes[at], best["image"].to_numpy())
+        self.values[at], self.listing.codes[at] = merged(
+            self.values[at], self.listing.codes[at], best["image"].to_numpy()
+        )
         best[list(range(self.values.shape[1]))] = self.values[at]
         versions = (~best.duplicated()).groupby(best["image"]).transform("sum")
         rivals = best.index[versions > 1].to_numpy()

@@ -20,6 +20,7 @@ from taut.labels import Label, LabelError, LabelSpace, Scalar
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", *DICOM_SUFFIXES)
 EMPTY = ["", "NA", "NaN", "nan"]
 NO_FINDING = "no finding"
+WORDS = {"yes": "1", "true": "1", "no": "0", "false": "0"}
 FIRST_ROW = 2  # the row of a table's first image as a spreadsheet counts, below the header
 
 Column: TypeAlias = "pd.Series[Any]"
@@ -117,7 +118,7 @@ def read_labels(
     separator: str,
     yes_no: Sequence[str] = (),
 ) -> Cells:
-    """The labels of columns: yes/no where all cells are 0, 1, −1 or blank, otherwise a class for each text.
+    """The labels of columns: yes/no where all cells are 0, 1 (or such words), −1 or blank, else a class for each text.
 
     used: columns that hold something else. label_columns: the columns of the labels; without them those named
     as the labels of `space`, or all yes/no columns, or the only column that is left.
@@ -244,8 +245,13 @@ def _numbers(cells: Column) -> NDArray[np.float64]:
     return np.append(numbers, np.nan)[positions]
 
 
+def _yes_no(cells: Column) -> NDArray[np.float64]:
+    """The numbers of cells, of which "yes" and "true" are 1, "no" and "false" 0, in any case of letters."""
+    return _numbers(cells.where(~cells.str.lower().isin(WORDS), cells.str.lower().map(WORDS)))
+
+
 def _is_yes_no(cells: Column) -> bool:
-    known = _numbers(cells.dropna())
+    known = _yes_no(cells.dropna())
     return len(known) > 0 and bool(np.isin(known, (0, 1, -1)).all())
 
 
@@ -275,7 +281,7 @@ def _read_column(
 
 
 def _read_yes_no(cells: Column, name: str) -> tuple[Label, NDArray[np.int64]]:
-    values = _numbers(cells)
+    values = _yes_no(cells)
     wrong = cells.notna().to_numpy() & ~np.isin(values, (0, 1, -1))
     if wrong.any():
         row = int(np.argmax(wrong))
