@@ -20,10 +20,11 @@ from taut.baselines import DEFAULT
 from taut.data.dataset import Dataset, as_images, pixel_max
 from taut.evaluate.predict import batches, predict_posterior, predict_probabilities
 from taut.fit import fit
-from taut.labels import LabelError, LabelSpace, Scalar, is_missing
+from taut.labels import LabelError, LabelSpace, Scalar
 from taut.nn.vae import LabelVAE
 from taut.plan import Plan, flatten, override, read_plan
 from taut.run import load_about, load_model, save_model
+from taut.values import is_missing
 
 
 class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from taut.values import is_missing, is_one_hot
+
 Scalar = str | int | float | bool
 
 
@@ -147,9 +149,7 @@ class LabelSpace:
                 else "say what it means: NaN for an unannotated cell, or an explicit LabelSpace for more classes"
             )
             raise LabelError(f"label {texts[column]!r}, row {row}: {value:g} is ambiguous; {hint}")
-        whole = known.all(axis=1)
-        rows = 2 if whole.all() else 2 * k  # few annotated rows among others may be so by chance
-        if k > 2 and whole.sum() >= rows and not known[~whole].any() and np.all(values[whole].sum(axis=1) == 1):
+        if is_one_hot(values, least=2 if known.all() else 2 * k):
             raise LabelError(
                 f"every annotated row of the {k} columns has exactly one 1, which is ambiguous: pass "
                 f"LabelSpace.multiclass for one {k}-way label (in a file, class numbers of shape [N] are one), or "
@@ -383,18 +383,6 @@ class LabelSpace:
 def _plain(value: Any) -> Scalar:
     """A numpy scalar as Python's own, so that it can be written as JSON; whole floats as they are."""
     return value.item() if isinstance(value, np.generic) else value  # type: ignore[no-any-return]
-
-
-def is_missing(column: NDArray[Any], unlabeled: Scalar | None) -> NDArray[np.bool_]:
-    """Which values of an array [N] are no annotation: NaN, None or `unlabeled`."""
-    missing = np.zeros(len(column), dtype=bool)
-    if column.dtype.kind == "f":
-        missing |= np.isnan(column)
-    elif column.dtype.kind == "O":
-        missing |= np.array([v is None or (isinstance(v, float) and np.isnan(v)) for v in column], dtype=bool)
-    if unlabeled is not None and (column.dtype.kind in "biufO" or isinstance(unlabeled, str)):
-        missing |= np.asarray(column == unlabeled, dtype=bool)
-    return missing
 
 
 def _observed_values(array: NDArray[Any], unlabeled: Scalar | None) -> NDArray[Any]:

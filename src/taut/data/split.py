@@ -107,11 +107,7 @@ def split_off(dataset: Dataset, fraction: float, seed: int) -> NDArray[np.bool_]
     only images of a class stay here. Raises DataError where a side would be empty.
     """
     unit = units(dataset)
-    if dataset.groups is None and len(dataset.space) == 1 and int(unit.max()) + 1 == len(dataset):
-        away = np.zeros(len(dataset), dtype=bool)
-        away[_choose(dataset, fraction, np.random.default_rng(seed))] = True
-    else:
-        away = _stratified(dataset, unit, (fraction, 1 - fraction), np.random.default_rng(seed)) == 0
+    away = _stratified(dataset, unit, (fraction, 1 - fraction), np.random.default_rng(seed)) == 0
     has = np.repeat(dataset.annotation.observed, dataset.space.sizes, axis=1) & (dataset.annotation.targets > 0)
     lost = has.any(axis=0) & ~has[~away].any(axis=0)
     away &= ~np.isin(unit, unit[has[:, lost].any(axis=1)])

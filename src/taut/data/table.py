@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ from taut.data.cells import BLANK, UNCERTAIN, UNSAID
 from taut.data.dataset import DataError
 from taut.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from taut.labels import Label, LabelError, LabelSpace, Scalar
+from taut.values import is_one_hot
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", *DICOM_SUFFIXES)
 EMPTY = ["", "NA", "NaN", "nan"]
@@ -150,7 +151,12 @@ def read_labels(
     read = [_read_column(table[name], label, unlabeled, separator) for name, label in zip(chosen, given, strict=True)]
     codes = np.stack([column for _, column in read], axis=1)
     notes = [f"Columns not used: {listed(left)}."] if (left := [name for name in rest if name not in chosen]) else []
-    if space is None and label_columns is None and not yes_no and _is_one_hot(codes):
+    if (
+        space is None
+        and label_columns is None
+        and not yes_no
+        and is_one_hot(np.where(codes == BLANK, np.nan, codes), least=2 * len(chosen))
+    ):
         note = (
             f"Each annotated row has a single 1 in {listed(chosen)}: read as the classes of one label; --label-columns "
             "with their names makes them yes/no labels."
@@ -169,17 +175,6 @@ def _read_one_hot(table: pd.DataFrame, columns: Sequence[str], space: LabelSpace
         row = table.index[int(np.argmax(wrong))]
         raise LabelError(f"row {row} has not a single 1 in the columns {listed(columns)} of one label's classes")
     return Cells(space, np.where(blank, UNSAID, codes.argmax(axis=1))[:, None])
-
-
-def _is_one_hot(codes: NDArray[np.int64]) -> bool:
-    """Whether yes/no columns [N, k] are the classes of one label: one 1 a row, and every class somewhere.
-
-    At least three columns, and twice as many rows: fewer could be so by chance.
-    """
-    k = codes.shape[1]
-    whole = np.isin(codes, (0, 1)).all(axis=1)
-    enough = k > 2 and whole.sum() >= 2 * k and bool((codes[~whole] == BLANK).all())
-    return enough and bool((codes[whole].sum(axis=1) == 1).all() and codes[whole].any(axis=0).all())
 
 
 def read_joined(table: pd.DataFrame, column: str, space: LabelSpace | None, separator: str) -> Cells:
@@ -238,20 +233,19 @@ def _choose_columns(table: pd.DataFrame, rest: list[str], space: LabelSpace | No
     return rest
 
 
-def _numbers(cells: Column) -> NDArray[np.float64]:
-    """The numbers that cells say, NaN for other text and blanks; each different cell is read once."""
+def _numbers(cells: Column, words: Mapping[str, str] | None = None) -> NDArray[np.float64]:
+    """The numbers that cells say, NaN for other text and blanks; each different cell is read once.
+
+    words: what stands for a number, in any case of letters.
+    """
     positions, texts = pd.factorize(cells)
-    numbers = pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce").to_numpy(dtype=np.float64)
+    said = [(words or {}).get(text.lower(), text) for text in texts]
+    numbers = pd.to_numeric(pd.Series(said, dtype=object), errors="coerce").to_numpy(dtype=np.float64)
     return np.append(numbers, np.nan)[positions]
 
 
-def _yes_no(cells: Column) -> NDArray[np.float64]:
-    """The numbers of cells, of which "yes" and "true" are 1, "no" and "false" 0, in any case of letters."""
-    return _numbers(cells.where(~cells.str.lower().isin(WORDS), cells.str.lower().map(WORDS)))
-
-
 def _is_yes_no(cells: Column) -> bool:
-    known = _yes_no(cells.dropna())
+    known = _numbers(cells.dropna(), WORDS)
     return len(known) > 0 and bool(np.isin(known, (0, 1, -1)).all())
 
 
@@ -281,7 +275,7 @@ def _read_column(
 
 
 def _read_yes_no(cells: Column, name: str) -> tuple[Label, NDArray[np.int64]]:
-    values = _yes_no(cells)
+    values = _numbers(cells, WORDS)
     wrong = cells.notna().to_numpy() & ~np.isin(values, (0, 1, -1))
     if wrong.any():
         row = int(np.argmax(wrong))

@@ -1,0 +1,33 @@
+"""What the values of annotation arrays and tables say beside classes: nothing, or one label's classes in columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def is_missing(column: NDArray[Any], unlabeled: object) -> NDArray[np.bool_]:
+    """Which values of an array [N] are no annotation: NaN, None or `unlabeled`."""
+    missing = np.zeros(len(column), dtype=bool)
+    if column.dtype.kind == "f":
+        missing |= np.isnan(column)
+    elif column.dtype.kind == "O":
+        missing |= np.array([v is None or (isinstance(v, float) and np.isnan(v)) for v in column], dtype=bool)
+    if unlabeled is not None and (column.dtype.kind in "biufO" or isinstance(unlabeled, str)):
+        missing |= np.asarray(column == unlabeled, dtype=bool)
+    return missing
+
+
+def is_one_hot(values: NDArray[np.float64], least: int) -> bool:
+    """Whether columns [N, k], NaN where nothing is known, look like one label's classes: a single 1 in each known row.
+
+    least: so many rows must be known, since fewer may be so by chance. There are at least three columns, as two are as
+    well two labels, and each row is known as a whole or not at all.
+    """
+    known = ~np.isnan(values)
+    whole = known.all(axis=1)
+    rows = values[whole]
+    looks = values.shape[1] > 2 and len(rows) >= least and not known[~whole].any()
+    return looks and bool(np.isin(rows, (0, 1)).all() and (rows.sum(axis=1) == 1).all())
