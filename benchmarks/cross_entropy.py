@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS, record
-from benchmarks.mnist import STILL, changed, draw, parts
+from benchmarks.mnist import STILL, changed, draw, hidden_part, parts
 from taut.data.dataset import Dataset
 from taut.evaluate.metrics import evaluate
 from taut.evaluate.predict import predict_probabilities
@@ -35,7 +35,6 @@ EQ_13: dict[str, Any] = {
     "objective.share": 1.0,
 }
 ALPHAS = (1.0, 10.0, 100.0, 1000.0)
-VALID = 10_000
 CURVE = 25  # points that are kept of a training's curve
 
 
@@ -65,9 +64,7 @@ def trained(
 
 def on_validation(objective: str, changes: dict[str, Any], minutes: float, seed: int) -> dict[str, Any]:
     """The same with the last training images held out and taken as test images."""
-    training, everything = draw(seed), parts()[0]
-    kept = np.arange(len(training)) < len(training) - VALID
-    return trained(training.rows(kept), everything.rows(~kept), objective, changes, minutes, seed)
+    return trained(*hidden_part(seed), objective, changes, minutes, seed)
 
 
 def on_test(objective: str, changes: dict[str, Any], minutes: float, seed: int) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.common import RESULTS, numbers, record
 from taut.baselines import DEFAULT
 from taut.data import load_dataset
@@ -34,6 +36,8 @@ STILL: dict[str, Any] = {f"augment.{name}": 0.0 for name in ("rotation", "scale"
 SETTINGS: dict[str, dict[str, Any]] = {"augmented": {}, "plain": {**STILL, "augment.erase": 0}}
 """With every method's augmentation, and with images as they are, as in the papers on generative models."""
 
+HIDDEN = 10_000
+
 
 @cache
 def parts() -> tuple[Dataset, Dataset]:
@@ -46,6 +50,13 @@ def draw(seed: int, per_class: int = 10) -> Dataset:
     """The training images with annotations of a few of each class."""
     train, _ = parts()
     return dataclasses.replace(train, annotation=draw_per_class(train, per_class, seed))
+
+
+def hidden_part(seed: int, per_class: int = 10) -> tuple[Dataset, Dataset]:
+    """A draw without the last 10,000 training images, and those, all annotated: what choices are made on."""
+    training, everything = draw(seed, per_class), parts()[0]
+    kept = np.arange(len(training)) < len(training) - HIDDEN
+    return training.rows(kept), everything.rows(~kept)
 
 
 def changed(changes: dict[str, Any], plan: Plan) -> Plan:
@@ -66,9 +77,9 @@ def fitted(
     return fit(training, partial(changed, changes), minutes, seed, quiet=True, objective=objective)
 
 
-def figures(result: Fitted) -> dict[str, Any]:
-    """Figures on the test images, with parameters, steps and seconds."""
-    found = evaluate(result.model, parts()[1])
+def figures(result: Fitted, testing: Dataset | None = None) -> dict[str, Any]:
+    """Figures on the test images, or on others, with parameters, steps and seconds."""
+    found = evaluate(result.model, parts()[1] if testing is None else testing)
     del found["per_label"]
     parameters = sum(p.numel() for p in result.model.parameters())
     took = {"steps": result.result.steps, "seconds": round(result.result.seconds, 1)}

@@ -217,9 +217,9 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     for module in (mnist, cross_entropy, tightness, speed, generative):
         monkeypatch.setattr(module, "parts", lambda: (train, test))
-    for module in (mnist, cross_entropy, tightness, speed):
+    for module in (mnist, cross_entropy, tightness, speed, rivals, generative):
         monkeypatch.setattr(module, "fit", tiny_fit)
-    monkeypatch.setattr(cross_entropy, "VALID", 100)
+    monkeypatch.setattr(mnist, "HIDDEN", 100)
     monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
 
 
@@ -333,6 +333,10 @@ def test_the_rivals_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.M
         data = json.loads((tmp_path / f"{name}.json").read_text())
         assert set(data["summary"]) == {"tighter-elbo", "supervised"}
         assert data["summary"]["supervised"]["parameters"]["mean"] > 1000
+        tuning = json.loads((tmp_path / name.replace("rivals", "rivals-tuning")).with_suffix(".json").read_text())
+        best = min(tuning["draws"], key=lambda row: row["error"])["method"]
+        rates = [f"{row['learning_rate']:g}" for row in data["draws"] if row["method"] == "supervised"]
+        assert best == f"supervised, learning rate {rates[0]}"
 
 
 @pytest.mark.skipif(
