@@ -138,9 +138,43 @@ def test_parts_are_joined_with_their_split(tmp_path):
 
 
 def test_a_part_of_another_name_is_not_lost(tmp_path):
-    arrays = {f"{name}_{part}": np.zeros((4, 3)) for name in ("x", "y") for part in ("train", "val", "test")}
-    with pytest.raises(DataError, match=r"'x_val' beside x_train, x_test is no part of a split: call it x_train, x_v"):
+    arrays = {f"{name}_{part}": np.zeros((4, 3)) for name in ("x", "y") for part in ("train", "extra", "test")}
+    with pytest.raises(
+        DataError, match=r"'x_extra' beside x_train, x_test is no part of a split: call it x_train, x_v"
+    ):
         load_npz(save(tmp_path, **arrays))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "annotations"),
+    [("{}_images", "{}_labels"), ("X_{}", "Y_{}"), ("{}_data", "target_{}"), ("x_{}", "y_{}")],
+)
+def test_names_that_others_use_are_read(tmp_path, inputs, annotations):
+    arrays = {}
+    for i, part in enumerate(("train", "val", "test")):
+        arrays[inputs.format(part)] = np.full((4, 6, 6), i, dtype=np.uint8)
+        arrays[annotations.format(part)] = np.full((4, 1), i, dtype=np.uint8)
+    data = load_npz(save(tmp_path, **arrays))
+    assert data.split.tolist() == ["train"] * 4 + ["valid"] * 4 + ["test"] * 4
+    assert data.x[:, 0, 0, 0].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert data.annotation.targets.argmax(axis=1).tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_a_known_name_goes_before_what_stands_for_it(tmp_path):
+    data = load_npz(save(tmp_path, x=pixels(2, 2, 2), y=np.array([0, 1]), labels=np.array(["a", "b", "c"])))
+    assert data.annotation.targets.argmax(axis=1).tolist() == [0, 1]
+
+
+def test_two_names_for_one_array_are_refused(tmp_path):
+    path = save(tmp_path, images=pixels(2, 2, 2), data=pixels(2, 2, 2), y=np.array([0, 1]))
+    with pytest.raises(DataError, match=r"pack\.npz: 'images' and 'data' are both 'x': keep one of them"):
+        load_npz(path)
+
+
+def test_an_error_names_the_array_as_the_file_does(tmp_path):
+    path = save(tmp_path, images=pixels(3, 2, 2), labels=np.array([0, 1]))
+    with pytest.raises(DataError, match=r"'labels' has 2 entries for 3 images"):
+        load_npz(path)
 
 
 def test_without_annotations_a_space_is_needed(tmp_path):
@@ -265,7 +299,7 @@ def test_a_member_that_is_no_array(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": pixels(2, 2, 2)}, r"pack\.npz has no images: expected 'x'.*found images"),
+        ({"pictures": pixels(2, 2, 2)}, r"pack\.npz has no images: expected 'x'.*found pictures"),
         ({"x": pixels(2, 2, 2), "x_train": pixels(2, 2, 2)}, r"several layouts, x and x_train \.\.\."),
         ({"x": pixels(3, 2, 2), "y": [0, 1]}, r"pack\.npz: 'y' has 2 entries for 3 images"),
         ({"x": pixels(3, 2, 2), "y": 1}, r"'y' has 1 entries for 3 images"),

@@ -15,6 +15,7 @@ from PIL import Image
 
 from taut.data.cache import GREY_MODES, decode_image
 from taut.data.dataset import SPLITS, DataError, Dataset, as_images, pixel_max
+from taut.data.naming import known_names
 from taut.labels import Annotation, LabelError, LabelSpace, Scalar
 
 ID_NAMES = ("image_id", "ids", "id")
@@ -31,9 +32,9 @@ def load_npz(
 
     Inputs: `x` [N, ...]; or `jpeg`, the bytes of all images, with `offsets` [N + 1]; or `x_train`, `x_valid`
     and `x_test`, which also give the split. Annotations: `y` (`y_train` ...) as `LabelSpace.encode` takes
-    them; without them all images are unannotated. Also read: `label_names` [k] of yes/no labels,
-    `class_names` that integers in `y` count in, `split` [N], `image_id`, `ids` or `id` [N], and the array
-    that `group` names.
+    them; without them all images are unannotated. Both may have other names (`known_names`). Also read:
+    `label_names` [k] of yes/no labels, `class_names` that integers in `y` count in, `split` [N], `image_id`,
+    `ids` or `id` [N], and the array that `group` names.
     unlabeled: the value of an unannotated image in a one-dimensional `y`; of text "", "nan" and "None" are, too.
     white: as `as_images` takes it; by default that of all images but the test part's.
     Raises DataError or LabelError, in one sentence that names the file.
@@ -57,13 +58,14 @@ class _Reader:
 
     def __init__(self, path: Path, file: Any) -> None:
         """Find the layout: DataError where the file has none of those that are known."""
-        self.path, self.names = path, tuple(file.files)
-        self._file = file
+        self.path, self._file = path, file
+        self._own = known_names(file.files, str(path))
+        self.names = tuple(self._own)
         parts = [part for part in SPLITS if f"x_{part}" in self.names]
         layouts = [name for name in ("x", "jpeg") if name in self.names] + (["x_train ..."] if parts else [])
         if not layouts:
             raise DataError(
-                f"{path} has no images: expected 'x', or 'jpeg' and 'offsets', or 'x_train' and 'x_test', "
+                f"{path} has no images: expected 'x' or 'images', 'jpeg' and 'offsets', or 'x_train' and 'x_test', "
                 f"but found {self._found()}"
             )
         if len(layouts) > 1:
@@ -108,6 +110,7 @@ class _Reader:
 
     def get(self, name: str) -> NDArray[Any]:
         """One array of the file."""
+        name = self._own.get(name, name)
         try:
             array = self._file[name]
         except ValueError as error:
@@ -122,7 +125,7 @@ class _Reader:
         return array
 
     def _found(self) -> str:
-        return ", ".join(self.names) or "nothing"
+        return ", ".join(self._own.values()) or "nothing"
 
     def _has(self, name: str) -> bool:
         return name in self.names or all(f"{name}{suffix}" in self.names for suffix in self.suffixes)
@@ -142,7 +145,7 @@ class _Reader:
         array = self.get(name)
         if array.ndim == 0 or len(array) != count:
             size = len(array) if array.ndim else 1
-            raise DataError(f"{self.path}: {name!r} has {size:,} entries for {count:,} images")
+            raise DataError(f"{self.path}: {self._own[name]!r} has {size:,} entries for {count:,} images")
         return array
 
     def _groups(self, group: str, lengths: list[int]) -> NDArray[Any]:
