@@ -48,15 +48,18 @@ def parts() -> tuple[Dataset, Dataset]:
 
 def draw(seed: int, per_class: int = 10) -> Dataset:
     """The training images with annotations of a few of each class."""
-    train, _ = parts()
-    return dataclasses.replace(train, annotation=draw_per_class(train, per_class, seed))
+    return _annotated(parts()[0], seed, per_class)
 
 
 def hidden_part(seed: int, per_class: int = 10) -> tuple[Dataset, Dataset]:
-    """A draw without the last 10,000 training images, and those, all annotated: what choices are made on."""
-    training, everything = draw(seed, per_class), parts()[0]
-    kept = np.arange(len(training)) < len(training) - HIDDEN
-    return training.rows(kept), everything.rows(~kept)
+    """A draw from all but the last 10,000 training images, and those, all annotated: what choices are made on."""
+    everything = parts()[0]
+    kept = np.arange(len(everything)) < len(everything) - HIDDEN
+    return _annotated(everything.rows(kept), seed, per_class), everything.rows(~kept)
+
+
+def _annotated(images: Dataset, seed: int, per_class: int) -> Dataset:
+    return dataclasses.replace(images, annotation=draw_per_class(images, per_class, seed))
 
 
 def changed(changes: dict[str, Any], plan: Plan) -> Plan:

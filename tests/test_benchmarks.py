@@ -204,6 +204,10 @@ def test_the_mnist_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.Mo
         assert row["steps"]["mean"] == 20
         assert 0 < row["error"]["mean"] < 100
     assert mnist.draw(0, 2).annotation.observed.sum() == 20
+    training, hidden = mnist.hidden_part(0, 2)
+    assert training.annotation.observed.sum() == 20
+    assert hidden.annotation.observed.all()
+    assert len(training) + len(hidden) == len(mnist.parts()[0])
 
 
 NEEDS_MNIST = pytest.mark.skipif(not MNIST, reason="$TAUT_DATA names no folder with mnist_train.npz and mnist_test.npz")

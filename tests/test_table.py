@@ -143,6 +143,35 @@ def test_joined_names(tmp_path):
     assert load_folder(folder, other, joined_column="found", separator=";").space.names == ("A", "B")
 
 
+LONG = """file,found
+a.png,A
+a.png,B
+b.png,No Finding
+b.png,No Finding
+c.png,C
+c.png,
+d.png,No Finding
+d.png,C
+gone.png,C
+lost.png,A
+"""
+
+
+def test_rows_of_one_image_name_their_findings_together(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    data = load_folder(folder, table(tmp_path, LONG), joined_column="found")
+    assert data.ids == ["a.png", "b.png", "c.png"]  # d.png is said to have nothing and something
+    np.testing.assert_equal(yes(data), [[1, 1, 0], [0, 0, 0], [0, 0, 1]])
+    assert "3 rows or files repeat an image, 2 rows or files contradict each other" in data.notes[0]
+
+
+def test_classes_that_contradict_may_be_findings(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    notes = load_folder(folder, table(tmp_path, LONG)).notes
+    hint = "2 images have rows of different classes of 'found': where an image can be of several at once, name that"
+    assert any(note.startswith(hint) for note in notes)
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [

@@ -110,8 +110,8 @@ def from_table(
                 check_column(layout.table, column, flag)
         path_column = options.path_column or layout.path or find_path_column(table)
         group = options.group or layout.group
-        cells = _read_cells(layout, [path_column, group, options.split_column], options, space, unlabeled)
         image = match_files(layout.table[path_column], files, folder, labels.parent, layout.shared)
+        cells = _read_cells(layout, [path_column, group, options.split_column], options, space, unlabeled, image)
         if (image < 0).all():
             said = listed(list(table[path_column].dropna()), 3)
             raise DataError(
@@ -133,6 +133,8 @@ def from_table(
     except (DataError, LabelError) as error:
         raise type(error)(f"{labels}: {error}") from error
     notes = [layout.note] if layout.note else []
+    if options.joined_column is None and len(cells.space) == 1:
+        notes += _several_classes(cells, image)
     listing = Listing(entries, cells.space, cells.codes, layout.blank, group, notes + cells.notes)
     return _with_others(listing, files) if options.others else listing
 
@@ -143,16 +145,29 @@ def _read_cells(
     options: TableOptions,
     space: LabelSpace | None,
     unlabeled: Scalar | None,
+    image: NDArray[np.intp],
 ) -> Cells:
     """The labels where flags say that they are, else where the format has them."""
     if options.joined_column is not None or (layout.joined is not None and options.label_columns is None):
         if options.joined_column is None and layout.names is not None:
             space = space or LabelSpace.multilabel(layout.names)
         joined = options.joined_column or layout.joined
-        return read_joined(layout.table, str(joined), space, options.separator)
+        return read_joined(layout.table, str(joined), space, options.separator, image)
     named = options.label_columns or (layout.labels if space is None else None)
     taken = [name for name in (*used, *layout.added) if name is not None]
     return read_labels(layout.table, taken, named, space, unlabeled, options.separator, layout.yes_no)
+
+
+def _several_classes(cells: Cells, image: NDArray[np.intp]) -> list[str]:
+    """What to do about images of which several rows name different classes, where there are such."""
+    known = pd.Series(cells.codes[:, 0])[(image >= 0) & (cells.codes[:, 0] >= 0)]
+    several = int((known.groupby(image[known.index]).nunique() > 1).sum())
+    if not several or cells.space.binary:
+        return []
+    return [
+        f"{plural(several, 'image has', 'images have')} rows of different classes of {cells.space.names[0]!r}: where "
+        "an image can be of several at once, name that column with --joined-column."
+    ]
 
 
 def _apply_lists(entries: pd.DataFrame, options: TableOptions, bare: bool) -> None:

@@ -177,11 +177,14 @@ def _read_one_hot(table: pd.DataFrame, columns: Sequence[str], space: LabelSpace
     return Cells(space, np.where(blank, UNSAID, codes.argmax(axis=1))[:, None])
 
 
-def read_joined(table: pd.DataFrame, column: str, space: LabelSpace | None, separator: str) -> Cells:
+def read_joined(
+    table: pd.DataFrame, column: str, space: LabelSpace | None, separator: str, images: NDArray[np.intp]
+) -> Cells:
     """Yes/no labels of a column of joined names such as "A|B": a name that a cell leaves out means no.
 
-    "No Finding" means no to all; a blank cell is unannotated. Raises LabelError where a cell says so beside
-    another name, DataError where no cell has a name (of the space).
+    "No Finding" means no to all; a blank cell is unannotated. images: the image [N] of each row, −1 for none; the names
+    of all rows of an image count together, unless one row says "No Finding" and another does not. Raises LabelError
+    where a cell says so beside another name, DataError where no cell has a name (of the space).
     """
     check_column(table, column, "--joined-column")
     cells = table[column].reset_index(drop=True)
@@ -192,6 +195,7 @@ def read_joined(table: pd.DataFrame, column: str, space: LabelSpace | None, sepa
     if both:
         row = min(both)
         raise LabelError(f"row {table.index[row]}: {cells[row]!r} in {column!r} says both no finding and a finding")
+    nothing = names.index[none].to_numpy()
     names = names[~none]
     found = sorted(set(names))
     space = space or (LabelSpace.multilabel(found) if found else None)
@@ -206,6 +210,9 @@ def read_joined(table: pd.DataFrame, column: str, space: LabelSpace | None, sepa
     known = names[names.isin(list(position))]
     codes = np.where(cells.notna().to_numpy()[:, None], 0, np.full((1, len(space)), UNSAID))
     codes[known.index.to_numpy(), known.map(position).to_numpy(dtype=np.int64)] = 1
+    shared = pd.Series(images).duplicated(keep=False).to_numpy() & (images >= 0)
+    shared &= ~np.isin(images, images[nothing]) | ~np.isin(images, images[names.index.to_numpy()])
+    codes[shared] = pd.DataFrame(codes[shared]).groupby(images[shared]).transform("max").to_numpy()
     other = [name for name in found if name not in position]
     notes = [f"Names in {column!r} that are not labels here: {listed(other)}."] if other else []
     return Cells(space, codes, notes)
