@@ -24,9 +24,10 @@ DOCS = Path(__file__).parent.parent / "docs" / "explain"
 PAGE = DOCS / "results.md"
 SHOWN = (
     "error", "ap_macro", "auroc_macro", "nll", "ece", "raw_nll", "raw_ece", "elbo", "annotated_q", "alpha", "bound",
-    "surrogate", "gap", "elbo_11", "iw_11", "gap_11", "elbo_12", "iw_12", "gap_12", "bits_per_dim", "doublings a label",
-    "last over first", "ratio", "loop_ms", "bare_ms", "parameters", "steps", "kept", "step_ms", "seconds", "peak MiB",
-    "before MiB", "planned MiB",
+    "surrogate", "gap", "ood_cifar10", "ood_chest", "ood_turned", "ood_noisy",
+    "elbo_11", "iw_11", "gap_11", "elbo_12", "iw_12", "gap_12", "bits_per_dim", "doublings a label",
+    "last over first", "ratio", "loop_ms", "bare_ms", "learning_rate", "parameters", "steps", "kept", "step_ms",
+    "seconds", "peak MiB", "before MiB", "planned MiB",
 )  # fmt: skip
 PERCENT = ("error",)
 PAIRED = ("error", "ap_macro", "auroc_macro", "nll", "ece")
@@ -40,7 +41,8 @@ def page(folder: Path = RESULTS) -> str:
     parts = [
         "# Results",
         "Written by `python -m benchmarks.report` from `benchmarks/results/*.json`, where every draw is recorded. "
-        "Figures are mean ± standard deviation over the draws; errors are in percent, NLL and ELBO in nats.",
+        "Figures are mean ± standard deviation over the draws, or those of the only draw; errors are in percent, NLL "
+        "and ELBO in nats.",
     ]
     for path in sorted(folder.glob("*.json")):
         parts += section(json.loads(path.read_text()))
@@ -138,8 +140,10 @@ def shares(data: dict[str, Any]) -> list[str]:
 def _cell(value: dict[str, float] | None) -> str:
     if value is None:
         return ""
-    digits = 1 if abs(value["mean"]) >= 10 else 3
-    return f"{value['mean']:.{digits}f} ± {value['std']:.{digits}f}"
+    size = abs(value["mean"])
+    digits = 0 if size >= 1000 else 1 if size >= 10 else 3
+    spread = f" ± {value['std']:.{digits}f}" if value["n"] > 1 else ""
+    return f"{value['mean']:.{digits}f}{spread}"
 
 
 def filled(text: str, folder: Path = RESULTS) -> str:
@@ -202,6 +206,8 @@ PICTURES: dict[str, Callable[[Axes, dict[str, Any]], None]] = {
     "stages-seeds": points("error", "test error, %"),
     "stages-draws": points("error", "test error, %"),
     "tightness": points("gap_11", "log p̂(x) − ELBO, nats"),
+    "generative-augmented-100": points("error", "error on hidden images, %"),
+    "generative-plain-100": points("error", "error on hidden images, %"),
     "rivals-augmented": points("error", "test error, %"),
     "rivals-plain": points("error", "test error, %"),
 }
