@@ -347,6 +347,25 @@ def test_annotations_that_do_not_fit(tmp_path, arrays, message):
         load_npz(save(tmp_path, x=pixels(2, 2, 2), **arrays))
 
 
+@pytest.mark.parametrize(
+    "who",
+    [
+        np.array([17, np.nan, np.nan, 17, 8]),
+        np.array([17, None, None, 17, 8]).astype(str),
+        np.array(["17", "nan", "", "17", "8"]),
+        np.array([b"17", b"", b"nan", b"17", b"8"]),
+    ],
+)
+def test_a_missing_group_is_one_of_its_own(tmp_path, who):
+    path = save(tmp_path, x=pixels(5, 2, 2), y=[0, 1, 0, 1, 0], who=who)
+    data = load_npz(path, group="who")
+    assert data.groups.tolist() == ["17", f"{path}:1", f"{path}:2", "17", "8"]
+    assert data.notes == ["2 images have no 'who': each is a group of its own."]
+    whole = load_npz(save(tmp_path, x=pixels(2, 2, 2), y=[0, 1], who=[17.0, 8.0]), group="who")
+    assert whole.groups.astype(str).tolist() == ["17", "8"]
+    assert whole.notes == []
+
+
 def test_group_that_is_absent(tmp_path):
     path = save(tmp_path, x=pixels(2, 2, 2), y=[0, 1], patient_id=[1, 2], age=[30, 40])
     with pytest.raises(DataError, match=r"no array 'patient' that --group names; other arrays there: patient_id, age"):

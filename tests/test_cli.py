@@ -26,6 +26,7 @@ from taut.evaluate.predict import predict_probabilities
 from taut.fit import fit
 from taut.objective import Batch
 from taut.run import Run, save_model
+from taut.sources import DataFlags, replaced_source
 from tiny import FLAGS, NAN, TINY
 
 
@@ -145,6 +146,26 @@ def test_the_groups_of_a_run_are_not_asked_of_other_data(pack: Path, tmp_path: P
     del other["patient_id"], other["split"]
     np.savez(tmp_path / "other.npz", **other)
     assert figures(capsys, tmp_path / "run", "--data", tmp_path / "other.npz")["images"] == 40
+
+
+def test_groups_that_other_data_have_are_kept(pack: Path, tmp_path: Path) -> None:
+    def group(source: DataFlags, data: Path, labels: Path | None = None) -> str | None:
+        return replaced_source(source, str(data), labels).group
+
+    source = DataFlags("first", group="patient_id", format="table")
+    assert group(source, pack) == "patient_id"
+    parts = {f"{name}_{part}": np.arange(3) for name in ("x", "patient_id") for part in ("train", "test")}
+    np.savez(tmp_path / "parts.npz", **parts)
+    assert group(source, tmp_path / "parts.npz") == "patient_id"
+    (tmp_path / "with.csv").write_text("file,patient_id,A\n1.png,7,1\n")
+    (tmp_path / "without.csv").write_text("file,A\n1.png,1\n")
+    for name, kept in (("with.csv", "patient_id"), ("without.csv", None)):
+        assert group(source, tmp_path / name) == kept
+        assert group(source, tmp_path, tmp_path / name) == kept
+    assert group(source, tmp_path) is None
+    assert group(DataFlags("first"), pack) is None
+    (tmp_path / "chest.csv").write_text("Path,Frontal/Lateral,AP/PA,Edema\nv/patient1/study1/a.jpg,Frontal,AP,1\n")
+    assert group(DataFlags("first", group="study"), tmp_path / "chest.csv") == "study"
 
 
 def test_images_that_the_run_has_seen_are_told_in_other_data(pack: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +13,10 @@ import pytest
 
 from commands import Capture, refused, taut
 from image_files import paint, table
+from taut.cli.splits import write_split_table
+from taut.data import load_dataset
 from taut.run import Run
-from taut.sources import DataFlags, load_parts
+from taut.sources import DataFlags, ReadFlags, load_parts
 from tiny import FLAGS
 
 
@@ -110,6 +114,44 @@ def test_a_split_is_written_as_a_table_and_read_again(chest: Path, tmp_path: Pat
     assert 6 <= (pd.read_csv(other)["split"] == "test").sum() <= 10
 
 
+@pytest.mark.parametrize("long", [True, False])
+def test_all_rows_of_an_image_have_its_part_in_a_written_split(long: bool, tmp_path: Path) -> None:
+    rows = ["file,found"] if long else ["file,A,B,C"]
+    for i in range(12):
+        paint(tmp_path / "images" / f"{i}.png")
+        rows += [f"{i}.png,{name}" for name in "ABC"[i % 2 : 2 + i % 3]] if long else [f"{i}.png,{i % 2},,1"]
+        rows += [] if long else [f"{i}.png,,{i % 3 // 2},"]
+    shutil.copy(tmp_path / "images" / "0.png", tmp_path / "images" / "copy.png")
+    rows += ["copy.png,A|B" if long else "copy.png,0,,", "gone.png,B" if long else "gone.png,1,1,1"]
+    first, out = table(tmp_path, "\n".join(rows) + "\n"), tmp_path / "split.csv"
+    flags: dict[str, Any] = {"images": tmp_path / "images", "joined_column": "found" if long else None}
+    _, count = write_split_table(ReadFlags(str(first), **flags), "0.5,0.25,0.25", 0, out)
+    written = pd.read_csv(out, dtype=str, keep_default_na=False)
+    assert written.drop(columns="split").to_csv(index=False) == "".join(f"{row}\n" for row in rows[:-1])
+    assert count == len(written) == len(rows) - 2
+    assert written.groupby("file")["split"].nunique().max() == 1
+    before, after = load_dataset(str(first), **flags), load_dataset(str(out), **flags, split_column="split")
+    assert before.ids == after.ids
+    np.testing.assert_array_equal(before.annotation.targets, after.annotation.targets)
+    assert after.split is not None
+    assert set(after.split) == {"train", "valid", "test"}
+
+
+def test_the_notes_of_what_is_evaluated_on_are_printed(chest: Path, tmp_path: Path, capsys: Capture) -> None:
+    other = table(tmp_path, "file,Edema,Fracture,Hernia\n0.png,1,0,0\n1.png,0,1,1\ngone.png,1,1,1\n", "other.csv")
+    note = f"{other}: Left out: 1 row names an image that is not there."
+    labels = chest.parent / "chest.csv"
+    flags = ["--labels", labels, "--test", other, "--images", chest, "--leakage", "report", "--quiet"]
+    taut("train", labels, "--images", chest, *flags[2:], *FLAGS, "--out", tmp_path / "run")
+    assert note in capsys.readouterr().out
+    for more in ([], ["--data", other]):
+        taut("evaluate", tmp_path / "run", *more)
+        assert f"taut: {note}" in capsys.readouterr().err
+    arguments = ["--images", chest, *flags[2:-1], "--objectives", "supervised", "--draws", 1, *FLAGS]
+    taut("compare", labels, *arguments, "--out", tmp_path / "compare")
+    assert note in capsys.readouterr().out
+
+
 def test_leakage_is_refused_with_the_whole_list(chest: Path, tmp_path: Path, capsys: Capture) -> None:
     labels = pd.read_csv(chest.parent / "chest.csv", dtype=str, keep_default_na=False)
     # Patient p0 on both sides, and image 39 a copy of image 2 in other bytes.
@@ -128,7 +170,8 @@ def test_leakage_is_refused_with_the_whole_list(chest: Path, tmp_path: Path, cap
     report = out / "leakage.csv"
     assert said == (
         "1 groups are in both the training and the test part, such as p0; 1 images are, pixel for pixel, in both the "
-        f"training and the test part, such as 39.bmp = 2.png (all of them are in {report})"
+        f"training and the test part, such as 39.bmp = 2.png (all of them are in {report}): --leakage report goes on "
+        "all the same"
     )
     listed = pd.read_csv(report)
     assert sorted(listed["image"]) == ["0.png", "1.png", "2.png", "39.bmp"]
@@ -139,7 +182,7 @@ def test_leakage_is_refused_with_the_whole_list(chest: Path, tmp_path: Path, cap
     capsys.readouterr()
 
 
-def test_leakage_can_be_told_instead(chest: Path, capsys: Capture) -> None:
+def test_leakage_can_be_told_instead(chest: Path, tmp_path: Path, capsys: Capture) -> None:
     labels = pd.read_csv(chest.parent / "chest.csv", dtype=str)
     labels["part"] = np.where(labels.index % 2 == 0, "test", "train")
     path = chest.parent / "leaking.csv"
@@ -148,6 +191,25 @@ def test_leakage_can_be_told_instead(chest: Path, capsys: Capture) -> None:
     assert "20 groups are in both" in refused(capsys, "plan", chest, *flags)
     taut("plan", chest, *flags, "--leakage", "report")
     assert "20 groups are in both the training and the test part" in capsys.readouterr().out
+    labels["part"] = labels["part"].replace("test", "valid")
+    labels.to_csv(path, index=False)
+    for command in (["plan"], ["train", "--out", tmp_path / "run", "--quiet"]):
+        taut(command[0], chest, *command[1:], *flags, *FLAGS, "--leakage", "report")
+        assert "20 groups are in both the training and the valid part" in capsys.readouterr().out
     assert "--leakage 'never' is neither refuse nor report" in refused(
         capsys, "plan", chest, *flags, "--leakage", "never"
     )
+
+
+def test_columns_and_what_is_unannotated_are_named_as_people_write_them(tmp_path: Path, capsys: Capture) -> None:
+    for i in range(6):
+        paint(tmp_path / f"{i}.png")
+    rows = ["0.png;yes;1;haze,road", "1.png;no;0;haze", "2.png;Unknown;1;road", "3.png;yes;0;haze", "4.png;no;1;road"]
+    labels = table(tmp_path, "file;A;B;tags\n" + "\n".join([*rows, "5.png;no;0;"]) + "\n", "labels.csv")
+    taut("plan", labels, "--label-columns", "A,B", "--unlabeled", "Unknown")
+    said = capsys.readouterr().out
+    assert "A: 5 known, 2 of them 1" in said
+    assert "B: 6 known, 3 of them 1" in said
+    assert "separator ','" in refused(capsys, "plan", labels, "--joined-column", "tags")
+    taut("plan", labels, "--joined-column", "tags", "--separator", ",")
+    assert "haze: 5 known, 3 of them 1" in capsys.readouterr().out

@@ -157,6 +157,16 @@ def test_files_that_hold_no_embeddings_are_refused(tmp_path: Path) -> None:
     assert "there is no such file" in refused(tmp_path / "none.npy", labels)
 
 
+@pytest.mark.parametrize(("key", "flag"), [("sample_id", None), ("index", None), ("case", "case")])
+def test_a_numeric_key_of_parquet_is_no_feature(tmp_path: Path, key: str, flag: str | None) -> None:
+    pd.DataFrame({key: [5, 3, 9, 4], "f": [0.5, 0.3, 0.9, 0.4]}).to_parquet(tmp_path / "e.parquet")
+    labels = table(tmp_path, f"{key},sick\n3,1\n9,0\n")
+    data = load_embeddings(tmp_path / "e.parquet", labels, TableOptions(path_column=flag))
+    assert data.ids == ["5", "3", "9", "4"]
+    assert data.x[:, 0].tolist() == pytest.approx([0.5, 0.3, 0.9, 0.4])
+    assert data.annotation.observed[:, 0].tolist() == [False, True, True, False]
+
+
 def test_a_label_among_the_features_is_refused(tmp_path: Path) -> None:
     pd.DataFrame({"id": IDS, "f": range(N), "sick": [0, 1] * 3}).to_parquet(tmp_path / "e.parquet")
     said = refused(tmp_path / "e.parquet", table(tmp_path, "id,sick\np0.png,1\np1.png,0\n"))

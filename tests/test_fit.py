@@ -14,7 +14,7 @@ from taut.data.split import draw_fraction
 from taut.data.stream import Stream
 from taut.evaluate.predict import predict_logits, predict_probabilities
 from taut.facts import fingerprint
-from taut.fit import build_model, fit, fit_to_budget, hold_out, step_seconds
+from taut.fit import build_model, fit, fit_to_budget, hold_out, look_seconds, step_seconds
 from taut.labels import Label, LabelError, LabelSpace
 from taut.objective import Batch
 from taut.plan import Plan, TrainPlan
@@ -101,6 +101,14 @@ def test_a_constant_feature_is_no_trouble() -> None:
     data = vectors(some_known())
     data.x[:, 2] = 4.0
     assert float(sensible(data).model.scale[2]) == 1
+
+
+def test_features_in_small_units_are_standardised_and_constant_ones_are_not() -> None:
+    data = vectors(some_known())
+    want = data.x.std(axis=0)
+    data.x[:] *= 1e-8
+    data.x[:, 3], data.x[:, 4] = 0.1, 0.0
+    np.testing.assert_allclose(fingerprint(data).std, [*1e-8 * want[:3], 1, 1], rtol=1e-5)
 
 
 def test_soft_labels_are_targets() -> None:
@@ -231,6 +239,28 @@ def test_the_note_does_not_claim_a_calibration_that_was_not_possible() -> None:
     assert fitted.notes[1:] == [fitted.model.ood.describe()]
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_what_is_not_calibrated_is_among_the_notes(quiet: bool) -> None:
+    notes = fit(vectors(some_known()), tiny(train={"steps": 2}), quiet=quiet).notes
+    assert "not calibrated: no label has 30 annotated images, the least for a temperature" in notes
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({}, []),
+        ({"folds": 3}, ["--train.folds 3 has no effect"]),
+        ({"valid_fraction": 0.2}, ["--train.valid_fraction 0.2 has no effect"]),
+    ],
+)
+def test_what_a_valid_part_leaves_without_effect_is_said(asked: dict[str, Any], said: list[str]) -> None:
+    split = np.where(np.arange(60) < 40, "train", "valid")
+    for data, notes in ((vectors(some_known(60, 60), split=split), said), (vectors(some_known(60, 60)), [])):
+        fitted = fit(data, tiny(train={"steps": 2, **asked}), quiet=True)
+        want = [f'{sentence}: the "valid" part of made is held out instead' for sentence in notes]
+        assert [note for note in fitted.notes if "no effect" in note] == want
+
+
 def test_what_is_held_out_is_annotated_and_the_rest_is_trained_on() -> None:
     data = vectors(some_known(100, 40))
     plan = Plan(train=TrainPlan(valid_fraction=0.25))
@@ -262,18 +292,18 @@ def test_no_group_is_on_both_sides(seed: int) -> None:
     assert not set(groups[kept]) & set(groups[held])
 
 
-def test_a_group_in_the_valid_part_and_outside_it_is_refused() -> None:
-    data = vectors(
-        some_known(6, 6), groups=list("aabbcc"), split=["train", "valid", "train", "train", "valid", "valid"]
-    )
-    with pytest.raises(DataError, match="1 groups are in both the training and the valid part, such as a"):
-        fit(data, tiny(), quiet=True)
+def test_a_valid_part_is_held_out_as_it_is() -> None:
+    split = ["train", "valid", "train", "train", "valid", "valid"]
+    kept, held = hold_out(vectors(some_known(6, 6), groups=list("aabbcc"), split=split), Plan())
+    assert (kept.tolist(), held.tolist()) == ([0, 2, 3], [1, 4, 5])
 
 
 def test_holding_out_the_only_annotations_of_a_label_is_refused() -> None:
     y = np.array([[0.0, NAN]] * 10 + [[NAN, 1.0]])
     data = vectors(y, SEVERAL, split=["train"] * 10 + ["valid"])
-    with pytest.raises(DataError, match="all annotations of 'b' are among the 1 images held out"):
+    with pytest.raises(
+        DataError, match="all annotations of 'b' are in the \"valid\" part of made, so that there is nothing"
+    ):
         fit(data, tiny(), quiet=True)
 
 
@@ -296,6 +326,29 @@ def test_a_budget_that_is_too_small_is_not_called_kept(monkeypatch: pytest.Monke
     assert plan.train.steps == 20
     assert "only 5 steps fit" in sentence
     assert "20 are taken all the same" in sentence
+
+
+@pytest.mark.parametrize(("look", "looks", "steps"), [(0.05, 16, 95), (0.5, 1, 110), (2.0, 0, 135)])
+def test_looks_are_paid_for_from_the_budget(
+    look: float, looks: int, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 0.02)
+    monkeypatch.setattr("taut.fit.look_seconds", lambda *_: look)
+    data, plan = vectors(some_known()), Plan()
+    sentence = fit_to_budget(data, plan, fingerprint(data), 0.05, data)
+    assert (plan.train.looks, plan.train.steps) == (looks, steps)  # 2.7 s, of which looks take at most 0.9 s
+    fewer = f" and a look {1000 * look:.0f} ms, of which {looks} in place of 16 are taken" if looks < 16 else ""
+    assert f"a step takes 20.0 ms here{fewer}, so that {steps} steps fit into 90% of 0.05 minutes" in sentence
+
+
+def test_the_time_of_a_look_is_measured_where_there_are_looks() -> None:
+    data = vectors(some_known())
+    facts = fingerprint(data)
+    plan = tiny()(make_plan(facts))
+    assert 1e-5 < look_seconds(data, data, plan, facts) < 5
+    assert look_seconds(data, vectors(some_known(known=0)), plan, facts) == 0
+    plan.train.looks = 0
+    assert look_seconds(data, data, plan, facts) == 0
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, NAN])

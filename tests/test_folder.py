@@ -10,6 +10,7 @@ from image_files import BINARY, classes, images, paint, rows_of, table, yes
 from taut.data import DataError, load_dataset
 from taut.data.folder import load_folder
 from taut.labels import LabelError, LabelSpace
+from taut.sources import DataFlags, load_parts
 
 PACKS = Path(os.environ.get("TAUT_DATA", ""))
 needs_packs = pytest.mark.skipif("TAUT_DATA" not in os.environ, reason="TAUT_DATA names no folder of data packs")
@@ -258,6 +259,32 @@ def test_copies_of_a_file_in_class_folders(tmp_path):
         ("unlabeled/3.png", "the same image as dog/3.png"),
         ("unlabeled/5.png", "the same image as unlabeled/4.png"),
     ]
+
+
+def test_copies_in_two_parts_of_a_split_stay(tmp_path):
+    folder = images(tmp_path, "train/cat/1.png", "train/dog/2.png", "train/dog/3.png", "test/cat/4.png")
+    for copy in ("test/cat/1.png", "test/cat/5.png", "train/cat/6.png"):
+        shutil.copy(folder / "train/cat/1.png", folder / copy)
+    shutil.copy(folder / "train/dog/2.png", folder / "test/cat/2.png")
+    data = load_folder(folder)
+    assert data.ids == ["test/cat/1.png", "test/cat/4.png", "train/cat/1.png", "train/dog/3.png"]
+    assert "2 rows or files repeat an image, 2 rows or files contradict each other" in data.notes[0]
+    with pytest.raises(DataError, match=r"1 images are, pixel for pixel, .* test/cat/1\.png.*--leakage"):
+        load_parts(DataFlags(str(folder)))
+    training, testing = load_parts(DataFlags(str(folder), leakage="report"))
+    assert (len(training), len(testing)) == (2, 2)
+    assert "1 images are, pixel for pixel, in both" in training.notes[-1]
+    text = "file,part,A\ntrain/cat/1.png,train,1\ntest/cat/1.png,test,1\ntrain/dog/2.png,train,0\n"
+    rows = load_folder(folder, table(tmp_path, text), split_column="part", others=False)
+    assert rows.ids == ["train/cat/1.png", "test/cat/1.png", "train/dog/2.png"]
+
+
+@pytest.mark.parametrize("cells", [["17.0", "", "8.0"], ["17", "", "8"]])
+def test_whole_numbers_that_shared_a_column_with_blanks_are_the_same_groups(tmp_path, cells):
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    rows = "".join(f"{name}.png,{cell},1\n" for name, cell in zip("abc", cells, strict=True))
+    data = load_folder(folder, table(tmp_path, "file,who,A\n" + rows), group="who")
+    assert data.groups.tolist() == ["17", "file:b.png", "8"]
 
 
 def test_a_report_of_nothing(tmp_path):

@@ -118,9 +118,12 @@ def test_a_run_is_a_frozen_encoder_for_another_one(scans: Path, tmp_path: Path, 
     # The images are brought to the 8x8 pixels that the run takes.
     taut("train", scans, "--labels", tmp_path / "t.csv", "--frozen", first, *HEAD, "--out", second)
     assert Run(second).load_model().architecture.shape == (32,)
+    assert "pixel for pixel" not in capsys.readouterr().out
     assert figures(capsys, second)["images"] == 12
     taut("train", "digits", "--frozen", first, "--labels-per-class", 2, *HEAD, "--out", tmp_path / "third")
-    assert "test part of digits, 596 images" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "test part of digits, 596 images" in said
+    assert f"--frozen {first}: 1201 of these 1797 images are, pixel for pixel, ones that the run was trained" in said
     assert figures(capsys, tmp_path / "third")["images"] == 596
     assert "feature vectors, not images" in refused(
         capsys, "train", "digits", "--frozen", second, "--out", tmp_path / "x"

@@ -14,6 +14,8 @@ from taut.data.leakage import check_leakage, find_leaks, pixel_keys, units
 from taut.labels import LabelSpace
 from tiny import SEVERAL, images, made
 
+HINT = ": --leakage report goes on all the same"
+
 
 def some(n: int, groups: Any = None, seed: int = 0) -> Dataset:
     return images(np.zeros((n, 2)), SEVERAL, seed=seed, groups=groups)
@@ -25,7 +27,7 @@ def test_shared_groups_are_named_and_listed(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         check_leakage({"training": train, "test": test}, report)
     want = "2 groups are in both the training and the test part, such as 2, 3 (all of them are in "
-    assert str(caught.value) == f"{want}{report})"
+    assert str(caught.value) == f"{want}{report}){HINT}"
     listed = pd.read_csv(report, dtype=str)
     assert listed.to_dict("list") == {
         "kind": ["group"] * 6,
@@ -61,7 +63,7 @@ def test_groups_and_pixels_and_three_parts() -> None:
         check_leakage({"training": train, "valid": valid, "test": test})
     assert str(caught.value) == (
         "1 groups are in both the training and the valid part, such as 1; "
-        "1 images are, pixel for pixel, in both the valid and the test part, such as 0 = 2"
+        "1 images are, pixel for pixel, in both the valid and the test part, such as 0 = 2" + HINT
     )
 
 

@@ -76,6 +76,11 @@ def test_lists_of_files_are_a_split(nih: Path, tmp_path: Path) -> None:
         "4_0.png": "no such image",
     }
     assert "1 row is in no list of files" in data.notes[0]
+    train.write_bytes(b"\xef\xbb\xbf" + train.read_bytes() + b"8_0.png\n7_0.png\n")
+    data = load_dataset(str(nih), train_list=train, test_list=test)
+    assert data.split is not None
+    assert data.split.tolist() == ["train", "train", "test"]
+    assert "2 names of --train-list are in no row, such as 7_0.png." in data.notes
     assert load_dataset(str(nih), train_list=train).split.tolist() == ["train", "train"]  # type: ignore[union-attr]
 
 

@@ -14,7 +14,11 @@ def test_yes_no_columns_with_holes(tmp_path):
     assert data.ids == ["b.png", "a.png", "c.png"]
     assert data.space == BINARY
     np.testing.assert_equal(yes(data), [[1, np.nan], [0, 1], [np.nan, np.nan]])
-    assert data.notes == ["Columns not used: age.", "No image is annotated with B = 0."]
+    assert data.notes == [
+        "Labels, as the columns of only 0 and 1, or yes and no: A, B.",
+        "Columns not used: age.",
+        "No image is annotated with B = 0.",
+    ]
 
 
 def test_uncertain_cells_are_unannotated_and_counted(tmp_path):
@@ -163,6 +167,79 @@ def test_rows_of_one_image_name_their_findings_together(tmp_path):
     assert data.ids == ["a.png", "b.png", "c.png"]  # d.png is said to have nothing and something
     np.testing.assert_equal(yes(data), [[1, 1, 0], [0, 0, 0], [0, 0, 1]])
     assert "3 rows or files repeat an image, 2 rows or files contradict each other" in data.notes[0]
+
+
+@pytest.mark.parametrize("mark", [";", ",", " "])
+def test_names_joined_otherwise_need_a_separator(tmp_path, mark):
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    text = f'file,tags\na.png,"haze{mark}primary"\nb.png,primary\nc.png,haze\n'
+    labels = table(tmp_path, text)
+    with pytest.raises(DataError, match=f"names joined by '{mark}'.*--separator '{mark}', or that each cell is one"):
+        load_folder(folder, labels, joined_column="tags")
+    data = load_folder(folder, labels, joined_column="tags", separator=mark)
+    assert data.space.names == ("haze", "primary")
+    np.testing.assert_equal(yes(data), [[1, 1], [0, 1], [1, 0]])
+    assert len(load_folder(folder, labels, joined_column="tags", separator="|").space) == 3
+
+
+def test_names_with_spaces_need_no_separator(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    labels = table(tmp_path, "file,found\na.png,Pleural effusion\nb.png,Lung mass\nc.png,No Finding\n")
+    assert load_folder(folder, labels, joined_column="found").space.names == ("Lung mass", "Pleural effusion")
+
+
+def test_a_column_of_combinations_is_no_column_of_classes(tmp_path):
+    names = [f"{i}.png" for i in range(30)]
+    folder = images(tmp_path, *names)
+    tags = ["a b", "a c", "a d", "b c", "b d", "c d", "a b c", "a b d", "a c d", "b c d"]
+    rows = "".join(f"{name},{tags[i % 10]}\n" for i, name in enumerate(names))
+    labels = table(tmp_path, "file,tags\n" + rows)
+    with pytest.raises(DataError, match="'tags' seems to have names joined by ' ': name it with --joined-column and"):
+        load_folder(folder, labels)
+    assert len(load_folder(folder, labels, label_columns=["tags"]).space.labels[0].classes) == 10
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_columns_between_semicolons_or_tabs(tmp_path, mark):
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    labels = table(tmp_path, "file,A,B\na.png,1,0\nb.png,0,1\nc.png,1,1\n".replace(",", mark), "labels.tsv")
+    np.testing.assert_equal(yes(load_folder(folder, labels)), [[1, 0], [0, 1], [1, 1]])
+
+
+def test_minus_one_is_no_where_nothing_else_can_be(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    data = load_folder(folder, table(tmp_path, "file,A,B\na.png,1,-1\nb.png,-1,1\nc.png,1,1\n"))
+    np.testing.assert_equal(yes(data), [[1, 0], [0, 1], [1, 1]])
+    assert "All cells of the yes/no labels are -1 or 1: -1 is read as no." in data.notes
+    data = load_folder(folder, table(tmp_path, "file,A,B\na.png,1,-1\nb.png,-1,1\nc.png,1,\n", "holes.csv"))
+    np.testing.assert_equal(yes(data), [[1, np.nan], [np.nan, 1], [1, np.nan]])
+
+
+def test_a_column_that_is_nearly_a_label_is_told(tmp_path):
+    names = [f"{i}.png" for i in range(12)]
+    folder = images(tmp_path, *names)
+    rows = "".join(f"{name},{i % 2},{'Unknown' if i == 3 else i // 6}\n" for i, name in enumerate(names))
+    labels = table(tmp_path, "file,A,B\n" + rows)
+    data = load_folder(folder, labels)
+    assert data.space.names == ("A",)
+    assert any(note.startswith("'B' is no label, since row 5 says 'Unknown': leave such") for note in data.notes)
+    assert load_folder(folder, labels, unlabeled="Unknown").space.names == ("A", "B")
+
+
+def test_other_words_for_nothing_are_blank(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    data = load_folder(folder, table(tmp_path, "file,dx\na.png,melanoma\nb.png,N/A\nc.png,nevus\n"))
+    assert data.space.labels[0].classes == ("melanoma", "nevus")
+    assert data.annotation.observed[:, 0].tolist() == [True, False, True]
+
+
+def test_a_column_of_another_name_is_not_taken_for_the_label_that_is_asked_for(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png")
+    labels = table(tmp_path, "file,male,grade\na.png,1,0\nb.png,0,3\n")
+    space = LabelSpace.multiclass(["0", "1", "2", "3"], "diagnosis")
+    with pytest.raises(DataError, match="the labels diagnosis are asked for, but the columns are male: name those"):
+        load_folder(folder, labels, space=space)
+    assert load_folder(folder, labels, space=space, label_columns=["grade"]).annotation.observed.all()
 
 
 def test_classes_that_contradict_may_be_findings(tmp_path):

@@ -24,6 +24,7 @@ from taut.evaluate.calibration import calibrate, calibrate_on
 from taut.evaluate.ood import fit_ood
 from taut.facts import Facts, fingerprint
 from taut.folds import cross_fit
+from taut.looks import MOST_JUDGES, Looks
 from taut.nn.vae import LabelVAE
 from taut.nn.weights import load_weights
 from taut.objective import Objective
@@ -34,7 +35,9 @@ from taut.train import TrainingError, TrainResult, processes, train
 
 MEASURED_STEPS, LEAST_STEPS, LEAST_SHARED = 20, 20, 100
 MOST_OF_SHARE = 2  # times what is to be held out may be held out
-RESERVE = 0.9  # share of a time budget that is planned for steps; the rest is start-up, calibration and a noisy machine
+JUDGES = 300  # held-out images on which a look is timed
+MOST_FOR_LOOKS = 1 / 3  # of a time budget
+RESERVE = 0.9  # share of a time budget for steps and looks; the rest is start-up, calibration and a noisy machine
 
 
 def plan_for(
@@ -64,12 +67,26 @@ def plan_of(
     There are no folds where that part is there to calibrate on, or where nothing is to be calibrated, and no more of
     them than the annotated images can be dealt into.
     """
-    valid = np.zeros(len(dataset), dtype=bool) if dataset.split is None else dataset.split == "valid"
+    valid = own_valid(dataset)
     plan = changed_plan(fingerprint(dataset.rows(~valid)), change, seed, objective)
     settings = plan.train
     needed = not valid.any() and (settings.calibration, settings.threshold) != ("none", "half")
     settings.folds = fold_count(dataset, settings.folds) if needed else 0
     return plan
+
+
+def own_valid(dataset: Dataset) -> NDArray[np.bool_]:
+    """The images of the dataset's own "valid" part: [N]."""
+    return np.zeros(len(dataset), dtype=bool) if dataset.split is None else np.asarray(dataset.split == "valid")
+
+
+def ignored_requests(dataset: Dataset, change: Callable[[Plan], Plan], plan: Plan) -> list[str]:
+    """Sentences about the changes that have no effect beside a "valid" part of the dataset's own."""
+    if not own_valid(dataset).any():
+        return []
+    asked = change(override(plan, {"train.valid_fraction": 0.0, "train.folds": 0}, "valid part")).train
+    flags = [f"--train.{name} {getattr(asked, name):g}" for name in ("valid_fraction", "folds") if getattr(asked, name)]
+    return [f'{flag} has no effect: the "valid" part of {dataset.name} is held out instead' for flag in flags]
 
 
 def build_model(dataset: Dataset, plan: Plan, facts: Facts) -> LabelVAE:
@@ -119,18 +136,40 @@ def step_seconds(dataset: Dataset, plan: Plan, facts: Facts) -> float:
     return train(model, objective, build_stream(dataset, short, objective), short, quiet=True).step_seconds
 
 
-def fit_to_budget(dataset: Dataset, plan: Plan, facts: Facts, minutes: float) -> str:
+def look_seconds(dataset: Dataset, held: Dataset, plan: Plan, facts: Facts) -> float:
+    """The time of a look at held-out images, scaled from a few hundred of them; 0 where the plan has no looks."""
+    judges = np.flatnonzero(held.annotation.observed.any(axis=1))
+    if not plan.train.looks or len(judges) == 0:
+        return 0.0
+    model = build_model(dataset, plan, facts).to(processes().device)
+    looks = Looks(model, held.rows(judges[:JUDGES]), 1).to(processes().device)
+    times = []
+    for step in (1, 2):  # the first one also warms up
+        began = time.perf_counter()
+        looks.look(model, step)
+        times.append(time.perf_counter() - began)
+    return min(times) * min(len(judges), MOST_JUDGES) / len(looks.held)
+
+
+def fit_to_budget(dataset: Dataset, plan: Plan, facts: Facts, minutes: float, held: Dataset | None = None) -> str:
     """Set the plan's number of steps to what fits into a time budget; returns the sentence that says so.
 
+    held: the images that looks judge by; there are only so many looks as fit into a third of the budget.
     All trainings of a plan with folds share the budget alike; where that leaves fewer than 100 steps for each, there
     are no folds.  Raises ValueError for a budget that is not positive.
     """
     if not minutes > 0:
         raise ValueError(f"--minutes {minutes:g} is not a positive number")
     # All processes must take the same number of steps: the first one's measurement counts.
-    seconds = float(broadcast_object_list([step_seconds(dataset, plan, facts)])[0])
-    fitting = int(RESERVE * 60 * minutes / seconds)
-    measured = f"a step takes {1000 * seconds:.1f} ms here, so that"
+    look = 0.0 if held is None else look_seconds(dataset, held, plan, facts)
+    seconds, look = broadcast_object_list([step_seconds(dataset, plan, facts), look])
+    total, measured = RESERVE * 60 * minutes, f"a step takes {1000 * seconds:.1f} ms here"
+    if plan.train.looks * look > MOST_FOR_LOOKS * total:
+        fewer = int(MOST_FOR_LOOKS * total / look)
+        measured += f" and a look {1000 * look:.0f} ms, of which {fewer} in place of {plan.train.looks} are taken"
+        plan.train.looks = fewer
+    fitting = int((total - plan.train.looks * look) / seconds)
+    measured += ", so that"
     budget = f"{RESERVE:.0%} of {minutes:g} minutes"
     trainings = 1 + plan.train.folds
     if trainings > 1 and fitting // trainings >= LEAST_SHARED:
@@ -160,18 +199,12 @@ class Fitted:
 def hold_out(dataset: Dataset, plan: Plan) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows to train on and to calibrate on: the dataset's own "valid" part, or the plan's share of annotated rows.
 
-    None are held out where groups or rare classes leave nothing that could be spared.
-    Raises DataError where a group is in the dataset's own "valid" part and outside it.
+    None are held out where groups or rare classes leave nothing that could be spared. That a group is in the dataset's
+    own "valid" part and outside it is for `check_leakage` to refuse.
     """
     rows = np.arange(len(dataset))
-    if dataset.split is not None and (dataset.split == "valid").any():
-        valid = dataset.split == "valid"
-        if dataset.groups is not None:
-            both = np.intersect1d(dataset.groups[valid], dataset.groups[~valid])
-            if len(both):
-                shown = ", ".join(str(group) for group in both[:5])
-                raise DataError(f"{len(both)} groups are in both the training and the valid part, such as {shown}")
-    elif plan.train.valid_fraction > 0:
+    valid = own_valid(dataset)
+    if not valid.any() and plan.train.valid_fraction > 0:
         annotated = np.flatnonzero(dataset.annotation.observed.any(axis=1))
         if len(annotated) == 0:
             return rows, annotated
@@ -185,8 +218,6 @@ def hold_out(dataset: Dataset, plan: Plan) -> tuple[NDArray[np.intp], NDArray[np
         valid = np.isin(rows, chosen)
         if dataset.groups is not None:
             valid |= np.isin(dataset.groups, np.unique(dataset.groups[chosen]))
-    else:
-        valid = np.zeros(len(rows), dtype=bool)
     return rows[~valid], rows[valid]
 
 
@@ -212,14 +243,15 @@ def fit(
     training = dataset.rows(kept)
     lost = dataset.annotation.observed.any(axis=0) & ~training.annotation.observed.any(axis=0)
     if lost.any():
+        # What `split_off` takes leaves something to learn from of every class; a part of the data's own may not.
         raise DataError(
-            f"all annotations of {space.names[int(lost.argmax())]!r} are among the {len(held)} images held out for "
-            "calibration; --train.valid_fraction 0 holds none out"
+            f'all annotations of {space.names[int(lost.argmax())]!r} are in the "valid" part of {dataset.name}, '
+            "so that there is nothing to learn it from"
         )
     facts = fingerprint(training)
-    notes = [*dataset.notes, *prior_notes(training)]
+    notes = [*dataset.notes, *prior_notes(training), *ignored_requests(dataset, change, plan)]
     if minutes is not None:
-        notes.append(fit_to_budget(training, plan, facts, minutes))
+        notes.append(fit_to_budget(training, plan, facts, minutes, _judges(dataset, held)))
     if run is not None and processes().is_main_process:
         run.save_plan(plan, facts, dict(source or {}))
         run.save_draw(kept, held, dataset.annotation.observed)
@@ -255,7 +287,7 @@ def _train(
     notes: list[str],
     quiet: bool,
 ) -> Fitted:
-    judges = certain(dataset.rows(held)) if len(held) else None
+    judges = _judges(dataset, held)
     result = _trained(training, plan, facts, run, again, quiet, held=judges)
     model = result.model
     if result.kept < result.steps:
@@ -266,7 +298,7 @@ def _train(
         began = time.perf_counter()
         notes.append(_cross_calibrate(model, training, plan, run, again, quiet))
         result.seconds += time.perf_counter() - began  # methods are compared by all that they take
-    elif not quiet:
+    else:
         notes.append(uncalibrated(facts, plan, fold_count(training, MOST_FOLDS)))
     # Folds hide annotations, but no image: for the score of foreign images there is none that was held out.
     decodes = find_objective(plan.objective.name).decodes(plan)
@@ -278,6 +310,11 @@ def _train(
         about = {"steps": result.steps, "seconds": round(result.seconds, 1), "checkpoint": result.kept}
         run.save_model(model, {**about, "pixel_max": dataset.pixel_max})
     return Fitted(model, plan, facts, result, notes)
+
+
+def _judges(dataset: Dataset, held: NDArray[np.intp]) -> Dataset | None:
+    """The held-out images with the annotations that a model is judged by, or None where none is held out."""
+    return certain(dataset.rows(held)) if len(held) else None
 
 
 def _trained(

@@ -10,14 +10,17 @@ from typing import Any, Self
 
 import numpy as np
 
-from taut.data import EMBEDDED, PUBLIC, DataError, Dataset, load_dataset
+from taut.data import EMBEDDED, PUBLIC, TABLES, DataError, Dataset, load_dataset
+from taut.data.arrays import has_array
 from taut.data.cache import read_images
 from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.files import find_images
-from taut.data.leakage import check_leakage
+from taut.data.formats import find_layout
+from taut.data.leakage import check_leakage, seen_before
 from taut.data.split import draw_fraction, draw_per_class
+from taut.data.table import read_table
 from taut.features import FrozenEncoder, usual_side
-from taut.labels import LabelSpace
+from taut.labels import LabelSpace, Scalar
 from taut.nn.vae import LabelVAE
 from taut.train import processes
 
@@ -53,10 +56,15 @@ class ReadFlags:
     """side in pixels to which the images of a folder are resized."""
     path_column: str | None = None
     """the column of the table that names the images, or the rows of embeddings."""
-    label_columns: list[str] | None = None
-    """the columns of the table that are labels."""
+    label_columns: list[str] | str | None = None
+    """the columns of the table that are labels, as in A,B (or '[A,B]')."""
     joined_column: str | None = None
     """a column of joined names, such as 'A|B', that are the labels."""
+    separator: str | None = None
+    """what joins the names of --joined-column; by default '|'."""
+    unlabeled: str | None = None
+    """the class, or the text of any label's cell, that means unannotated; by default -1 in a column of classes, and
+    none makes -1 a class of its own."""
     split_column: str | None = None
     """a column of train, valid and test."""
     train_list: Path | None = None
@@ -68,7 +76,22 @@ class ReadFlags:
 
     def options(self) -> dict[str, Any]:
         """The arguments of `load_dataset` beside the data."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(ReadFlags) if f.name != "data"}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(ReadFlags) if f.name != "data"}
+        if isinstance(self.label_columns, str):
+            values["label_columns"] = [name.strip() for name in self.label_columns.split(",")]
+        if self.unlabeled is None:
+            del values["unlabeled"]
+        else:
+            values["unlabeled"] = None if self.unlabeled == "none" else _scalar(self.unlabeled)
+        return values
+
+
+def _scalar(text: str) -> Scalar:
+    """A value as an array or a table has it: a whole number, or text."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 @dataclass(frozen=True)
@@ -106,23 +129,34 @@ class DataFlags(ReadFlags):
 
 
 def replaced_source(source: DataFlags, data: str | None, labels: Path | None) -> DataFlags:
-    """The flags of a run for other data, which has no groups to keep apart, and columns only with a table."""
+    """The flags of a run for other data, which has columns only with a table, and need not have the groups."""
     if data is None:
         return source if labels is None else dataclasses.replace(source, labels=labels)
     source = dataclasses.replace(source, split_fractions=None, train_list=None, test_list=None)
-    source = dataclasses.replace(source, data=data, labels=labels, group=None)
+    source = dataclasses.replace(source, data=data, labels=labels)
+    source = dataclasses.replace(source, group=source.group if _has_groups(source) else None)
     if is_table(data):
         other = dataclasses.replace(source, split_column=None)
     elif labels is None:
-        other = DataFlags(data, image_size=source.image_size)
+        other = DataFlags(data, image_size=source.image_size, group=source.group)
     else:
         other = dataclasses.replace(source, images=None)
     return other if is_folder(data) else dataclasses.replace(other, image_size=None)
 
 
+def _has_groups(source: DataFlags) -> bool:
+    """Whether the data have the column or array that --group names."""
+    path = Path(source.data) if is_table(source.data) else source.labels
+    if source.group is None:
+        return False
+    if path is not None:
+        return source.group in find_layout(read_table(path), source.format).table.columns
+    return source.data.lower().endswith(".npz") and has_array(Path(source.data).expanduser(), source.group)
+
+
 def is_table(data: str) -> bool:
     """Whether DATA names a CSV table of images."""
-    return data.lower().endswith(".csv")
+    return data.lower().endswith(TABLES)
 
 
 def is_folder(data: str) -> bool:
@@ -196,8 +230,12 @@ def load_parts(
         refuse=source.leakage != "report",
     )
     if frozen is not None:
+        run = Path(str(source.frozen)) / "split.csv"
+        known = [seen_before(run, images) for images in (dataset, other) if images is not None and images.is_image]
+        leaks += [f"--frozen {source.frozen}: {sentence}" for sentence in known if sentence is not None]
         training, testing = _divide(frozen.dataset(dataset), None if other is None else frozen.dataset(other))
-    training.notes = [*training.notes, *leaks]
+    tested = [] if other is None else [f"{source.test}: {note}" for note in other.notes]
+    training.notes = [*training.notes, *tested, *leaks]
     return training, testing
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 
@@ -18,6 +19,11 @@ def is_missing(column: NDArray[Any], unlabeled: object) -> NDArray[np.bool_]:
     if unlabeled is not None and (column.dtype.kind in "biufO" or isinstance(unlabeled, str)):
         missing |= np.asarray(column == unlabeled, dtype=bool)
     return missing
+
+
+def whole_numbers(texts: pd.Series[Any]) -> pd.Series[Any]:
+    """Texts with "3.0" as "3": so a whole number is often written that shares its column with blanks."""
+    return texts.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
 
 
 def is_one_hot(values: NDArray[np.float64], least: int) -> bool:

@@ -138,8 +138,8 @@ def compare(
     if testing is None or not testing.annotation.observed.any():
         raise DataError(f"{source.data} has no annotated test part to compare on; give one with --test")
     seed = decisions.first_seed()
-    for note in unscored(testing):
-        print(note)
+    for note in [*training.notes, *unscored(testing)]:
+        print(note, flush=True)
     rows = run_all(
         lambda s: draw_annotations(training, source, s),
         certain(testing),

@@ -11,10 +11,10 @@ import torch
 
 from taut.baselines import find_objective
 from taut.cli.command import command
-from taut.cli.splits import seen_before
 from taut.data import DataError
 from taut.data.cells import certain, unscored
 from taut.data.dataset import SPLITS
+from taut.data.leakage import seen_before
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.evaluate.predictions import prediction_table
 from taut.features import FrozenEncoder
@@ -67,7 +67,7 @@ def evaluate(
         print("taut: there is no test part; these are the images that the run was trained on", file=sys.stderr)
     elif data is not None and (warning := seen_before(folder.path / "split.csv", dataset)) is not None:
         print(f"taut: {warning}", file=sys.stderr)
-    for note in unscored(dataset):
+    for note in [*(f"{source.data}: {note}" for note in dataset.notes), *unscored(dataset)]:
         print(f"taut: {note}", file=sys.stderr)
     dataset = certain(dataset)
     figures = figures_of(_on_device(model), dataset, calibrated, resamples)

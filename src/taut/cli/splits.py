@@ -24,12 +24,12 @@ def split(source: ReadFlags, fractions: str = "0.7,0.1,0.2", seed: int = 0, out:
         seed: another seed gives another split.
         out: the table to write.
     """
-    parts = write_split_table(source, fractions, seed, out)
+    parts, rows = write_split_table(source, fractions, seed, out)
     assert parts.split is not None
     counts = ", ".join(f"{int((parts.split == part).sum()):,} {part}" for part in SPLITS)
     for note in parts.notes:
         print(note)
-    print(f"wrote {len(parts):,} rows to {out} ({counts}); it is read with --split-column split")
+    print(f"wrote {rows:,} rows to {out} ({counts} images); it is read with --split-column split")
 
 
 def save_split(path: Path, parts: dict[str, Dataset]) -> None:
@@ -49,27 +49,11 @@ def save_split(path: Path, parts: dict[str, Dataset]) -> None:
     pd.concat(tables).to_csv(path, index=False)
 
 
-def seen_before(path: Path, dataset: Dataset) -> str | None:
-    """The sentence that names images whose pixels the run of a split.csv learnt from or held out, None for none."""
-    table = pd.read_csv(path, dtype=str) if path.is_file() else pd.DataFrame()
-    if "pixels" not in table.columns:  # a run from before they were written
-        return None
-    known = table[table["split"] != "test"].dropna(subset="pixels").drop_duplicates("pixels").set_index("pixels")
-    keys = pixel_keys(dataset)
-    found = [i for i, key in enumerate(keys) if key in known.index]
-    if not found:
-        return None
-    first = f"{dataset.ids[found[0]]} = {known.loc[keys[found[0]], 'image']}"
-    return (
-        f"{len(found)} of these {len(keys)} images are, pixel for pixel, ones that the run was trained or calibrated "
-        f"on, such as {first}: on them the figures flatter the model"
-    )
+def write_split_table(source: ReadFlags, fractions: str, seed: int, out: Path) -> tuple[Dataset, int]:
+    """Split the images of a table, and write its rows with a column `split`; returns the images and how many rows.
 
-
-def write_split_table(source: ReadFlags, fractions: str, seed: int, out: Path) -> Dataset:
-    """Split the images of a table, and write its rows with a column `split`; returns them with that split.
-
-    Rows without an image that can be used are left out. Raises DataError where DATA has no table, or `out` is there.
+    All rows of an image have its part; rows without an image that can be used are left out. Raises DataError where
+    DATA has no table, or `out` is there.
     """
     path = Path(source.data) if is_table(source.data) else source.labels
     if path is None or not is_folder(source.data):
@@ -84,7 +68,9 @@ def write_split_table(source: ReadFlags, fractions: str, seed: int, out: Path) -
     assert dataset.split is not None
     assert dataset.lines is not None
     listed = dataset.lines > 0
-    rows = table.loc[dataset.lines[listed]].assign(split=dataset.split[listed])
+    parts = dict(zip(dataset.lines[listed].tolist(), dataset.split[listed], strict=True))
+    parts |= {line: parts[kept] for line, kept in dataset.repeats.items() if kept in parts}
+    rows = table.loc[sorted(parts)]
     out.parent.mkdir(parents=True, exist_ok=True)
-    rows.sort_index().to_csv(out, index=False)
-    return dataset.rows(listed)
+    rows.assign(split=rows.index.map(parts)).to_csv(out, index=False)
+    return dataset.rows(listed), len(rows)

@@ -18,8 +18,9 @@ from taut.data.public import PUBLIC, load_public
 from taut.data.split import parse_fractions, split_by
 from taut.labels import LabelSpace, Scalar
 
-__all__ = ["EMBEDDED", "PUBLIC", "DataError", "Dataset", "load_dataset"]
+__all__ = ["EMBEDDED", "PUBLIC", "TABLES", "DataError", "Dataset", "load_dataset"]
 
+TABLES = (".csv", ".tsv")
 EMBEDDED = {"digits": digits, "digit-grid": digit_grid}
 
 
@@ -35,6 +36,7 @@ def load_dataset(
     path_column: str | None = None,
     label_columns: Sequence[str] | None = None,
     joined_column: str | None = None,
+    separator: str | None = None,
     split_column: str | None = None,
     skipped: Path | None = None,
     images: Path | None = None,
@@ -65,6 +67,7 @@ def load_dataset(
         "--path-column": path_column,
         "--label-columns": label_columns,
         "--joined-column": joined_column,
+        "--separator": separator,
         "--split-column": split_column,
         "--images": images,
         "--format": format,
@@ -88,7 +91,16 @@ def load_dataset(
             path,
             labels,
             TableOptions(
-                path_column, label_columns, joined_column, group, split_column, format, None, train_list, test_list
+                path_column,
+                label_columns,
+                joined_column,
+                group,
+                split_column,
+                format,
+                None,
+                train_list,
+                test_list,
+                separator,
             ),
             uncertain=uncertain,
             blank=blank,
@@ -97,7 +109,7 @@ def load_dataset(
             unlabeled=unlabeled,
             white=white,
         )
-    elif path.is_dir() or kind == ".csv":
+    elif path.is_dir() or kind in TABLES:
         is_table = not path.is_dir()
         _refuse(source, {"--labels": labels} if is_table else {"--images": images})
         dataset = load_folder(
@@ -106,6 +118,7 @@ def load_dataset(
             path_column=path_column,
             label_columns=label_columns,
             joined_column=joined_column,
+            separator=separator,
             group=group,
             split_column=split_column,
             format=format,

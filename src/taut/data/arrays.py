@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +18,7 @@ from PIL import Image
 from taut.data.cache import GREY_MODES, decode_image
 from taut.data.dataset import SPLITS, DataError, Dataset, as_images, pixel_max
 from taut.data.naming import known_names
+from taut.data.table import EMPTY, plural
 from taut.labels import Annotation, LabelError, LabelSpace, Scalar
 
 ID_NAMES = ("image_id", "ids", "id")
@@ -34,11 +37,23 @@ def load_npz(
     and `x_test`, which also give the split. Annotations: `y` (`y_train` ...) as `LabelSpace.encode` takes
     them; without them all images are unannotated. Both may have other names (`known_names`). Also read:
     `label_names` [k] of yes/no labels, `class_names` that integers in `y` count in, `split` [N], `image_id`,
-    `ids` or `id` [N], and the array that `group` names.
+    `ids` or `id` [N], and the array that `group` names, where NaN, "", "nan" and "None" are a group of their own each.
     unlabeled: the value of an unannotated image in a one-dimensional `y`; of text "", "nan" and "None" are, too.
     white: as `as_images` takes it; by default that of all images but the test part's.
     Raises DataError or LabelError, in one sentence that names the file.
     """
+    with _opened(path) as reader:
+        return reader.dataset(space, group, unlabeled, white)
+
+
+def has_array(path: Path, name: str) -> bool:
+    """Whether a .npz file has an array, or one of that name for each part; DataError as from `load_npz`."""
+    with _opened(path) as reader:
+        return reader.has(name)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Reader]:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     # An open file and not its path, because np.load leaves a damaged file open.
@@ -50,7 +65,7 @@ def load_npz(
         if not isinstance(opened, np.lib.npyio.NpzFile):
             raise DataError(f"{path} holds a single array, not the named arrays of a numpy .npz file")
         with opened:
-            return _Reader(path, opened).dataset(space, group, unlabeled, white)
+            yield _Reader(path, opened)
 
 
 class _Reader:
@@ -96,15 +111,17 @@ class _Reader:
         white = _white(x, split) if white is None else white
         x = as_images(x, str(self.path), white)
         space, annotation = self._annotations(lengths, space, unlabeled)
-        ids = next((self._column(name, lengths) for name in ID_NAMES if self._has(name)), np.arange(count))
+        ids = next((self._column(name, lengths) for name in ID_NAMES if self.has(name)), np.arange(count))
+        groups, notes = (None, []) if group is None else self._groups(group, lengths)
         return Dataset(
             name=self.path.name,
             x=x,
             space=space,
             annotation=annotation,
             ids=[str(value) for value in ids],
-            groups=None if group is None else self._groups(group, lengths),
+            groups=groups,
             split=split,
+            notes=notes,
             pixel_max=white if x.ndim == 4 else None,
         )
 
@@ -127,7 +144,8 @@ class _Reader:
     def _found(self) -> str:
         return ", ".join(self._own.values()) or "nothing"
 
-    def _has(self, name: str) -> bool:
+    def has(self, name: str) -> bool:
+        """Whether there is such an array, or one for each part."""
         return name in self.names or all(f"{name}{suffix}" in self.names for suffix in self.suffixes)
 
     def _column(self, name: str, lengths: list[int]) -> NDArray[Any]:
@@ -148,13 +166,22 @@ class _Reader:
             raise DataError(f"{self.path}: {self._own[name]!r} has {size:,} entries for {count:,} images")
         return array
 
-    def _groups(self, group: str, lengths: list[int]) -> NDArray[Any]:
-        if not self._has(group):
+    def _groups(self, group: str, lengths: list[int]) -> tuple[NDArray[Any], list[str]]:
+        """The group of every image, as a table says it, and what is worth telling of it."""
+        if not self.has(group):
             taken = {f"{name}{suffix}" for name in ("x", "y") for suffix in self.suffixes}
             taken |= {"jpeg", "offsets", "label_names", "class_names"}
             others = ", ".join(name for name in self.names if name not in taken) or "none"
             raise DataError(f"{self.path} has no array {group!r} that --group names; other arrays there: {others}")
-        return self._column(group, lengths)
+        groups = self._column(group, lengths)
+        missing = np.isnan(groups) if groups.dtype.kind == "f" else np.isin(groups.astype(str), [*EMPTY, "None"])
+        if groups.dtype.kind == "f" and not np.any(groups[~missing] % 1):
+            groups = np.where(missing, 0, groups).astype(np.int64)
+        if not missing.any():
+            return groups, []
+        alone = [f"{self.path}:{row}" for row in range(len(groups))]
+        words = plural(int(missing.sum()), "image has", "images have")
+        return np.where(missing, alone, groups.astype(str)), [f"{words} no {group!r}: each is a group of its own."]
 
     def _split(self, lengths: list[int]) -> NDArray[Any] | None:
         if self.suffixes != [""]:

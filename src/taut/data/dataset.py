@@ -34,6 +34,7 @@ class Dataset:
     policy: what became of the cells that state no class; or None where there is no such question.
     prevalence: the probability of "yes" by label, where it is known and not to be estimated.
     lines: [N] the row of its table that names an image, as a spreadsheet counts, 0 where none does; or None.
+    repeats: for each other row of the table that is of such an image, the row in `lines`.
     pixel_max: what counts as white in the source's own numbers, 255 for uint8; None for feature vectors.
     """
 
@@ -49,6 +50,7 @@ class Dataset:
     policy: CellPolicy | None = None
     prevalence: dict[str, float] = field(default_factory=dict)
     lines: NDArray[np.int64] | None = None
+    repeats: dict[int, int] = field(default_factory=dict)
     pixel_max: float | None = None
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from taut.labels import LabelSpace, Scalar
 
 SUFFIXES = (".npy", ".npz", ".parquet", ".pq")
 ROW_NAMES = ("row", "index")
+KEYS = (*ID_NAMES, *ROW_NAMES, "sample_id")
 SKIPS = {
     "unlisted": ("row is in no list of files", "rows are in no list of files"),
     "missing": ("row names an input that is not there", "rows name inputs that are not there"),
@@ -44,12 +45,15 @@ class Inputs:
     white: float | None
 
 
-def read_inputs_file(path: Path, white: float | None = None) -> Inputs:
-    """The inputs in a .npy, .npz or Parquet file; DataError where there are none, or two rows have one id."""
+def read_inputs_file(path: Path, white: float | None = None, key: str | None = None) -> Inputs:
+    """The inputs in a .npy, .npz or Parquet file; DataError where there are none, or two rows have one id.
+
+    key: the column of ids, if a Parquet file has one of that name.
+    """
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     kind = path.suffix.lower()
-    x, ids, names = _parquet(path) if kind in (".parquet", ".pq") else _numpy(path, kind)
+    x, ids, names = _parquet(path, key) if kind in (".parquet", ".pq") else _numpy(path, kind)
     white = None if x.ndim == 2 else pixel_max(x) if white is None else white
     x = as_images(x, str(path), white)
     if ids is not None and len(ids) != len(x):
@@ -77,13 +81,14 @@ def load_embeddings(
 
     Without a table all of them are unannotated, which needs `space`.
     path: .npy, an array [N, F]; .npz, with `x` (or one such array of any name) and, where there are, `image_id`, `ids`
-        or `id` [N]; Parquet, with a column of lists, or one column a feature, and a column of ids.
+        or `id` [N]; Parquet, with a column of lists, or one column a feature, and a column of ids: the one that
+        `path_column` names, or one of those names, `row`, `index` or `sample_id`, or one of texts that differ.
     options: how the table is read; its `path_column` says which input a row is for: its id, or its number from 0 where
         the file has no ids. By default `row`, `index`, `image_id`, `ids` or `id`, or the first column of known ids.
     The other options are those of `load_folder`. Inputs without a row are kept as unannotated; rows that name no input
     are left out, and so are inputs whose rows contradict each other. Raises DataError or LabelError.
     """
-    inputs = read_inputs_file(path, white)
+    inputs = read_inputs_file(path, white, options.path_column)
     if labels is None:
         if space is None:
             raise DataError(f"{path} has no annotations: pass a table with --labels")
@@ -157,7 +162,7 @@ def _choose(
 def _key_column(table: pd.DataFrame, inputs: Inputs, path: Path, labels: Path) -> str:
     """The column that says which input a row is for."""
     for name in table.columns:
-        if str(name).lower() in (*ROW_NAMES, *ID_NAMES):
+        if str(name).lower() in KEYS:
             return str(name)
     known = set(inputs.ids)
     if not inputs.counted:
@@ -202,7 +207,7 @@ def _wide(x: NDArray[Any], path: Path) -> NDArray[Any]:
     return x
 
 
-def _parquet(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, list[str]]:
+def _parquet(path: Path, key: str | None) -> tuple[NDArray[Any], NDArray[Any] | None, list[str]]:
     try:
         import pyarrow  # noqa: F401 - pandas says nothing of our extra
     except ModuleNotFoundError as error:
@@ -213,7 +218,7 @@ def _parquet(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, list[str]]:
         raise DataError(f"{path} is not a Parquet file, or it is damaged") from error
     table = table.reset_index() if table.index.name is not None else table
     lists = [name for name in table if len(table) and isinstance(table[name].iloc[0], np.ndarray | list)]
-    named = [name for name in table if str(name).lower() in ID_NAMES]
+    named = [key] if key in table else [name for name in table if str(name).lower() in KEYS]
     texts = [name for name in table if name not in lists and not pd.api.types.is_numeric_dtype(table[name])]
     ids = next(iter([*named, *(name for name in texts if table[name].is_unique)]), None)
     if len(lists) > 1:

@@ -43,7 +43,7 @@ def _is_image(place: str, name: str) -> bool:
 def read_list(path: Path, flag: str) -> set[str]:
     """The names in a text file of one a line; DataError naming the flag where there are none."""
     try:
-        names = {line.strip().replace("\\", "/") for line in path.read_text(encoding="utf-8").splitlines()} - {""}
+        names = {line.strip().replace("\\", "/") for line in path.read_text(encoding="utf-8-sig").splitlines()} - {""}
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{flag} {path} cannot be read: {str(error).splitlines()[0]}") from error
     if not names:

@@ -39,7 +39,7 @@ def load_folder(
     path_column: str | None = None,
     label_columns: Sequence[str] | None = None,
     joined_column: str | None = None,
-    separator: str = "|",
+    separator: str | None = None,
     group: str | None = None,
     split_column: str | None = None,
     format: str | None = None,
@@ -63,7 +63,7 @@ def load_folder(
     format: "chexpert", "chexpert-5" (the five findings of its leader board), "nih" or "table" (none of them); by
         default what the table's header speaks for, which the notes tell.
     path_column, label_columns: the format's; else `find_path_column` and `read_labels` say what is taken.
-    joined_column: a column of names joined by `separator`, which give yes/no labels.
+    joined_column: a column of names joined by `separator`, by default "|", which give yes/no labels.
     group, split_column: columns of patients (or the like; by default the format's), and of "train", "valid", "test".
     view: of CheXpert's (frontal, lateral, AP, PA) and NIH's (AP, PA) images, the ones to take.
     train_list, test_list: text files of images, one a line, in the place of a split column; without the first all that
@@ -77,8 +77,8 @@ def load_folder(
     unlabeled: a value of a class column that means unannotated.
 
     What cannot be used is left out and told in the notes: images that are not there or cannot be read, images
-    that repeat (the first stays), and all annotations of one image that contradict each other. Raises
-    DataError or LabelError where nothing remains, or where it is not clear what is meant.
+    that repeat in one part of the split (the first stays), and all annotations of one image that contradict each other.
+    Raises DataError or LabelError where nothing remains, or where it is not clear what is meant.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder")
@@ -154,6 +154,8 @@ class _Reading:
         group = self.listing.grouped
         ids = [self.files[i] for i in images[rows]]
         groups, split = (self.entries[name].iloc[rows] for name in ("group", "split"))
+        lines = self.entries["row"].fillna(0).to_numpy(dtype=np.int64)
+        repeats = zip(lines[self.keepers.index].tolist(), lines[self.keepers].tolist(), strict=True)
         ungrouped = int(groups.isna().sum())
         if group is not None and ungrouped:
             groups = groups.where(groups.notna(), [f"file:{file}" for file in ids])
@@ -169,7 +171,8 @@ class _Reading:
             notes=[*self._summary(), *self.listing.notes, *self._label_notes(rows, annotation), *notes],
             cells=self.listing.codes[rows].astype(np.int16),
             policy=self.policy,
-            lines=self.entries["row"].iloc[rows].fillna(0).to_numpy(dtype=np.int64),
+            lines=lines[rows],
+            repeats={line: kept for line, kept in repeats if line > 0},
         )
 
     def _leave_out(self, rows: NDArray[np.intp], kind: str, reason: str | list[str]) -> None:
@@ -190,7 +193,8 @@ class _Reading:
         """Of the rows and files that are one image keep the first, or none where they contradict each other.
 
         Rows that annotate different cells of one image are one row. What is annotated goes before what has only a group
-        or a split, and that before what says nothing.
+        or a split, and that before what says nothing. An image in several parts of a split is kept in each of them, for
+        `check_leakage` to see. `keepers` has the position of the entry that stands for each repeated one.
         """
         rows = np.flatnonzero(self.entries["kind"] == "")
         images = self.entries["image"].to_numpy()[rows]
@@ -208,17 +212,14 @@ class _Reading:
             self.values[at], self.listing.codes[at], best["image"].to_numpy()
         )
         best[list(range(self.values.shape[1]))] = self.values[at]
-        versions = (~best.duplicated()).groupby(best["image"]).transform("sum")
+        versions = (~best.drop(columns="split").duplicated()).groupby(best["image"]).transform("sum")
         rivals = best.index[versions > 1].to_numpy()
-        repeated = np.union1d(said.index[lower], best.index[best.duplicated("image")])
+        repeated = np.union1d(said.index[lower], best.index[best.duplicated(["image", "split"])])
         where = ("row " + self.entries["row"].astype("string")).fillna(self.entries["file"]).astype(str)
-        names = where[best.index].groupby(best["image"])
-        keepers, everyone = names.first(), names.agg(list)
-        self._leave_out(
-            repeated,
-            "repeated",
-            [f"the same image as {keepers[image]}" for image in said.loc[repeated, "image"]],
-        )
+        everyone = where[best.index].groupby(best["image"]).agg(list)
+        first_of = best.index.to_series().groupby(best["image"]).first()
+        self.keepers = said.loc[repeated, "image"].map(first_of)
+        self._leave_out(repeated, "repeated", [f"the same image as {where[kept]}" for kept in self.keepers])
         self._leave_out(
             rivals,
             "contradicting",

@@ -97,5 +97,22 @@ def check_leakage(
         leaks.to_csv(report, index=False)
         sentences[-1] += f" (all of them are in {report})"
     if refuse:
-        raise DataError("; ".join(sentences))
+        raise DataError(f"{'; '.join(sentences)}: --leakage report goes on all the same")
     return [f"{sentence}." for sentence in sentences]
+
+
+def seen_before(path: Path, dataset: Dataset) -> str | None:
+    """The sentence that names images whose pixels the run of a split.csv learnt from or held out, None for none."""
+    table = pd.read_csv(path, dtype=str) if path.is_file() else pd.DataFrame()
+    if "pixels" not in table.columns:  # a run from before they were written
+        return None
+    known = table[table["split"] != "test"].dropna(subset="pixels").drop_duplicates("pixels").set_index("pixels")
+    keys = pixel_keys(dataset)
+    found = [i for i, key in enumerate(keys) if key in known.index]
+    if not found:
+        return None
+    first = f"{dataset.ids[found[0]]} = {known.loc[keys[found[0]], 'image']}"
+    return (
+        f"{len(found)} of these {len(keys)} images are, pixel for pixel, ones that the run was trained or calibrated "
+        f"on, such as {first}: on them figures flatter the model, and a calibration is too sure"
+    )

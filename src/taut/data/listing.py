@@ -28,6 +28,7 @@ from taut.data.table import (
     read_table,
 )
 from taut.labels import LabelError, LabelSpace, Scalar
+from taut.values import whole_numbers
 
 UNLABELED = ("unlabeled", "unlabelled")
 SPLIT_FOLDERS = {
@@ -44,7 +45,7 @@ SPLIT_FOLDERS = {
 class TableOptions:
     """How a table is read: what each column holds, and which rows count; None leaves it to the table's format.
 
-    Each field but `separator` and `others` is a flag; `load_folder` says what they mean.
+    Each field but `others` is a flag; `load_folder` says what they mean.
     others: whether files that no row names are listed too, unannotated.
     """
 
@@ -57,12 +58,12 @@ class TableOptions:
     view: str | None = None
     train_list: Path | None = None
     test_list: Path | None = None
-    separator: str = "|"
+    separator: str | None = None
     others: bool = True
 
     def given(self) -> list[str]:
         """The flags that say something of a table."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("separator", "others")}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "others"}
         return ["--" + name.replace("_", "-") for name, value in values.items() if value is not None]
 
 
@@ -122,17 +123,17 @@ def from_table(
             table[path_column],
             image,
             row=table.index,
-            group=None if group is None else layout.table[group],
+            group=None if group is None else whole_numbers(layout.table[group]),
             split=None if options.split_column is None else _splits(table, options.split_column),
         )
+        notes = [layout.note] if layout.note else []
         if options.train_list is not None or options.test_list is not None:
-            _apply_lists(entries, options, layout.shared == 1)
+            notes += _apply_lists(entries, options, layout.shared == 1)
         if options.view is not None:
             other = ~choose_view(layout, options.view).to_numpy() & (entries["kind"] == "").to_numpy()
             entries.loc[other, ["kind", "reason"]] = ["view", f"it does not show the view {options.view}"]
     except (DataError, LabelError) as error:
         raise type(error)(f"{labels}: {error}") from error
-    notes = [layout.note] if layout.note else []
     if options.joined_column is None and len(cells.space) == 1:
         notes += _several_classes(cells, image)
     listing = Listing(entries, cells.space, cells.codes, layout.blank, group, notes + cells.notes)
@@ -170,17 +171,22 @@ def _several_classes(cells: Cells, image: NDArray[np.intp]) -> list[str]:
     ]
 
 
-def _apply_lists(entries: pd.DataFrame, options: TableOptions, bare: bool) -> None:
-    """Set the split by lists of files; bare: whether a file's name is enough to know it.
+def _apply_lists(entries: pd.DataFrame, options: TableOptions, bare: bool) -> list[str]:
+    """Set the split by lists of files, and tell what they name in vain; bare: whether a file's name is enough.
 
     What the test list names is "test", the rest "train"; with a train list, rows that are in neither do not count.
     """
     files = entries["file"].astype("str").str.replace("\\", "/", regex=False)
-    known = [pd.Series(False, index=entries.index)] * 2
+    bases = files.str.rpartition("/")[2]
+    known, notes = [pd.Series(False, index=entries.index)] * 2, []
     for i, (flag, path) in enumerate((("--train-list", options.train_list), ("--test-list", options.test_list))):
         if path is not None:
             names = read_list(path, flag)
-            known[i] = files.isin(names) | (files.str.rpartition("/")[2].isin(names) if bare else False)
+            known[i] = files.isin(names) | (bases.isin(names) if bare else False)
+            strange = names - set(files) - (set(bases) if bare else set())
+            if strange:
+                words = plural(len(strange), "name of {} is in no row", "names of {} are in no row")
+                notes.append(f"{words.format(flag)}, such as {min(strange)}.")
     train, test = known
     both = entries.index[train & test]
     if len(both):
@@ -190,6 +196,7 @@ def _apply_lists(entries: pd.DataFrame, options: TableOptions, bare: bool) -> No
     entries["split"] = np.where(test, "test", "train")
     if options.train_list is not None:
         entries.loc[~(train | test), ["kind", "reason"]] = ["unlisted", "it is in no list of files"]
+    return notes
 
 
 def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None) -> Listing:

@@ -16,10 +16,12 @@ from taut.data.cells import BLANK, UNCERTAIN, UNSAID
 from taut.data.dataset import DataError
 from taut.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from taut.labels import Label, LabelError, LabelSpace, Scalar
-from taut.values import is_one_hot
+from taut.values import is_one_hot, whole_numbers
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", *DICOM_SUFFIXES)
-EMPTY = ["", "NA", "NaN", "nan"]
+EMPTY = ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"]
+SEPARATOR, SEPARATORS = "|", (";", ",", " ")
+STRANGE = {"text": 0.5, "number": 0.1}  # share of other cells up to which a column was to be a yes/no label
 NO_FINDING = "no finding"
 WORDS = {"yes": "1", "true": "1", "no": "0", "false": "0"}
 FIRST_ROW = 2  # the row of a table's first image as a spreadsheet counts, below the header
@@ -56,7 +58,8 @@ def class_text(value: Scalar) -> str:
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV file as text, NaN where a cell is blank, NA or NaN; the index counts rows as a spreadsheet does.
 
-    Raises DataError where the file is not there, is no table in UTF-8, or has no rows.
+    A header without a comma may have semicolons or tabs between its columns. Raises DataError where the file is not
+    there, is no table in UTF-8, or has no rows.
     """
     if not path.is_file():
         raise DataError(f"{path}: there is no such table")
@@ -65,6 +68,7 @@ def read_table(path: Path) -> pd.DataFrame:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(
                 path,
+                sep=_column_separator(path),
                 dtype=str,
                 encoding="utf-8-sig",
                 keep_default_na=False,
@@ -81,6 +85,13 @@ def read_table(path: Path) -> pd.DataFrame:
     if known.empty:
         raise DataError(f"{path} has no rows below its header")
     return known
+
+
+def _column_separator(path: Path) -> str:
+    """What stands between the columns of a header."""
+    with path.open(encoding="utf-8-sig") as file:
+        header = file.readline()
+    return next((mark for mark in (",", ";", "\t") if mark in header), ",")
 
 
 def _known(column: Column) -> Column:
@@ -116,19 +127,22 @@ def read_labels(
     label_columns: Sequence[str] | None,
     space: LabelSpace | None,
     unlabeled: Scalar | None,
-    separator: str,
+    separator: str | None,
     yes_no: Sequence[str] = (),
 ) -> Cells:
     """The labels of columns: yes/no where all cells are 0, 1 (or such words), −1 or blank, else a class for each text.
 
     used: columns that hold something else. label_columns: the columns of the labels; without them those named
     as the labels of `space`, or all yes/no columns, or the only column that is left.
-    unlabeled: a value of a class column that means unannotated.
+    unlabeled: a value of a class column, or a text of any, that means unannotated.
     yes_no: columns of yes/no labels, whatever their cells say, such as nothing.
-    Yes/no columns that no flag names, of which each row with annotations has a single 1, are one label's classes.
+    Yes/no columns that no flag names, of which each row with annotations has a single 1, are one label's classes. Where
+    yes/no columns are full, of −1 and 1 alone, −1 is no.
     Raises DataError where it is not clear which columns hold labels, LabelError for a cell that does not fit.
     """
     rest = [str(name) for name in table.columns if name not in used and not str(name).startswith("Unnamed:")]
+    if isinstance(unlabeled, str):
+        table = table.assign(**{name: table[name].mask(table[name] == unlabeled) for name in rest})
     if space is not None and len(space) == 1 and label_columns is None:
         classes = [class_text(value) for value in space.labels[0].classes]
         if len(classes) > 2 and set(classes) <= set(rest) and space.names[0] not in rest:
@@ -141,9 +155,12 @@ def read_labels(
             "no column of the table holds labels: name them with --label-columns, or pass an explicit label "
             f"space; columns: {listed(list(table.columns))}"
         )
-    if space is not None and chosen and not (len(space) == len(chosen) == 1):
+    if space is not None and chosen and not (len(space) == len(chosen) == 1 and (label_columns or chosen == rest)):
         if set(chosen) != set(space.names):
-            raise DataError(f"the labels {listed(space.names)} are asked for, but the columns are {listed(chosen)}")
+            raise DataError(
+                f"the labels {listed(space.names)} are asked for, but the columns are {listed(chosen)}: name those "
+                "that are meant with --label-columns, or rename them"
+            )
         chosen = list(space.names)
     elif space is not None and not chosen:
         return Cells(space, np.full((len(table), len(space)), UNSAID), ["The table has no labels."])
@@ -151,6 +168,13 @@ def read_labels(
     read = [_read_column(table[name], label, unlabeled, separator) for name, label in zip(chosen, given, strict=True)]
     codes = np.stack([column for _, column in read], axis=1)
     notes = [f"Columns not used: {listed(left)}."] if (left := [name for name in rest if name not in chosen]) else []
+    if left and space is None and label_columns is None and not yes_no:
+        notes = [f"Labels, as the columns of only 0 and 1, or yes and no: {listed(chosen)}.", *notes]
+        notes += [note for name in left if (note := _almost(table[name].dropna()))]
+    said = codes[:, [label.classes == (0, 1) for label, _ in read]]
+    if not yes_no and np.isin(said, (1, UNCERTAIN)).all() and len(np.unique(said)) == 2:
+        codes = np.where(codes == UNCERTAIN, 0, codes)
+        notes.append("All cells of the yes/no labels are -1 or 1: -1 is read as no.")
     if (
         space is None
         and label_columns is None
@@ -177,17 +201,39 @@ def _read_one_hot(table: pd.DataFrame, columns: Sequence[str], space: LabelSpace
     return Cells(space, np.where(blank, UNSAID, codes.argmax(axis=1))[:, None])
 
 
+def _almost(cells: Column) -> str | None:
+    """Why a column of mostly 0 and 1 (or such words) is no label, or None for another column; no cell is blank."""
+    numbers = _numbers(cells, WORDS)
+    wrong = ~np.isin(numbers, (0, 1, -1))
+    kind = "text" if np.isnan(numbers[wrong]).all() else "number"
+    if wrong.all() or wrong.mean() > STRANGE[kind]:
+        return None
+    first = int(np.argmax(wrong))
+    return (
+        f"{cells.name!r} is no label, since row {cells.index[first]} says {cells.iloc[first]!r}: leave such cells "
+        "blank, or name that text with --unlabeled."
+    )
+
+
 def read_joined(
-    table: pd.DataFrame, column: str, space: LabelSpace | None, separator: str, images: NDArray[np.intp]
+    table: pd.DataFrame, column: str, space: LabelSpace | None, separator: str | None, images: NDArray[np.intp]
 ) -> Cells:
     """Yes/no labels of a column of joined names such as "A|B": a name that a cell leaves out means no.
 
     "No Finding" means no to all; a blank cell is unannotated. images: the image [N] of each row, −1 for none; the names
     of all rows of an image count together, unless one row says "No Finding" and another does not. Raises LabelError
-    where a cell says so beside another name, DataError where no cell has a name (of the space).
+    where a cell says so beside another name, DataError where no cell has a name (of the space), or where names that
+    repeat seem to be joined otherwise.
     """
     check_column(table, column, "--joined-column")
     cells = table[column].reset_index(drop=True)
+    if separator is None and (other_mark := _other_separator(cells)) is not None:
+        raise DataError(
+            f"--joined-column {column!r} seems to have names joined by {other_mark!r}, such as "
+            f"{cells[cells.str.contains(other_mark, regex=False, na=False)].iloc[0]!r}: say so with --separator "
+            f"{other_mark!r}, or that each cell is one name with --separator {SEPARATOR!r}"
+        )
+    separator = separator or SEPARATOR
     names = cells.dropna().str.split(separator, regex=False).explode().str.strip()
     names = names[names != ""]
     none = names.str.lower() == NO_FINDING
@@ -218,7 +264,22 @@ def read_joined(
     return Cells(space, codes, notes)
 
 
-def _choose_columns(table: pd.DataFrame, rest: list[str], space: LabelSpace | None, separator: str) -> list[str]:
+def _other_separator(cells: Column, share: float = 1.0) -> str | None:
+    """What joins the names of a column without `SEPARATOR`, or None.
+
+    Split at it, there are fewer different names than a share of the different cells.
+    """
+    texts = cells.dropna().drop_duplicates()
+    if texts.str.contains(SEPARATOR, regex=False).any():
+        return None
+    for mark in SEPARATORS:
+        names = texts.str.split(mark, regex=False).explode().str.strip()
+        if names[names != ""].nunique() < share * len(texts):
+            return mark
+    return None
+
+
+def _choose_columns(table: pd.DataFrame, rest: list[str], space: LabelSpace | None, separator: str | None) -> list[str]:
     """The label columns where no flag names them."""
     if space is not None and set(space.names) <= set(rest):
         return list(space.names)
@@ -228,7 +289,7 @@ def _choose_columns(table: pd.DataFrame, rest: list[str], space: LabelSpace | No
     if len(rest) > 1:
         raise DataError(
             "it is not clear which columns hold labels, as none has only 0, 1 and blank cells: name them "
-            f"with --label-columns, or with --joined-column a column of names such as 'A{separator}B'; "
+            f"with --label-columns, or with --joined-column a column of names such as 'A{separator or SEPARATOR}B'; "
             f"columns: {listed(rest)}"
         )
     cells = table[rest[0]].dropna()
@@ -236,6 +297,12 @@ def _choose_columns(table: pd.DataFrame, rest: list[str], space: LabelSpace | No
         raise DataError(
             f"the cells of column {rest[0]!r} hardly repeat ({cells.nunique():,} different ones in "
             f"{len(cells):,} rows), as classes would: if they are classes, name it with --label-columns"
+        )
+    mark = None if separator else _other_separator(cells, share=0.5)
+    if mark is not None:
+        raise DataError(
+            f"column {rest[0]!r} seems to have names joined by {mark!r}: name it with --joined-column and --separator "
+            f"{mark!r}, or with --label-columns if each cell is one class"
         )
     return rest
 
@@ -257,14 +324,13 @@ def _is_yes_no(cells: Column) -> bool:
 
 
 def _read_column(
-    cells: Column, label: Label | None, unlabeled: Scalar | None, separator: str
+    cells: Column, label: Label | None, unlabeled: Scalar | None, separator: str | None
 ) -> tuple[Label, NDArray[np.int64]]:
     """One column as its label and its codes [N]."""
     name = str(cells.name) if label is None else label.name
     if (label is None and _is_yes_no(cells)) or (label is not None and label.classes == (0, 1)):
         return _read_yes_no(cells, name)
-    # A whole number that shares its column with blanks is often written as 3.0.
-    texts = cells.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
+    texts = whole_numbers(cells)
     if unlabeled is not None:
         texts = texts.mask(texts == class_text(unlabeled))
     known = texts.notna().to_numpy()
@@ -291,13 +357,14 @@ def _read_yes_no(cells: Column, name: str) -> tuple[Label, NDArray[np.int64]]:
     return Label(name, (0, 1)), codes
 
 
-def _classes(texts: Column, separator: str) -> tuple[str, ...]:
+def _classes(texts: Column, separator: str | None) -> tuple[str, ...]:
     """The classes of a column, numbers in their order; refuses what cannot be classes."""
     name = texts.name
     numbers = _numbers(texts)
-    if texts.str.contains(separator, regex=False).any():
+    mark = separator or SEPARATOR
+    if texts.str.contains(mark, regex=False).any():
         raise DataError(
-            f"column {name!r} has names joined by {separator!r}: name it with --joined-column, not with --label-columns"
+            f"column {name!r} has names joined by {mark!r}: name it with --joined-column, not with --label-columns"
         )
     if np.isin(numbers, (0, 1)).any() and np.isnan(numbers).any():
         row = int(np.argmax(np.isnan(numbers)))
