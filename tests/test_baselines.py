@@ -385,6 +385,16 @@ def test_the_mean_teacher_follows_and_teaches(several: bool) -> None:
         torch.testing.assert_close(method.teacher.model.weight, average)
 
 
+@pytest.mark.parametrize("name", ["mean-teacher", "tighter-elbo"])
+def test_a_teacher_follows_once_a_step_where_gradients_are_accumulated(name: str) -> None:
+    facts = facts_of(ONE)
+    plan = plan_for(facts, objective=name)
+    plan.objective.source, plan.objective.momentum, plan.train.accumulate = "teacher", 0.99, 4
+    method: Any = find_objective(name).from_plan(Linear(ONE), plan, facts)
+    average = method.teacher if name == "mean-teacher" else method.source.average
+    assert average.momentum**4 == pytest.approx(0.99)
+
+
 def test_the_teacher_of_a_new_training_is_the_student() -> None:
     model = Linear(ONE)
     batch, y = one_label()

@@ -561,10 +561,11 @@ def test_interpolations_count_more_and_more() -> None:
 # --- JointVAE -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["joint-vae", "vae"])
 @pytest.mark.parametrize("sizes", [(4,), (2, 3)])
-def test_joint_vae_does_not_see_annotations(sizes: Sizes) -> None:
+def test_references_without_labels_do_not_see_annotations(sizes: Sizes, name: str) -> None:
     model, batch = vae(sizes, z_given_c=False), make_batch(sizes)
-    method = build("joint-vae", model)
+    method = build(name, model)
     assert method.weights.alpha == 0
     results = []
     for shown in (batch, hidden(batch)):

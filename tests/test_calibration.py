@@ -74,6 +74,15 @@ def test_too_few_or_one_sided_annotations_have_no_map() -> None:
     assert fit_isotonic(q, YES_NO.encode(y), YES_NO) is not None
     assert fit_isotonic(q, YES_NO.encode(np.where(np.arange(150)[:, None] < 99, y, NAN)), YES_NO) is None
     assert fit_isotonic(q, YES_NO.encode(np.ones((150, 1))), YES_NO) is None
+    for count, mapped in ((4, False), (5, True)):
+        rare = (np.arange(150)[:, None] < count).astype(float)
+        assert (fit_isotonic(q, YES_NO.encode(rare), YES_NO) is not None) == mapped
+
+
+def test_a_class_that_is_not_held_out_can_still_be_predicted() -> None:
+    space = LabelSpace.multiclass(3)
+    q = np.random.default_rng(0).dirichlet(np.ones(3), 300)
+    assert fit_isotonic(q, space.encode(q[:, :2].argmax(axis=1)), space) is None
 
 
 def test_the_linear_pieces_by_hand() -> None:
@@ -196,7 +205,7 @@ def test_calibration_sets_what_its_method_says(method: str, tmp_path: Path) -> N
 def test_isotonic_maps_that_are_not_possible_are_said_not_to_be_there() -> None:
     model, held = overconfident()
     note = calibrate(model, held.rows(np.arange(60)), "isotonic")
-    assert "isotonic maps need 100 annotated ones of a label, so these are temperatures" in note
+    assert "isotonic maps need 100 annotated ones of a label and 5 of each of its classes, so these are" in note
     assert model.isotonic is None
 
 

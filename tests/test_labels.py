@@ -92,6 +92,19 @@ def test_inferred_spaces_can_be_written_as_json() -> None:
         assert LabelSpace.from_json(json.loads(json.dumps(space.to_json()))) == space
 
 
+@pytest.mark.parametrize(
+    "space",
+    [
+        LabelSpace.multiclass(np.unique(np.array([3, 5, 3]))),
+        LabelSpace.multiclass(np.int64(10)),
+        LabelSpace((Label("sick", np.array([False, True])), Label("grade", np.array(["a", "b"])))),  # type: ignore[arg-type]
+        LabelSpace.multilabel(np.int64(2)),
+    ],
+)
+def test_classes_of_numpy_can_be_written_as_json(space: LabelSpace) -> None:
+    assert LabelSpace.from_json(json.loads(json.dumps(space.to_json()))) == space
+
+
 # --- inference ----------------------------------------------------------------------------------------------
 
 

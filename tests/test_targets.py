@@ -214,6 +214,18 @@ def test_the_averaged_teacher_follows_its_formula() -> None:
     assert not got.targets.requires_grad
 
 
+def test_an_average_that_follows_at_every_part_of_a_step_moves_once_a_step() -> None:
+    model = nn.Linear(2, 2)
+    averages = [AveragedModel(model, 0.9, parts) for parts in (1, 4)]
+    with torch.no_grad():
+        model.weight.add_(1.0)
+    once, several = averages
+    once.follow(model)
+    for _ in range(4):
+        several.follow(model)
+    torch.testing.assert_close(several.model.weight, once.model.weight)
+
+
 def test_dropout_does_not_blur_the_averaged_teacher() -> None:
     model = LabelVAE(LabelSpace.multiclass(3), Architecture((1, 8, 8), width=4, z_dim=2, dropout=0.9)).train()
     x = torch.rand(6, 1, 8, 8)
@@ -257,6 +269,13 @@ def test_optimal_match_equals_a_double_loop(dimensions: int) -> None:
             divergences.append(math.inf if i == j else float(kl_divergence(p, q).sum()))
         want.append(divergences.index(min(divergences)))
     assert optimal_match(mean, log_var).tolist() == want
+
+
+def test_mixed_precision_does_not_round_the_divergences() -> None:
+    mean, log_var = torch.randn(200, 16), torch.randn(200, 16)
+    want = optimal_match(mean, log_var)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(optimal_match(mean, log_var), want)
 
 
 def test_a_row_never_matches_itself() -> None:

@@ -76,6 +76,16 @@ def test_reconstruction_averages_to_its_closed_form(i: int, how: How, temperatur
     assert standard_errors(bound_of_rows(method, model, batch, SIZES), want) < 4
 
 
+def test_mixed_precision_does_not_round_the_weights_of_enumerated_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = LinearGaussian(SIZES, dtype=torch.float32)
+    monkeypatch.setattr(model, "log_likelihood", lambda x, parameters: torch.ones(len(x)))
+    batch = Batch(model.sample(50), torch.full((50, 5), math.nan), torch.zeros(50, 2, dtype=torch.bool))
+    posterior = model.encode(batch.x)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = TighterELBO(Weights(), sampling=Sampling("enumerate")).log_likelihood(model, batch, posterior)
+    torch.testing.assert_close(got, torch.ones(50))
+
+
 def test_soft_annotations_are_sampled_not_blended() -> None:
     model = LinearGaussian(SIZES)
     observed = torch.ones(1, 2, dtype=torch.bool)

@@ -48,7 +48,9 @@ def fingerprint(dataset: Dataset) -> Facts:
     step = max(1, len(x) // 5000, x.size // MOST_VALUES)
     sample = np.asarray(x[::step], dtype=np.float64) / (255 if x.dtype == np.uint8 else 1)
     axes = (0, 2, 3) if dataset.is_image else (0,)
-    std = sample.std(axis=axes)
+    mean, std = sample.mean(axis=axes), sample.std(axis=axes)
+    # Below this the networks' float32 has nothing but rounding: the input is constant.
+    least = np.maximum(np.finfo(np.float32).eps * np.abs(mean), np.finfo(np.float32).tiny)
     cells: dict[str, tuple[Any, ...]] = {}
     if dataset.cells is not None and dataset.policy is not None:
         fates = dataset.policy.fates(dataset.space)
@@ -66,7 +68,7 @@ def fingerprint(dataset: Dataset) -> Facts:
         annotated_cells=tuple(int(n) for n in observed.sum(axis=0)),
         positives=tuple(int(n) for n in np.round(np.where(observed, last, 0).sum(axis=0))),
         grey=x.shape[1] == 1 if dataset.is_image else False,
-        mean=tuple(float(v) for v in sample.mean(axis=axes)),
-        std=tuple(float(v) if v > 1e-6 else 1.0 for v in std),
+        mean=tuple(float(v) for v in mean),
+        std=tuple(float(v) for v in np.where(std > least, std, 1.0)),
         **cells,
     )

@@ -25,6 +25,10 @@ class Label:
     name: str
     classes: tuple[Scalar, ...]
 
+    def __post_init__(self) -> None:
+        """Keep the classes, of any sequence or array, as Python's own values, which JSON can hold."""
+        object.__setattr__(self, "classes", tuple(_plain(value) for value in self.classes))
+
 
 @dataclass(frozen=True)
 class Annotation:
@@ -81,15 +85,16 @@ class LabelSpace:
     # --- construction -------------------------------------------------------------------------------------
 
     @classmethod
-    def multiclass(cls, classes: Sequence[Scalar] | int, name: str = "label") -> LabelSpace:
+    def multiclass(
+        cls, classes: Sequence[Scalar] | NDArray[Any] | int | np.integer[Any], name: str = "label"
+    ) -> LabelSpace:
         """One label with the given classes, or with classes 0 … n − 1."""
-        values = tuple(range(classes)) if isinstance(classes, int) else tuple(classes)
-        return cls((Label(name, values),))
+        return cls((Label(name, tuple(range(classes) if isinstance(classes, int | np.integer) else classes)),))
 
     @classmethod
-    def multilabel(cls, names: Sequence[str] | int) -> LabelSpace:
+    def multilabel(cls, names: Sequence[str] | int | np.integer[Any]) -> LabelSpace:
         """k yes/no labels (classes 0 and 1) with the given names, or named label_0 … label_{k−1}."""
-        texts = [f"label_{j}" for j in range(names)] if isinstance(names, int) else [str(n) for n in names]
+        texts = [f"label_{j}" for j in range(names)] if isinstance(names, int | np.integer) else [str(n) for n in names]
         return cls(tuple(Label(text, (0, 1)) for text in texts))
 
     @classmethod
@@ -117,7 +122,7 @@ class LabelSpace:
                     f"annotations of continuous values (such as {uneven[0]!r}) are not "
                     "classes; Unknown label type: continuous. For soft labels pass an explicit LabelSpace"
                 )
-            classes = [_plain(v) for v in np.unique(values)]
+            classes = np.unique(values).tolist()
             name = names[0] if names else "label"
             if len(classes) == 1 and len(values) < len(array):
                 raise LabelError(

@@ -43,8 +43,9 @@ class LossTerms:
     """What a loss is made of: scalars, batch means in nats; `total` is what the optimiser minimises.
 
     reconstruction: E log p(x|z,c).  kl_z: KL(q(z|x) ‖ p(z)).  kl_c: Σ_j KL(q(c_j|x) ‖ p(c_j)).
-    label_kl: Σ_j m_j·KL(p̃(c_j|x) ‖ q(c_j|x)).  bound: eq. 11 / B of eq. 12.  surrogate: L of eq. 13.
-    gap: Δ = L − B.  mutual_information: Σ_j I(x; c_j) over the batch.
+    label_kl: Σ_j m_j·KL(p̃(c_j|x) ‖ q(c_j|x)).  bound: eq. 11 / B of eq. 12.  surrogate: L of eq. 13.  Where cells are
+    not annotated and their labels are relaxed for the decoder, these two are estimates: `bound` is then no bound.
+    gap: Δ = L − B, exact.  mutual_information: Σ_j I(x; c_j) over the batch.
     consistency: Σ_j m_j·KL(p̂(c_j|x) ‖ q(c_j|x)) towards estimated label posteriors.
     confidence: the mean weight m of the views' labels, estimated or annotated.
 

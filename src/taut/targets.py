@@ -66,16 +66,19 @@ class Source(nn.Module):
 
 
 class AveragedModel(nn.Module):
-    """The exponential moving average of a model's weights (Mean Teacher, Tarvainen 2017)."""
+    """The exponential moving average of a model's weights (Mean Teacher, Tarvainen 2017).
 
-    def __init__(self, model: nn.Module, momentum: float) -> None:
+    momentum: of a step.  parts: the batches of a step, at each of which it follows.
+    """
+
+    def __init__(self, model: nn.Module, momentum: float, parts: int = 1) -> None:
         super().__init__()
-        self.momentum = momentum
+        self.momentum = momentum ** (1 / parts)
         self.model = copy.deepcopy(model).requires_grad_(False)
 
     @torch.no_grad()
     def follow(self, model: nn.Module) -> Any:
-        """The averaged model after the step that has just been taken."""
+        """The averaged model for the batch that comes next."""
         for mine, theirs in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
             if mine.is_floating_point():
                 mine.lerp_(theirs, 1 - self.momentum)
@@ -101,6 +104,7 @@ class Teacher(Source):
     mix: mixes each strong view with another one, and their targets alike, with a share λ ~ Beta(mix, mix) of its own
         (mixup, Zhang 2018; for unannotated images MixMatch, Berthelot 2019); 0 does not mix. Between the images it
         asks for a straight line, which keeps unannotated groups of images from hardening into a wrong class.
+    parts: the batches of a step, see `AveragedModel`.
     """
 
     marginal: Tensor
@@ -115,11 +119,12 @@ class Teacher(Source):
         threshold: float = 0.0,
         alignment: float = 0.0,
         mix: float = 0.0,
+        parts: int = 1,
     ) -> None:
         super().__init__()
         self.sizes, self.momentum = sizes, momentum
         self.sharpen, self.threshold, self.alignment, self.mix = sharpen, threshold, alignment, mix
-        self.average = AveragedModel(model, momentum) if momentum else None
+        self.average = AveragedModel(model, momentum, parts) if momentum else None
         self.register_buffer("marginal", latent.log_softmax(torch.zeros(sum(sizes)), sizes).exp())
 
     def propose(self, model: Any, batch: BatchLike, belief: float = 1.0) -> Proposal | None:
@@ -240,12 +245,13 @@ def optimal_match(mean: Tensor, log_var: Tensor) -> Tensor:
     """
     precision = (-log_var).exp()
     second_moment = log_var.exp() + mean.square()
-    kl = 0.5 * (
-        log_var.sum(1)[None, :]
-        - log_var.sum(1)[:, None]
-        + second_moment @ precision.T
-        - 2 * mean @ (mean * precision).T
-        + (mean.square() * precision).sum(1)[None, :]
-        - mean.shape[1]
-    )
+    with torch.autocast(mean.device.type, enabled=False):  # which would round the products to bfloat16
+        kl = 0.5 * (
+            log_var.sum(1)[None, :]
+            - log_var.sum(1)[:, None]
+            + second_moment @ precision.T
+            - 2 * mean @ (mean * precision).T
+            + (mean.square() * precision).sum(1)[None, :]
+            - mean.shape[1]
+        )
     return kl.fill_diagonal_(float("inf")).argmin(1)

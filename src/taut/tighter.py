@@ -71,7 +71,7 @@ class TighterELBO(Objective):
         o, t = plan.objective, plan.train
         source: Source
         if o.source == "teacher":
-            source = Teacher(model, model.sizes, o.momentum, o.sharpen, o.threshold, o.alignment, o.mix)
+            source = Teacher(model, model.sizes, o.momentum, o.sharpen, o.threshold, o.alignment, o.mix, t.accumulate)
         elif o.source == "interpolation":
             source = Interpolation(model.sizes, o.match)
         else:
@@ -182,11 +182,12 @@ class TighterELBO(Objective):
         """Σ_c r(c)·log p(x|z,c) over every combination of labels: the exact reference, c^k decoder passes."""
         log_r = torch.where(mask, log_annotation, latent.log_softmax(logits, model.sizes))
         combinations = latent.enumerate_labels(model.sizes, logits)
-        log_weight = log_r @ combinations.T
-        values = torch.stack(
-            [model.log_likelihood(x, model.decode(z, row.expand(len(z), -1))) for row in combinations], dim=1
-        )
-        return (log_weight.exp() * values).sum(1)
+        # Sums, not matrix products: autocast would round these to bfloat16.
+        values = [
+            (row * log_r).sum(-1).exp() * model.log_likelihood(x, model.decode(z, row.expand(len(z), -1)))
+            for row in combinations
+        ]
+        return torch.stack(values).sum(0)
 
     def _add_views(self, terms: LossTerms, estimate: Estimate, posterior: Any, sizes: latent.Sizes) -> None:
         """Add the term of the views' estimated posteriors."""

@@ -13,6 +13,7 @@ from taut.facts import Facts
 from taut.latent import Sizes
 from taut.objective import Batch, LossTerms, Objective
 from taut.plan import Plan
+from taut.tighter import TighterELBO
 
 
 class Baseline(Objective):
@@ -43,6 +44,27 @@ class Baseline(Objective):
     def decodes(cls, plan: Plan) -> bool:
         """Whether the decoder learns under a plan."""
         return False
+
+
+class Unlabelled(TighterELBO):
+    """What the references without labels share: their constants, and batches without annotations."""
+
+    @classmethod
+    def plan_for(cls, facts: Facts) -> dict[str, Any]:
+        """A reconstruction of weight 1, and nothing that knows of annotations or estimates them."""
+        return {
+            "objective.source": "none",
+            "objective.mutual_information": 0.0,
+            "objective.reconstruction": 1.0,
+            "objective.alpha": 0.0,
+            "objective.share": 1.0,
+        }
+
+    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+        """The loss of one batch without its annotations."""
+        # α = 0 alone is not enough: an annotated class would reach the decoder.
+        hidden = torch.zeros_like(batch.observed)
+        return super().loss(model, Batch(batch.x, batch.targets, hidden, batch.strong), step)
 
 
 def annotated_term(logits: Tensor, batch: Batch, sizes: Sizes) -> Tensor:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
+from taut.baselines.base import Unlabelled
 from taut.facts import Facts
-from taut.objective import Batch, LossTerms
-from taut.tighter import TighterELBO
 
 
-class JointVAE(TighterELBO):
+class JointVAE(Unlabelled):
     """E log p(x|z,c) − γ·|KL(q(z|x)‖p(z)) − C_z| − γ·|KL(q(c|x)‖p(c)) − C_c|, γ = 30, on batch means (Dupont 2018,
     eq. 7).
 
@@ -24,22 +21,12 @@ class JointVAE(TighterELBO):
     def plan_for(cls, facts: Facts) -> dict[str, Any]:
         """The paper's constants."""
         return {
-            "objective.source": "none",
-            "objective.mutual_information": 0.0,
-            "objective.reconstruction": 1.0,
+            **super().plan_for(facts),
             "objective.beta_z": 30.0,
             "objective.beta_c": 30.0,
-            "objective.alpha": 0.0,
             "objective.capacity_z": 30.0,
             "objective.capacity_c": 1.0,
             "objective.ramp": 0.5,
             "objective.per": "batch",
             "objective.prior": "uniform",
-            "objective.share": 1.0,
         }
-
-    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
-        """The loss of one batch without its annotations."""
-        # α = 0 alone is not enough: an annotated class would reach the decoder, and so give the clusters its names.
-        hidden = torch.zeros_like(batch.observed)
-        return super().loss(model, Batch(batch.x, batch.targets, hidden, batch.strong), step)

@@ -29,7 +29,7 @@ class MeanTeacher(Baseline):
 
     def __init__(self, model: Any, plan: Plan, facts: Facts) -> None:
         super().__init__(model, plan, facts)
-        self.teacher = AveragedModel(model, plan.objective.momentum)
+        self.teacher = AveragedModel(model, plan.objective.momentum, plan.train.accumulate)
 
     def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch."""

@@ -73,15 +73,15 @@ def fit_isotonic(probabilities: NDArray[Any], annotation: Annotation, space: Lab
     """Isotonic maps of each class against the rest (Zadrozny 2002): knots [W, 2, K] for `latent.piecewise_linear`.
 
     probabilities: [N, W].  The values stay within 1/(n + 2) of 0 and 1 for n annotated images, since so many cannot
-    show that a probability is smaller. A label with fewer than 100 annotated images, or with one class only among them,
-    keeps its probabilities; None where all do.
+    show that a probability is smaller. A label with fewer than 100 annotated images, or with fewer than 5 of one of its
+    classes, keeps its probabilities; None where all do.
     """
     maps: list[NDArray[np.float64]] = [np.array([[0.0, 1.0], [0.0, 1.0]])] * space.width
     fitted = False
     for j, block in enumerate(space.blocks):
         seen = annotation.observed[:, j]
         truth = annotation.targets[seen, block].astype(np.float64)
-        if len(truth) < LEAST_ISOTONIC or (truth.sum(axis=0) > 0).sum() < 2:
+        if len(truth) < LEAST_ISOTONIC or truth.sum(axis=0).min() < LEAST_OF_CLASS:
             continue
         fitted, least = True, 1 / (len(truth) + 2)
         for c in range(block.start, block.stop):
@@ -138,18 +138,19 @@ def calibrate(model: LabelVAE, held: Dataset, method: str = "temperature", thres
 def calibrate_on(model: LabelVAE, logits: Tensor, held: Dataset, method: str, threshold: str, where: str) -> str:
     """Set a model's temperatures, isotonic maps and thresholds from logits [N, W]; returns the sentence that says so.
 
-    logits: of images whose annotations the network that gave them did not know: the model, or one that is much like it.
+    logits: on the CPU, of images whose annotations the network that gave them did not know: the model, or one that is
+    much like it.
     method: "temperature"; "isotonic", maps of the probabilities after the temperatures; or "none".
     threshold: see `fit_thresholds`; they are thresholds of calibrated probabilities.  where: names the images.
     """
     if method != "none":
         model.temperature.copy_(fit_temperatures(logits, held.annotation, model.log_prior.cpu(), model.sizes))
-    logits = logits.to(model.log_prior.device).double()
+    logits = logits.double()
     if method == "isotonic":
-        q = model.log_probabilities(logits).exp().cpu().numpy()
+        q = model.log_probabilities(logits).exp().numpy()
         maps = fit_isotonic(q, held.annotation, held.space)
-        model.isotonic = None if maps is None else maps.to(logits.device)
-    q = model.log_probabilities(logits).exp().cpu().numpy()
+        model.isotonic = None if maps is None else maps.to(model.log_prior.device)
+    q = model.log_probabilities(logits).exp().numpy()
     model.threshold.copy_(torch.from_numpy(fit_thresholds(q, held.annotation, held.space, threshold)))
     fitted = int((model.temperature != 1).sum())
     if method == "none":
@@ -158,7 +159,8 @@ def calibrate_on(model: LabelVAE, logits: Tensor, held: Dataset, method: str, th
         return f"not calibrated: too few annotations among the {where}"
     maps_too = method == "isotonic" and model.isotonic is None
     return f"calibrated {fitted} of {len(model.sizes)} label(s) on {where}" + (
-        f"; isotonic maps need {LEAST_ISOTONIC} annotated ones of a label, so these are temperatures"
+        f"; isotonic maps need {LEAST_ISOTONIC} annotated ones of a label and {LEAST_OF_CLASS} of each of its classes, "
+        "so these are temperatures"
         if maps_too
         else ""
     )

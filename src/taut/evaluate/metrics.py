@@ -34,10 +34,10 @@ def evaluate(model: LabelVAE, dataset: Dataset, calibrated: bool = True, resampl
         raise DataError(f"{dataset.name}: its labels {_short(dataset.space)} are not the model's {_short(model.space)}")
     if not dataset.annotation.observed.any():
         raise DataError(f"{dataset.name}: nothing is annotated, so nothing can be evaluated")
-    logits = predict_logits(model, dataset.x).to(model.log_prior.device).double()
-    log_q = model.log_probabilities(logits, calibrated).cpu()
+    logits = predict_logits(model, dataset.x).double()
+    log_q = model.log_probabilities(logits, calibrated)
     decided = model.space.decide(
-        model.log_probabilities(logits).exp().cpu().numpy(), model.threshold.cpu().numpy().astype(float)
+        model.log_probabilities(logits).exp().numpy(), model.threshold.cpu().numpy().astype(float)
     )
     q = log_q.exp().numpy()
     figures = label_figures(q, dataset, decided)

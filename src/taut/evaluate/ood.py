@@ -155,7 +155,7 @@ class _Terms:
                 found["reconstruction"] = _lacking(model, batch, model.decode(own.mean.to(batch.device), c))
                 found["kl_z"] = latent.gaussian_kl(own.mean, own.log_var)
             for name, value in found.items():
-                parts.setdefault(name, []).append(value.double().cpu())
+                parts.setdefault(name, []).append(value.cpu().double())
         whole = {name: torch.cat(values).numpy() for name, values in parts.items()}
         self.z, self.logits = whole_posterior.mean.double().numpy(), whole_posterior.logits.double().numpy()
         self.logarithms = {name: np.log(np.maximum(value, 1e-6)) for name, value in whole.items()}

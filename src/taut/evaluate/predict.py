@@ -39,5 +39,4 @@ def predict_logits(model: LabelVAE, x: NDArray[Any]) -> Tensor:
 
 def predict_probabilities(model: LabelVAE, x: NDArray[Any], calibrated: bool = True) -> NDArray[np.float64]:
     """q(c_j|x) of raw inputs: [N, W], each label's block adds up to 1."""
-    logits = predict_logits(model, x).to(model.log_prior.device)
-    return model.log_probabilities(logits.double(), calibrated).exp().cpu().numpy()
+    return model.log_probabilities(predict_logits(model, x).double(), calibrated).exp().numpy()

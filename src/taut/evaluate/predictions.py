@@ -23,8 +23,8 @@ def prediction_table(model: LabelVAE, names: Sequence[str], x: NDArray[Any]) -> 
     `taut.evaluate.ood`, empty where the model has no reference.
     """
     posterior = predict_posterior(model, x)
-    logits = posterior.logits.to(model.log_prior.device).double()
-    plain, calibrated = (model.log_probabilities(logits, with_it).exp().cpu().numpy() for with_it in (False, True))
+    logits = posterior.logits.double()
+    plain, calibrated = (model.log_probabilities(logits, with_it).exp().numpy() for with_it in (False, True))
     thresholds = model.threshold.cpu().numpy().astype(float)
     decided = model.space.predict(calibrated, thresholds).reshape(len(names), -1)
     columns: dict[str, Any] = {"image": list(names)}

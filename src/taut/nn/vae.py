@@ -175,12 +175,14 @@ class LabelVAE(nn.Module):
 
         calibrated: temper each label's logits first, see `taut.latent.tempered`, and map the probabilities by the
         isotonic maps, where there are some, normalised for each label (Zadrozny 2002).
+        logits: [N, W] on any device, so that a CPU can have float64 where the model's device has none.
         """
         if not calibrated:
             return latent.log_softmax(logits, self.sizes)
-        log_q = latent.tempered(logits, self.temperature, self.log_prior, self.sizes)
+        log_q = latent.tempered(
+            logits, self.temperature.to(logits.device), self.log_prior.to(logits.device), self.sizes
+        )
         if self.isotonic is None:
             return log_q
-        return latent.log_softmax(
-            latent.piecewise_linear(log_q.exp(), self.isotonic).clamp_min(1e-30).log(), self.sizes
-        )
+        mapped = latent.piecewise_linear(log_q.exp(), self.isotonic.to(logits.device))
+        return latent.log_softmax(mapped.clamp_min(1e-30).log(), self.sizes)

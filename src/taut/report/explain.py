@@ -92,8 +92,8 @@ def explain(
     label, block = model.space.labels[j], model.space.blocks[j]
     prepared = model.prepare(torch.from_numpy(np.ascontiguousarray(x)).to(model.log_prior.device))
     posterior = model.eval().encode(prepared)
-    logits = posterior.logits.double()
-    plain, calibrated = (model.log_probabilities(logits, with_it)[0, block].exp().cpu() for with_it in (False, True))
+    logits = posterior.logits.cpu().double()  # an Apple GPU has no float64
+    plain, calibrated = (model.log_probabilities(logits, with_it)[0, block].exp() for with_it in (False, True))
     ranking = plain.argsort(descending=True).tolist()
     if c is None:
         c = 1 if len(label.classes) == 2 else ranking[1]
@@ -101,7 +101,7 @@ def explain(
     decoded = None
     if decodes:
         whole = latent.hard_sample(latent.log_softmax(logits, model.sizes), model.sizes, torch.zeros_like(logits))
-        both = whole.float().repeat(2, 1)
+        both = whole.to(posterior.logits).repeat(2, 1)
         both[:, block] = F.one_hot(torch.tensor([other, c]), len(label.classes)).to(both)
         decoded = model.mean_image(model.decode(posterior.mean.expand(2, -1), both)).cpu().numpy()
     shown = (
