@@ -26,8 +26,8 @@ SHOWN = (
     "error", "ap_macro", "auroc_macro", "nll", "ece", "raw_nll", "raw_ece", "elbo", "annotated_q", "alpha", "bound",
     "surrogate", "gap", "ood_cifar10", "ood_chest", "ood_turned", "ood_noisy",
     "elbo_11", "iw_11", "gap_11", "elbo_12", "iw_12", "gap_12", "bits_per_dim", "doublings a label",
-    "last over first", "ratio", "loop_ms", "bare_ms", "learning_rate", "parameters", "steps", "kept", "step_ms",
-    "seconds", "peak MiB", "before MiB", "planned MiB",
+    "last over first", "ratio", "loop_ms", "bare_ms", "learning_rate", "warmup", "parameters", "steps", "kept",
+    "step_ms", "seconds", "peak MiB", "before MiB", "planned MiB",
 )  # fmt: skip
 PERCENT = ("error",)
 PAIRED = ("error", "ap_macro", "auroc_macro", "nll", "ece")

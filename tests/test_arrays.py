@@ -163,6 +163,17 @@ def test_names_that_others_use_are_read(tmp_path, inputs, annotations):
 def test_a_known_name_goes_before_what_stands_for_it(tmp_path):
     data = load_npz(save(tmp_path, x=pixels(2, 2, 2), y=np.array([0, 1]), labels=np.array(["a", "b", "c"])))
     assert data.annotation.targets.argmax(axis=1).tolist() == [0, 1]
+    parts = {f"x_{part}": pixels(2, 2, 2) for part in ("train", "test")}
+    parts |= {f"y_{part}": np.array([0, 1]) for part in ("train", "test")}
+    path = save(tmp_path, **parts, labels=np.array(["a", "b", "c"]), features=np.ones((3, 2)))
+    assert load_npz(path).split.tolist() == ["train"] * 2 + ["test"] * 2
+
+
+def test_what_is_unannotated_may_be_a_class_by_name(tmp_path):
+    arrays = {"x": pixels(3, 2, 2), "y": np.array([0, 2, 1]), "class_names": np.array(["cat", "dog", "Unknown"])}
+    data = load_npz(save(tmp_path, **arrays), unlabeled="Unknown")
+    assert data.annotation.observed[:, 0].tolist() == [True, False, True]
+    assert data.space.labels[0].classes == ("cat", "dog")
 
 
 def test_two_names_for_one_array_are_refused(tmp_path):

@@ -339,8 +339,8 @@ def test_the_rivals_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.M
         assert data["summary"]["supervised"]["parameters"]["mean"] > 1000
         tuning = json.loads((tmp_path / name.replace("rivals", "rivals-tuning")).with_suffix(".json").read_text())
         best = min(tuning["draws"], key=lambda row: row["error"])["method"]
-        rates = [f"{row['learning_rate']:g}" for row in data["draws"] if row["method"] == "supervised"]
-        assert best == f"supervised, learning rate {rates[0]}"
+        row = next(row for row in data["draws"] if row["method"] == "supervised")
+        assert best == f"supervised, learning rate {row['learning_rate']:g}, warm-up {row['warmup']:g}"
 
 
 @pytest.mark.skipif(

@@ -167,6 +167,17 @@ def test_a_numeric_key_of_parquet_is_no_feature(tmp_path: Path, key: str, flag: 
     assert data.annotation.observed[:, 0].tolist() == [False, True, True, False]
 
 
+def test_an_id_goes_before_a_number_of_rows(tmp_path: Path) -> None:
+    columns = {"index": [7, 8, 9], "id": [9, 7, 8], "f": [0.9, 0.7, 0.8]}
+    pd.DataFrame(columns).to_parquet(tmp_path / "e.parquet")
+    labels = table(tmp_path, "sample_id,id,sick\n1,9,1\n2,8,0\n")
+    data = load_embeddings(tmp_path / "e.parquet", labels)
+    assert data.ids == ["9", "7", "8"]
+    assert data.annotation.observed[:, 0].tolist() == [True, False, True]
+    pd.DataFrame({"Row": [0, 0, 1], "tile": ["a", "b", "c"], "f": [1.0, 2.0, 3.0]}).to_parquet(tmp_path / "t.parquet")
+    assert load_embeddings(tmp_path / "t.parquet", table(tmp_path, "tile,sick\na,1\nc,0\n")).ids == ["a", "b", "c"]
+
+
 def test_a_label_among_the_features_is_refused(tmp_path: Path) -> None:
     pd.DataFrame({"id": IDS, "f": range(N), "sick": [0, 1] * 3}).to_parquet(tmp_path / "e.parquet")
     said = refused(tmp_path / "e.parquet", table(tmp_path, "id,sick\np0.png,1\np1.png,0\n"))

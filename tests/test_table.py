@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -182,6 +184,13 @@ def test_names_joined_otherwise_need_a_separator(tmp_path, mark):
     assert len(load_folder(folder, labels, joined_column="tags", separator="|").space) == 3
 
 
+def test_names_of_the_same_words_need_no_separator(tmp_path):
+    names = ["left mass", "right mass", "left nodule", "right nodule", "left effusion", "right effusion"]
+    folder = images(tmp_path, *(f"{i}.png" for i in range(6)))
+    labels = table(tmp_path, "file,found\n" + "".join(f"{i}.png,{name}\n" for i, name in enumerate(names)))
+    assert len(load_folder(folder, labels, joined_column="found").space) == 6
+
+
 def test_names_with_spaces_need_no_separator(tmp_path):
     folder = images(tmp_path, "a.png", "b.png", "c.png")
     labels = table(tmp_path, "file,found\na.png,Pleural effusion\nb.png,Lung mass\nc.png,No Finding\n")
@@ -191,7 +200,7 @@ def test_names_with_spaces_need_no_separator(tmp_path):
 def test_a_column_of_combinations_is_no_column_of_classes(tmp_path):
     names = [f"{i}.png" for i in range(30)]
     folder = images(tmp_path, *names)
-    tags = ["a b", "a c", "a d", "b c", "b d", "c d", "a b c", "a b d", "a c d", "b c d"]
+    tags = ["a b", "a c", "a d", "b c", "b d", "c d", "a b c", "a b d", "a c d", "a"]
     rows = "".join(f"{name},{tags[i % 10]}\n" for i, name in enumerate(names))
     labels = table(tmp_path, "file,tags\n" + rows)
     with pytest.raises(DataError, match="'tags' seems to have names joined by ' ': name it with --joined-column and"):
@@ -202,17 +211,32 @@ def test_a_column_of_combinations_is_no_column_of_classes(tmp_path):
 @pytest.mark.parametrize("mark", [";", "\t"])
 def test_columns_between_semicolons_or_tabs(tmp_path, mark):
     folder = images(tmp_path, "a.png", "b.png", "c.png")
-    labels = table(tmp_path, "file,A,B\na.png,1,0\nb.png,0,1\nc.png,1,1\n".replace(",", mark), "labels.tsv")
-    np.testing.assert_equal(yes(load_folder(folder, labels)), [[1, 0], [0, 1], [1, 1]])
+    text = 'file,A,"B, too",C\na.png,1,0,0\nb.png,0,1,1\nc.png,1,1,0\n'
+    text = "\n".join(re.sub(r"(\"[^\"]*\")|,", lambda found: found[1] or mark, line) for line in text.split("\n"))
+    labels = table(tmp_path, text, "labels.tsv")
+    data = load_folder(folder, labels)
+    assert data.space.names == ("A", "B, too", "C")
+    np.testing.assert_equal(yes(data), [[1, 0, 0], [0, 1, 1], [1, 1, 0]])
 
 
-def test_minus_one_is_no_where_nothing_else_can_be(tmp_path):
+def test_minus_one_is_not_taken_for_no(tmp_path):
     folder = images(tmp_path, "a.png", "b.png", "c.png")
-    data = load_folder(folder, table(tmp_path, "file,A,B\na.png,1,-1\nb.png,-1,1\nc.png,1,1\n"))
-    np.testing.assert_equal(yes(data), [[1, 0], [0, 1], [1, 1]])
-    assert "All cells of the yes/no labels are -1 or 1: -1 is read as no." in data.notes
+    full = table(tmp_path, "file,A,B\na.png,1,-1\nb.png,-1,1\nc.png,1,1\n")
+    with pytest.raises(DataError, match="have 1 and -1 but no 0, and -1 is read as uncertain: write 0 where it means"):
+        load_folder(folder, full)
+    assert load_folder(folder, full, space=BINARY).annotation.observed.sum() == 4  # uncertain, as in training
     data = load_folder(folder, table(tmp_path, "file,A,B\na.png,1,-1\nb.png,-1,1\nc.png,1,\n", "holes.csv"))
     np.testing.assert_equal(yes(data), [[1, np.nan], [np.nan, 1], [1, np.nan]])
+    assert any(note.startswith("The yes/no labels have 1 and -1 but no 0") for note in data.notes)
+
+
+def test_what_is_unannotated_has_a_name_everywhere(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    data = load_folder(folder, table(tmp_path, "file,A\na.png,1\nb.png,9\nc.png,0\n"), unlabeled=9)
+    np.testing.assert_equal(yes(data), [[1], [np.nan], [0]])
+    joined = table(tmp_path, "file,found\na.png,A|B\nb.png,Unknown\nc.png,B\n", "joined.csv")
+    data = load_folder(folder, joined, joined_column="found", unlabeled="Unknown")
+    np.testing.assert_equal(yes(data), [[1, 1], [np.nan] * 2, [0, 1]])
 
 
 def test_a_column_that_is_nearly_a_label_is_told(tmp_path):
@@ -237,7 +261,7 @@ def test_a_column_of_another_name_is_not_taken_for_the_label_that_is_asked_for(t
     folder = images(tmp_path, "a.png", "b.png")
     labels = table(tmp_path, "file,male,grade\na.png,1,0\nb.png,0,3\n")
     space = LabelSpace.multiclass(["0", "1", "2", "3"], "diagnosis")
-    with pytest.raises(DataError, match="the labels diagnosis are asked for, but the columns are male: name those"):
+    with pytest.raises(DataError, match="the labels diagnosis are asked for, but the columns are male: rename those"):
         load_folder(folder, labels, space=space)
     assert load_folder(folder, labels, space=space, label_columns=["grade"]).annotation.observed.all()
 

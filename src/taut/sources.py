@@ -57,14 +57,13 @@ class ReadFlags:
     path_column: str | None = None
     """the column of the table that names the images, or the rows of embeddings."""
     label_columns: list[str] | str | None = None
-    """the columns of the table that are labels, as in A,B (or '[A,B]')."""
+    """the columns of the table that are labels, as in A,B; where a name has a comma, as in '["A, mild",B]'."""
     joined_column: str | None = None
     """a column of joined names, such as 'A|B', that are the labels."""
     separator: str | None = None
     """what joins the names of --joined-column; by default '|'."""
     unlabeled: str | None = None
-    """the class, or the text of any label's cell, that means unannotated; by default -1 in a column of classes, and
-    none makes -1 a class of its own."""
+    """the cell, class or subfolder that means unannotated; by default -1 in a column of classes."""
     split_column: str | None = None
     """a column of train, valid and test."""
     train_list: Path | None = None
@@ -79,10 +78,7 @@ class ReadFlags:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(ReadFlags) if f.name != "data"}
         if isinstance(self.label_columns, str):
             values["label_columns"] = [name.strip() for name in self.label_columns.split(",")]
-        if self.unlabeled is None:
-            del values["unlabeled"]
-        else:
-            values["unlabeled"] = None if self.unlabeled == "none" else _scalar(self.unlabeled)
+        values["unlabeled"] = -1 if self.unlabeled is None else _scalar(self.unlabeled)
         return values
 
 
@@ -138,7 +134,9 @@ def replaced_source(source: DataFlags, data: str | None, labels: Path | None) ->
     if is_table(data):
         other = dataclasses.replace(source, split_column=None)
     elif labels is None:
-        other = DataFlags(data, image_size=source.image_size, group=source.group)
+        other = DataFlags(
+            data, image_size=source.image_size, group=source.group, unlabeled=source.unlabeled, blank=source.blank
+        )
     else:
         other = dataclasses.replace(source, images=None)
     return other if is_folder(data) else dataclasses.replace(other, image_size=None)
@@ -328,16 +326,19 @@ def check_shape(dataset: Dataset, shape: Sequence[int]) -> None:
 
 
 def read_inputs(
-    path: Path, model: LabelVAE, white: float | None, frozen: FrozenEncoder | None = None
+    path: Path, model: LabelVAE, white: float | None, source: ReadFlags, frozen: FrozenEncoder | None = None
 ) -> tuple[list[str], Any, list[tuple[Path, str]]]:
     """Names, inputs and what could not be read, from an image, a folder, an .npz pack or a file of embeddings.
 
-    white: as in `load_source`.  frozen: the encoder whose features the model takes; vectors are taken for its features.
+    white: as in `load_source`.  source: the flags of the run, for what its files call the ids and what is unannotated.
+    frozen: the encoder whose features the model takes; vectors are taken for its features.
     """
     if not path.exists():
         raise DataError(f"{path} does not exist")
     if path.suffix.lower() in EMBEDDINGS:
-        dataset = load_dataset(str(path), space=model.space, white=white)
+        key = source.path_column if path.suffix.lower() in (".parquet", ".pq") else None
+        options = {"unlabeled": source.options()["unlabeled"], "path_column": key}
+        dataset = load_dataset(str(path), space=model.space, white=white, **options)
         if frozen is not None and dataset.is_image:
             dataset = frozen.dataset(dataset)
         check_shape(dataset, model.architecture.shape)

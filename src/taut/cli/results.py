@@ -92,7 +92,8 @@ def predict(run: Path, images: Path, out: Path = Path("predictions.csv")) -> Non
     """
     folder = Run(run)
     model = _on_device(folder.load_model())
-    names, x, unread = read_inputs(images, model, folder.pixel_max(), FrozenEncoder.load(run))
+    source = DataFlags.from_json(folder.source())
+    names, x, unread = read_inputs(images, model, folder.pixel_max(), source, FrozenEncoder.load(run))
     out.parent.mkdir(parents=True, exist_ok=True)
     prediction_table(model, names, x).to_csv(out, index=False, float_format="%.6f")
     print(f"wrote the probabilities of {len(names)} images to {out}")
@@ -133,7 +134,7 @@ def explain(
             f"{run} was trained on the features of the frozen encoder {frozen.about.given}: "
             "its decoder draws features, so that there is no image to explain"
         )
-    names, x, unread = read_inputs(image, model, folder.pixel_max())
+    names, x, unread = read_inputs(image, model, folder.pixel_max(), DataFlags.from_json(folder.source()))
     if unread:
         raise DataError(f"{unread[0][0]} cannot be read: {unread[0][1]}")
     chosen = [i for i, name in enumerate(names) if row in (None, name)]

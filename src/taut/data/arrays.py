@@ -250,6 +250,8 @@ class _Reader:
             # Among text numpy makes text of the holes, too.
             y = y.astype(str).astype(object)
             y[np.isin(y, ["", "nan", "None", str(unlabeled)])] = None
+        if classes is not None and unlabeled in classes:
+            unlabeled = classes.index(str(unlabeled))
         named = space is None or isinstance(space.labels[0].classes[0], str)
         if y.dtype.kind in "iu" and classes is not None and named:
             missing = np.zeros(len(y), dtype=bool) if unlabeled is None else np.asarray(y == unlabeled)
@@ -258,7 +260,7 @@ class _Reader:
                 row = int(np.argmax(wrong))
                 raise LabelError(f"row {row}: 'y' is {y[row]}, but there are {len(classes)} class_names")
             values = np.array([*classes, None], dtype=object)[np.where(missing, len(classes), y)]
-            return values, None, space or LabelSpace.multiclass(classes)
+            return values, None, space or LabelSpace.multiclass([c for i, c in enumerate(classes) if i != unlabeled])
         names = labels if labels is not None and len(labels) == 1 else None
         return y, unlabeled, space or LabelSpace.infer(y, unlabeled, names)
 

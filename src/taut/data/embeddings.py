@@ -16,12 +16,12 @@ from taut.data.arrays import ID_NAMES
 from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, merged, settle
 from taut.data.dataset import DataError, Dataset, as_images, pixel_max
 from taut.data.listing import Listing, TableOptions, from_table
-from taut.data.table import listed, plural, read_table
+from taut.data.table import Column, listed, plural, read_table
 from taut.labels import LabelSpace, Scalar
 
 SUFFIXES = (".npy", ".npz", ".parquet", ".pq")
 ROW_NAMES = ("row", "index")
-KEYS = (*ID_NAMES, *ROW_NAMES, "sample_id")
+WEAK_NAMES = ("sample_id", *ROW_NAMES)  # of ids, where nothing else is known as such
 SKIPS = {
     "unlisted": ("row is in no list of files", "rows are in no list of files"),
     "missing": ("row names an input that is not there", "rows name inputs that are not there"),
@@ -82,7 +82,7 @@ def load_embeddings(
     Without a table all of them are unannotated, which needs `space`.
     path: .npy, an array [N, F]; .npz, with `x` (or one such array of any name) and, where there are, `image_id`, `ids`
         or `id` [N]; Parquet, with a column of lists, or one column a feature, and a column of ids: the one that
-        `path_column` names, or one of those names, `row`, `index` or `sample_id`, or one of texts that differ.
+        `path_column` names, one of those names, one of texts that differ, or `sample_id`, `row` or `index`.
     options: how the table is read; its `path_column` says which input a row is for: its id, or its number from 0 where
         the file has no ids. By default `row`, `index`, `image_id`, `ids` or `id`, or the first column of known ids.
     The other options are those of `load_folder`. Inputs without a row are kept as unannotated; rows that name no input
@@ -159,17 +159,20 @@ def _choose(
     return rows[np.argsort(entries["image"].to_numpy()[rows], kind="stable")], notes
 
 
+def _says_ids(cells: Column, known: set[str]) -> bool:
+    """Whether most of a column's cells are ids, each of them once."""
+    return len(cells) > 0 and bool(cells.isin(known).mean() >= 0.5) and cells.is_unique
+
+
 def _key_column(table: pd.DataFrame, inputs: Inputs, path: Path, labels: Path) -> str:
     """The column that says which input a row is for."""
-    for name in table.columns:
-        if str(name).lower() in KEYS:
-            return str(name)
     known = set(inputs.ids)
-    if not inputs.counted:
-        for name in table.columns:
-            cells = table[name].dropna()
-            if len(cells) and cells.isin(known).mean() >= 0.5 and cells.is_unique:
-                return str(name)
+    names = [str(name) for name in table.columns]
+    fitting = [] if inputs.counted else [name for name in names if _says_ids(table[name].dropna(), known)]
+    by_name = [name for name in names if name.lower() in (*ROW_NAMES, *ID_NAMES)]
+    best = [*(name for name in by_name if name in fitting), *fitting, *by_name]
+    if best:
+        return best[0]
     ids = "numbers of rows, from 0," if inputs.counted else f"ids ({listed(inputs.ids, 3)})"
     raise DataError(
         f"{labels}: no column says which row of {path} is meant: name one of {ids} with --path-column; "
@@ -218,9 +221,10 @@ def _parquet(path: Path, key: str | None) -> tuple[NDArray[Any], NDArray[Any] | 
         raise DataError(f"{path} is not a Parquet file, or it is damaged") from error
     table = table.reset_index() if table.index.name is not None else table
     lists = [name for name in table if len(table) and isinstance(table[name].iloc[0], np.ndarray | list)]
-    named = [key] if key in table else [name for name in table if str(name).lower() in KEYS]
+    named = [key] if key in table else [name for name in table if str(name).lower() in ID_NAMES]
+    weak = [name for name in table if str(name).lower() in WEAK_NAMES and table[name].is_unique]
     texts = [name for name in table if name not in lists and not pd.api.types.is_numeric_dtype(table[name])]
-    ids = next(iter([*named, *(name for name in texts if table[name].is_unique)]), None)
+    ids = next(iter([*named, *(name for name in texts if table[name].is_unique), *weak]), None)
     if len(lists) > 1:
         raise DataError(f"{path} has several columns of lists ({listed(lists)}): keep the one with the embeddings")
     try:

@@ -74,7 +74,7 @@ def load_folder(
         are, and others become squares of their longest side, 64 at most.
     channels: 1 or 3; by default 1 if all images are grey.
     skipped: a CSV file to write, listing what was left out: row (as a spreadsheet counts), file, reason.
-    unlabeled: a value of a class column that means unannotated.
+    unlabeled: a value, or a subfolder, that means unannotated; −1 does in a column of classes alone.
 
     What cannot be used is left out and told in the notes: images that are not there or cannot be read, images
     that repeat in one part of the split (the first stays), and all annotations of one image that contradict each other.
@@ -107,7 +107,7 @@ def load_folder(
         given = options.given() + [flag for flag, value in cells.items() if value is not None]
         if given:
             raise DataError(f"{', '.join(given)} is for columns of a table: pass the table with --labels")
-        listing = from_subfolders(folder, files, space)
+        listing = from_subfolders(folder, files, space, unlabeled)
     else:
         listing = from_table(folder, files, labels, options, space, unlabeled)
     policy = CellPolicy(uncertain or CellPolicy.uncertain, blank or listing.blank)

@@ -26,6 +26,7 @@ from taut.data.table import (
     read_joined,
     read_labels,
     read_table,
+    without,
 )
 from taut.labels import LabelError, LabelSpace, Scalar
 from taut.values import whole_numbers
@@ -152,8 +153,11 @@ def _read_cells(
     if options.joined_column is not None or (layout.joined is not None and options.label_columns is None):
         if options.joined_column is None and layout.names is not None:
             space = space or LabelSpace.multilabel(layout.names)
-        joined = options.joined_column or layout.joined
-        return read_joined(layout.table, str(joined), space, options.separator, image)
+        joined = str(options.joined_column or layout.joined)
+        table = layout.table
+        if unlabeled is not None and joined in table:
+            table = table.assign(**{joined: without(table[joined], unlabeled)})
+        return read_joined(table, joined, space, options.separator, image)
     named = options.label_columns or (layout.labels if space is None else None)
     taken = [name for name in (*used, *layout.added) if name is not None]
     return read_labels(layout.table, taken, named, space, unlabeled, options.separator, layout.yes_no)
@@ -199,17 +203,20 @@ def _apply_lists(entries: pd.DataFrame, options: TableOptions, bare: bool) -> li
     return notes
 
 
-def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None) -> Listing:
+def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None, unlabeled: Scalar | None = -1) -> Listing:
     """The listing of a folder without a table: a class for each subfolder, or no annotations at all.
+
+    unlabeled: the subfolder of images without annotation, beside "unlabeled".
 
     Raises DataError or LabelError where there is no label space, or one that the subfolders do not fit.
     """
     parts = [file.split("/") for file in files]
+    bare_names = (*UNLABELED, str(unlabeled).lower())
     splits = _split_folders(folder, parts)
     if splits is not None:
         # A folder of images without annotations is no class in its part either.
         parts = [part[1:] if len(part) > 1 and part[0].lower() not in UNLABELED else part for part in parts]
-    names = [part[0] if len(part) > 1 and part[0].lower() not in UNLABELED else None for part in parts]
+    names = [part[0] if len(part) > 1 and part[0].lower() not in bare_names else None for part in parts]
     found = sorted({name for name in names if name is not None})
     if space is None and not found:
         tables = sorted(path.name for path in folder.glob("*.csv"))

@@ -20,13 +20,15 @@ PARTS = {
 def known_names(names: Sequence[str], where: str) -> dict[str, str]:
     """The arrays of a file by the names that the reader knows, x, y, x_train …, and all others by their own.
 
-    `train_images` (MedMNIST), `X_val` and the like stand for x_train and x_valid. An array that has a known name
-    already is not replaced; DataError, naming where, if two others stand for the same one.
+    `train_images` (MedMNIST), `X_val` and the like stand for x_train and x_valid, `images` and `labels` for x and y
+    where there is no other x or y. DataError, naming where, if two arrays stand for the same one.
     """
     found = {name: name for name in names}
+    own = {name[0] for name in names if name in ("x", "y") or name[:2] in ("x_", "y_")}
+    own |= {"x"} if "jpeg" in names else set()
     for name in names:
         known = _known(name)
-        if known is None or known in names:
+        if known is None or known in names or (known in own and known == known[0]):
             continue
         if known in found:
             raise DataError(f"{where}: {found[known]!r} and {name!r} are both {known!r}: keep one of them")

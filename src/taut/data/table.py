@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -58,8 +59,8 @@ def class_text(value: Scalar) -> str:
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV file as text, NaN where a cell is blank, NA or NaN; the index counts rows as a spreadsheet does.
 
-    A header without a comma may have semicolons or tabs between its columns. Raises DataError where the file is not
-    there, is no table in UTF-8, or has no rows.
+    Semicolons or tabs may be between its columns. Raises DataError where the file is not there, is no table in UTF-8,
+    or has no rows.
     """
     if not path.is_file():
         raise DataError(f"{path}: there is no such table")
@@ -88,10 +89,10 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def _column_separator(path: Path) -> str:
-    """What stands between the columns of a header."""
+    """What stands between the columns of a header: what there is most of, outside of quotes."""
     with path.open(encoding="utf-8-sig") as file:
-        header = file.readline()
-    return next((mark for mark in (",", ";", "\t") if mark in header), ",")
+        header = re.sub(r'"[^"]*"', "", file.readline())
+    return max((",", ";", "\t"), key=header.count)
 
 
 def _known(column: Column) -> Column:
@@ -101,6 +102,11 @@ def _known(column: Column) -> Column:
     texts = texts.mask(texts.isin(EMPTY))
     blank_last = np.append(texts.to_numpy(dtype=object), np.nan)
     return pd.Series(blank_last[positions], index=column.index, name=column.name, dtype=column.dtype)
+
+
+def without(cells: Column, unlabeled: Scalar) -> Column:
+    """A column with the cells blank that say what means unannotated."""
+    return cells.mask(whole_numbers(cells) == class_text(unlabeled))
 
 
 def check_column(table: pd.DataFrame, column: str, flag: str) -> None:
@@ -134,15 +140,14 @@ def read_labels(
 
     used: columns that hold something else. label_columns: the columns of the labels; without them those named
     as the labels of `space`, or all yes/no columns, or the only column that is left.
-    unlabeled: a value of a class column, or a text of any, that means unannotated.
+    unlabeled: a value that means unannotated; −1 does in a column of classes alone.
     yes_no: columns of yes/no labels, whatever their cells say, such as nothing.
-    Yes/no columns that no flag names, of which each row with annotations has a single 1, are one label's classes. Where
-    yes/no columns are full, of −1 and 1 alone, −1 is no.
+    Yes/no columns that no flag names, of which each row with annotations has a single 1, are one label's classes.
     Raises DataError where it is not clear which columns hold labels, LabelError for a cell that does not fit.
     """
     rest = [str(name) for name in table.columns if name not in used and not str(name).startswith("Unnamed:")]
-    if isinstance(unlabeled, str):
-        table = table.assign(**{name: table[name].mask(table[name] == unlabeled) for name in rest})
+    if unlabeled is not None and unlabeled != -1:
+        table = table.assign(**{name: without(table[name], unlabeled) for name in rest})
     if space is not None and len(space) == 1 and label_columns is None:
         classes = [class_text(value) for value in space.labels[0].classes]
         if len(classes) > 2 and set(classes) <= set(rest) and space.names[0] not in rest:
@@ -158,8 +163,8 @@ def read_labels(
     if space is not None and chosen and not (len(space) == len(chosen) == 1 and (label_columns or chosen == rest)):
         if set(chosen) != set(space.names):
             raise DataError(
-                f"the labels {listed(space.names)} are asked for, but the columns are {listed(chosen)}: name those "
-                "that are meant with --label-columns, or rename them"
+                f"the labels {listed(space.names)} are asked for, but the columns are {listed(chosen)}: rename those "
+                "that are meant"
             )
         chosen = list(space.names)
     elif space is not None and not chosen:
@@ -171,10 +176,8 @@ def read_labels(
     if left and space is None and label_columns is None and not yes_no:
         notes = [f"Labels, as the columns of only 0 and 1, or yes and no: {listed(chosen)}.", *notes]
         notes += [note for name in left if (note := _almost(table[name].dropna()))]
-    said = codes[:, [label.classes == (0, 1) for label, _ in read]]
-    if not yes_no and np.isin(said, (1, UNCERTAIN)).all() and len(np.unique(said)) == 2:
-        codes = np.where(codes == UNCERTAIN, 0, codes)
-        notes.append("All cells of the yes/no labels are -1 or 1: -1 is read as no.")
+    if space is None and not yes_no:
+        notes += _signed(codes[:, [label.classes == (0, 1) for label, _ in read]])
     if (
         space is None
         and label_columns is None
@@ -199,6 +202,16 @@ def _read_one_hot(table: pd.DataFrame, columns: Sequence[str], space: LabelSpace
         row = table.index[int(np.argmax(wrong))]
         raise LabelError(f"row {row} has not a single 1 in the columns {listed(columns)} of one label's classes")
     return Cells(space, np.where(blank, UNSAID, codes.argmax(axis=1))[:, None])
+
+
+def _signed(codes: NDArray[np.int64]) -> list[str]:
+    """What to tell of yes/no cells [N, k] of 1 and −1 alone; DataError where none is blank, as all are then known."""
+    if not (codes == 1).any() or not (codes == UNCERTAIN).any() or (codes == 0).any():
+        return []
+    words = "the yes/no labels have 1 and -1 but no 0, and -1 is read as uncertain: write 0 where it means no"
+    if (codes != BLANK).all():
+        raise DataError(words)
+    return [words[0].upper() + words[1:] + "."]
 
 
 def _almost(cells: Column) -> str | None:
@@ -267,14 +280,15 @@ def read_joined(
 def _other_separator(cells: Column, share: float = 1.0) -> str | None:
     """What joins the names of a column without `SEPARATOR`, or None.
 
-    Split at it, there are fewer different names than a share of the different cells.
+    Split at it, there are fewer different names than a share of the different cells, some of them the whole of one.
     """
     texts = cells.dropna().drop_duplicates()
     if texts.str.contains(SEPARATOR, regex=False).any():
         return None
     for mark in SEPARATORS:
         names = texts.str.split(mark, regex=False).explode().str.strip()
-        if names[names != ""].nunique() < share * len(texts):
+        names = names[names != ""]
+        if names.nunique() < share * len(texts) and names.isin(texts).any():
             return mark
     return None
 
@@ -330,9 +344,7 @@ def _read_column(
     name = str(cells.name) if label is None else label.name
     if (label is None and _is_yes_no(cells)) or (label is not None and label.classes == (0, 1)):
         return _read_yes_no(cells, name)
-    texts = whole_numbers(cells)
-    if unlabeled is not None:
-        texts = texts.mask(texts == class_text(unlabeled))
+    texts = whole_numbers(cells) if unlabeled is None else without(whole_numbers(cells), unlabeled)
     known = texts.notna().to_numpy()
     if label is None:
         label = Label(name, _classes(texts.dropna(), separator))
