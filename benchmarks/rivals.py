@@ -1,4 +1,4 @@
-"""taut's default against every rival objective that learns from labels: MNIST with 100 labels, the same draws, networks, loop and time.
+"""taut's default against every rival that learns from labels: MNIST with 100, the same draws, networks, loop and time.
 
 Twice: with every method's augmentation, and with images as they are (the setting of the papers on generative models).
 Each rival has those of `TRIES`, its learning rate and the share of the steps in which it rises, that had the least

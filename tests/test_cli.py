@@ -521,6 +521,15 @@ def test_predict_images_one_of_which_cannot_be_read(digits_run: Path, tmp_path: 
     assert {name: float(value) for name, value in alone.items()} == pytest.approx(among, rel=1e-3, abs=2e-6)
 
 
+def test_a_file_that_cannot_be_written_is_told_before_images_are_read(
+    digits_run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taut.cli.results.read_inputs", lambda *_: pytest.fail("read"))
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path, tmp_path / "file" / "p.csv"):
+        assert f"--out {out} cannot be written: " in refused(capsys, "predict", digits_run, tmp_path, "--out", out)
+
+
 def test_predict_yes_and_no_labels_of_a_pack(pack: Path, tmp_path: Path) -> None:
     taut("train", pack, *FLAGS, "--out", tmp_path / "run")
     model = Run(tmp_path / "run").load_model()
@@ -733,7 +742,7 @@ def test_patients_on_both_sides_are_refused(pack: Path, tmp_path: Path, capsys: 
         (("evaluate", "no-run"), "no-run holds no trained model"),
         (("predict", "no-run", "x.png"), "no-run holds no trained model"),
         (("explain", "no-run", "x.png", "--label", "a"), "no-run holds no trained model"),
-        (("train", "digits", "--resume"), "is not a run folder"),
+        (("train", "nothing-there", "--resume"), "is not a run folder"),
     ],
 )
 def test_a_mistake_is_one_sentence(

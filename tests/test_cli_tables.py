@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import pytest
 
 from commands import Capture, refused, taut
 from image_files import paint, table
+from taut.cli import results
 from taut.cli.splits import write_split_table
 from taut.data import load_dataset
 from taut.run import Run
-from taut.sources import DataFlags, ReadFlags, load_parts
+from taut.sources import DataFlags, ReadFlags, load_parts, replaced_source
+from taut.sources import test_flags as flags_of_test
 from tiny import FLAGS
 
 
@@ -67,6 +70,92 @@ def test_a_run_remembers_its_policies_and_its_split(chest: Path, tmp_path: Path,
     stated = (testing.cells[:, 0] >= 0).sum() + (testing.cells[:, 0] == -2).sum()
     assert figures["per_label"]["Edema"]["annotated"] == stated
     taut("train", chest, *policy_flags(chest), "--out", out, "--resume", "--quiet")
+
+
+def test_a_resumed_run_keeps_its_own_flags_for_the_data(
+    chest: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, labels = tmp_path / "run", tmp_path / "chest.csv"
+    taut("train", chest, *policy_flags(chest), *FLAGS, "--out", out, "--quiet")
+    weights = (out / "model.safetensors").read_bytes()
+    other = ["--labels", labels, "--group", "patient", "--blank", "latent", "--prevalence", "Hernia=0.5"]
+    said = refused(capsys, "train", chest, *other, "--out", out, "--resume")
+    assert said == ("--resume goes on with the flags that the run was begun with: leave out --blank, --prevalence")
+    monkeypatch.chdir(tmp_path)  # where the same files have other names
+    taut("train", "images", "--labels", "chest.csv", "--out", out, "--resume", "--quiet")
+    assert (out / "model.safetensors").read_bytes() == weights
+    parts = pd.read_csv(out / "split.csv")
+    assert parts["group"].notna().all()
+    assert set(parts["split"]) == {"train", "valid", "test"}
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """The ids that each `taut evaluate` has judged the model by."""
+    found: list[set[str]] = []
+    usual = results.figures_of
+
+    def kept(model: Any, dataset: Any, *rest: Any) -> Any:
+        found.append(set(dataset.ids))
+        return usual(model, dataset, *rest)
+
+    monkeypatch.setattr(results, "figures_of", kept)
+    return found
+
+
+def test_a_run_is_evaluated_on_its_own_test_part_when_the_data_change(
+    chest: Path, tmp_path: Path, capsys: Capture, evaluated: list[set[str]]
+) -> None:
+    out, labels = tmp_path / "run", tmp_path / "chest.csv"
+    taut("train", chest, *policy_flags(chest), *FLAGS, "--out", out, "--quiet")
+    split = pd.read_csv(out / "split.csv").set_index("image")["split"]
+    test, train = set(split.index[split == "test"]), list(split.index[split == "train"])
+    rows = pd.read_csv(labels, dtype=str, keep_default_na=False).set_index("file")
+    rows = rows.drop(train[0])
+    (chest / train[0]).unlink()
+    rows.loc[train[1:6], "Edema"] = [str(1 - int(value == "1")) for value in rows.loc[train[1:6], "Edema"]]
+    for i in range(40, 43):
+        paint(chest / f"{i}.png")
+        rows.loc[f"{i}.png"] = [f"p{i}", "1", "0", "1"]
+    rows.to_csv(labels)
+    capsys.readouterr()
+    taut("evaluate", out)
+    assert evaluated == [test]
+    said = capsys.readouterr().err
+    assert f"3 images are not in {out / 'split.csv'}: left out." in said
+    assert f"1 image in {out / 'split.csv'} cannot be found any more." in said
+    taut("evaluate", out, "--split", "train")
+    assert evaluated[1] == set(train[1:])
+    (out / "split.csv").unlink()  # as in runs from before there was one
+    taut("evaluate", out)
+    assert evaluated[2] & {"40.png", "41.png", "42.png", *train}
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_vectors_are_evaluated_by_the_ids_of_the_run_s_test_part(
+    named: bool, tmp_path: Path, capsys: Capture, evaluated: list[set[str]]
+) -> None:
+    rng = np.random.default_rng(0)
+    pack, out = tmp_path / "vectors.npz", tmp_path / "run"
+    arrays = {"x": rng.normal(size=(60, 5)), "y": np.arange(60) % 3}
+    arrays |= {"image_id": np.array([f"scan{i}" for i in range(60)])} if named else {}
+    np.savez(pack, **arrays)
+    taut("train", pack, "--split-fractions", "0.6,0.2,0.2", *FLAGS, "--out", out, "--quiet")
+    split = pd.read_csv(out / "split.csv", dtype=str).set_index("image")["split"]
+    taut("evaluate", out)
+    assert evaluated.pop() == set(split.index[split == "test"])
+    gone = str(split.index[split == "test"][0])
+    left = np.arange(60) != int(gone.removeprefix("scan"))
+    np.savez(pack, **{name: values[left] for name, values in arrays.items()})
+    if named:
+        taut("evaluate", out)
+        assert evaluated == [set(split.index[split == "test"]) - {gone}]
+    else:
+        said = refused(capsys, "evaluate", out)
+        assert said == (
+            f"vectors.npz has other rows than {out / 'split.csv'}, and no ids that tell which ones: name what to "
+            "evaluate on with --data"
+        )
 
 
 def test_the_plan_prints_what_cells_became(chest: Path, capsys: Capture) -> None:
@@ -150,6 +239,34 @@ def test_the_notes_of_what_is_evaluated_on_are_printed(chest: Path, tmp_path: Pa
     arguments = ["--images", chest, *flags[2:-1], "--objectives", "supervised", "--draws", 1, *FLAGS]
     taut("compare", labels, *arguments, "--out", tmp_path / "compare")
     assert note in capsys.readouterr().out
+
+
+def test_the_split_column_of_a_run_is_used_where_other_data_have_it(tmp_path: Path) -> None:
+    source = DataFlags("first.csv", split_column="part", format="table")
+    paint(tmp_path / "1.png")
+    with_part = table(tmp_path, "file,part,A\n1.png,test,1\n", "with.csv")
+    without = table(tmp_path, "file,A\n1.png,1\n", "without.csv")
+    for labels, kept in ((with_part, "part"), (without, None)):
+        assert replaced_source(source, str(labels), None).split_column == kept
+        assert replaced_source(replace(source, data=str(tmp_path)), None, labels).split_column == kept
+        assert replaced_source(source, str(tmp_path), labels).split_column == kept
+        assert replaced_source(source, str(tmp_path / "e.npy"), labels).split_column == kept
+        assert flags_of_test(replace(source, test=str(labels))).split_column == kept
+    assert replaced_source(source, str(tmp_path), None).split_column is None
+    assert replaced_source(source, None, None) == source
+
+
+def test_the_images_of_another_table_are_looked_for_beside_it_first(tmp_path: Path) -> None:
+    for folder in ("a/scans", "b/scans"):
+        paint(tmp_path / folder / "1.png")
+    source = DataFlags(str(tmp_path / "a" / "train.csv"), images=tmp_path / "a" / "scans", format="table")
+    rows = "file,A\n1.png,1\n"
+    for folder, root in (("a", source.images), ("b", None), ("c", source.images)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        other = str(table(tmp_path / folder, rows, "test.csv"))
+        assert replaced_source(source, other, None).images == root
+        assert flags_of_test(replace(source, test=other)).images == root
+        assert replaced_source(source, other, None, tmp_path).images == tmp_path
 
 
 def test_leakage_is_refused_with_the_whole_list(chest: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from taut.compare import FIGURES, compare, pictures, read_rows, table
 from taut.data.dataset import DataError, Dataset
 from taut.data.split import draw_fraction
 from taut.fit import fit
+from taut.train import TrainingError
 from tiny import FLAGS, SEVERAL, cells, images, some_known, tiny, vectors
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -82,6 +84,26 @@ def test_two_objectives_on_two_draws(tmp_path: Path, capsys: Capture, trained: l
     taut(*DIGITS, "--objectives", "fixmatch,pi-model", "--draws", 3, "--out", out)
     assert trained[4:] == [("pi-model", 0), ("pi-model", 1), ("fixmatch", 2), ("pi-model", 2)]
     assert list(pd.read_csv(out / "table.csv")["method"]) == ["fixmatch", "pi-model"]
+
+
+def test_a_method_that_fails_is_named_after_the_table_of_the_others(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(dataset: Dataset, *rest: Any, **options: Any) -> Any:
+        if options["objective"] == "fixmatch":
+            raise TrainingError("step 3: the loss term 'total' is nan")
+        return fit(dataset, *rest, **options)
+
+    out = tmp_path / "c"
+    few = ("--objectives", "fixmatch,supervised", "--draws", 1, "--out", out)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "fit", fails)
+        said = refused(capsys, *DIGITS, *few)
+        assert said == "fixmatch failed on the draw of seed 0: step 3: the loss term 'total' is nan"
+        assert list(pd.read_csv(out / "table.csv")["method"]) == ["supervised"]
+        assert "fixmatch failed" in refused(capsys, *DIGITS, *few[:1], "fixmatch", *few[2:])  # none is left to show
+    taut(*DIGITS, *few)
+    assert set(pd.read_csv(out / "table.csv")["method"]) == {"fixmatch", "supervised"}
 
 
 def test_the_draws_are_those_of_train(tmp_path: Path, capsys: Capture) -> None:
@@ -183,6 +205,37 @@ def test_finished_trainings_survive_an_interruption(tmp_path: Path, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         compare(draws_of(data), data, ["supervised", "pi-model"], [0], tmp_path, None, tiny())
     assert [row["method"] for row in lines(tmp_path)] == ["supervised"]
+
+
+def test_a_failure_is_raised_where_nobody_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*rest: Any, **options: Any) -> Any:
+        raise TrainingError("step 3")
+
+    monkeypatch.setattr(module, "fit", fails)
+    data = vectors(some_known(60, 60))
+    with pytest.raises(TrainingError, match="step 3"):
+        compare(draws_of(data), data, ["supervised"], [0], tmp_path, None, tiny())
+
+
+def test_a_training_counts_once(tmp_path: Path) -> None:
+    path = tmp_path / "draws.jsonl"
+    rows = [{"method": "a", "seed": s, "error": e} for s, e in ((0, 1.0), (1, 2.0), (0, 3.0), (2, 4.0))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_rows(path) == [rows[0], rows[1], rows[3]]
+    assert lines(tmp_path) == [rows[0], rows[1], rows[3]]
+
+
+def test_only_the_first_of_several_processes_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[tuple[str, int]]
+) -> None:
+    row = {"method": "pi-model", "seed": 0}
+    monkeypatch.setattr(module, "processes", lambda: SimpleNamespace(is_main_process=False, num_processes=2))
+    monkeypatch.setattr(module, "broadcast_object_list", lambda values: [[row]])
+    data, folder = vectors(some_known(60, 60)), tmp_path / "c"
+    rows = compare(draws_of(data), data, ["supervised", "pi-model"], [0], folder, None, tiny())
+    assert trained == [("supervised", 0)]
+    assert set(rows["method"]) == {"supervised", "pi-model"}
+    assert not folder.exists()
 
 
 def test_every_method_gets_the_same_draw_and_its_own_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

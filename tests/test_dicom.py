@@ -12,7 +12,7 @@ from PIL import Image
 
 from image_files import paint, rows_of, table, yes
 from taut.data import DataError
-from taut.data.cache import decode_image, read_images
+from taut.data.cache import decode_image, decode_once, read_images
 from taut.data.dicom import Header, is_dicom, read_dicom, read_dicom_header
 from taut.data.files import find_images
 from taut.data.folder import load_folder
@@ -151,9 +151,13 @@ def test_a_missing_decoder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         DataError, match=r"compressed as JPEG-LS Lossless.*pip install python-gdcm, or all of them with"
     ):
         read_dicom(path)
-    # It stops the reading of a folder too: every file like it would be left out.
+    # It stops the reading of a training set, which would lose every file like it, but not of images to predict.
     with pytest.raises(DataError, match="pip install python-gdcm"):
-        read_images([path], (1, 8, 8))
+        decode_once(path.parent, [path.name, "MR_small.dcm"], (1, 8, 8))
+    x, ((file, reason),) = read_images([path, sample("MR_small.dcm")], (1, 8, 8))
+    assert (len(x), file) == (1, path)
+    assert reason.startswith("it is compressed as JPEG-LS Lossless")
+    assert "pip install python-gdcm" in reason
 
 
 @pytest.mark.skipif(find_spec("libjpeg") is not None, reason="the decoder of this file is installed")

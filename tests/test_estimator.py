@@ -134,6 +134,25 @@ def test_an_images_prediction_does_not_depend_on_the_brightest_of_its_array(top:
     np.testing.assert_allclose(single, whole, atol=1e-5)
 
 
+@pytest.mark.parametrize("top", [1, 16, 100])
+def test_bytes_have_the_scale_of_the_training_images(top: int) -> None:
+    x = np.round(images_of((6, 6), np.float64) / 255 * top)
+    model = tiny().fit(x, np.arange(24) % 2)
+    np.testing.assert_allclose(model.predict_proba(x.astype(np.uint8)), model.predict_proba(x), atol=1e-5)
+
+
+def test_bytes_that_are_plainly_of_0_to_255_keep_their_scale() -> None:
+    pixels = images_of((6, 6))
+    for top in (1.0, 4000.0, 65535.0):
+        x = pixels / 255 * top
+        model = tiny().fit(x, np.arange(24) % 2)
+        assert model.pixel_max_ == top
+        np.testing.assert_allclose(model.predict_proba(pixels), model.predict_proba(x), atol=1e-5)
+    model = tiny().fit(pixels / 255 * 16, np.arange(24) % 2)
+    with pytest.raises(DataError, match="pixel values from 0 to 255: expected 0 to 16"):
+        model.predict_proba(pixels)
+
+
 def test_floats_on_the_same_scale_are_read_as_bytes_are() -> None:
     x = images_of((6, 6))
     model = tiny().fit(x, np.arange(24) % 2)
@@ -394,6 +413,26 @@ def test_unannotated_labels_of_samples_come_from_the_prior(features: tuple[Array
     prior = float(model.model_.log_prior[1].exp())
     assert prior == pytest.approx(5 / 42, abs=1e-5)
     assert float(first.mean()) == pytest.approx(prior, abs=4 * np.sqrt(prior * (1 - prior) / 4000))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"objective.name": "supervised"}, "'supervised' never trained"),
+        ({"objective.name": "fixmatch"}, "'fixmatch' never trained"),
+        ({"objective.reconstruction": 0}, "'tighter-elbo' with objective.reconstruction 0 never trained"),
+    ],
+)
+def test_nothing_comes_from_a_decoder_that_was_never_trained(
+    changes: dict[str, Any], named: str, tmp_path: Path, features: tuple[Array, Array]
+) -> None:
+    x, y = features
+    tiny(plan={**TINY, **changes}).fit(x, y).save(tmp_path)
+    model = TautClassifier.load(tmp_path)
+    assert model.predict_proba(x).shape == (40, 2)
+    for act, values in ((model.transform, x), (model.reconstruct, x), (model.sample, [0, 1])):
+        with pytest.raises(DataError, match=named):
+            act(values)
 
 
 # --- seeds, parameters, copies ------------------------------------------------------------------------------

@@ -266,6 +266,20 @@ def test_predictions_do_not_depend_on_the_size_of_the_batch() -> None:
     assert predict_probabilities(model, data.x).dtype == np.float64
 
 
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [
+        ((1200, 5), [500, 500, 200]),
+        ((1100, 3, 8, 8), [500, 500, 100]),
+        ((40, 1, 512, 512), [16, 16, 8]),
+        ((2, 1, 4096, 2048), [1, 1]),
+    ],
+)
+def test_batches_of_large_images_have_fewer_of_them(shape: tuple[int, ...], sizes: list[int]) -> None:
+    model = model_of(vectors(some_known()) if len(shape) == 2 else images(some_known(), channels=shape[1]))
+    assert [len(batch) for batch in batches(model, np.zeros(shape, dtype=np.uint8))] == sizes
+
+
 def test_evaluation_refuses_what_it_cannot_judge() -> None:
     data = images(some_known())
     model = model_of(data)

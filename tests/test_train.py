@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import random
+import signal
 from typing import Any
 
 import numpy as np
@@ -245,6 +246,40 @@ def test_resume_goes_on_from_a_checkpoint_that_was_being_replaced(
     assert not run.checkpoint.with_name("checkpoint.old").exists()
 
 
+def test_few_slow_steps_have_a_checkpoint_by_the_clock(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, run, change = vectors(some_known()), Run.create(tmp_path / "run"), tiny()
+    with monkeypatch.context() as patch:
+        interrupt(patch, at=4)
+        patch.setattr("taut.train.MOST_LOST", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            fit(data, change, run=run, quiet=True)
+    assert json.loads((run.checkpoint / "progress.json").read_text())["step"] == 4
+    assert equal(resume(data, run, quiet=True).model, fit(data, change, quiet=True).model)
+
+
+@pytest.mark.parametrize(("often", "kept"), [(1, 4), (2, None)])
+def test_ctrl_c_waits_for_its_step_and_a_checkpoint_but_twice_it_does_not(
+    often: int, kept: int | None, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, run, change = images(some_known()), Run.create(tmp_path / "run"), tiny()
+    usual = Stream.batch
+
+    def batch(self: Stream, step: int, *rest: Any) -> Batch:
+        for _ in range(often if step == 3 else 0):
+            signal.raise_signal(signal.SIGINT)
+        return usual(self, step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, "batch", batch)
+        with pytest.raises(KeyboardInterrupt):
+            fit(data, change, run=run, quiet=True)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert run.checkpoint.exists() == (kept is not None)
+    if kept is not None:
+        assert json.loads((run.checkpoint / "progress.json").read_text())["step"] == kept
+    assert equal(resume(data, run, quiet=True).model, fit(data, change, quiet=True).model)
+
+
 def test_resume_keeps_the_fitted_number_of_steps(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     data, run = vectors(some_known()), Run.create(tmp_path / "run")
     monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 0.1)
@@ -285,7 +320,9 @@ def test_resume_refuses_other_data(tmp_path: Any) -> None:
             resume(other, run, quiet=True)
 
 
-def test_a_run_cut_off_before_its_first_checkpoint_begins_anew(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_cut_off_before_its_first_checkpoint_begins_anew(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     data, run = vectors(some_known()), Run.create(tmp_path / "run")
     change = tiny(train={"log_every": 1})
     with monkeypatch.context() as patch:
@@ -293,7 +330,9 @@ def test_a_run_cut_off_before_its_first_checkpoint_begins_anew(tmp_path: Any, mo
         with pytest.raises(KeyboardInterrupt):
             fit(data, change, run=run, quiet=True)
     assert not run.checkpoint.exists()
+    assert "no checkpoint" not in capsys.readouterr().err
     assert equal(resume(data, run, quiet=True).model, fit(data, change, quiet=True).model)
+    assert capsys.readouterr().err == f"taut: {run.path} has no checkpoint: the training begins anew\n"
     assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4, 5, 6]
 
 

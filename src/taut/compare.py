@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from accelerate.utils import broadcast_object_list
 
 from taut.baselines import find_objective
 from taut.data.dataset import DataError, Dataset
 from taut.evaluate.metrics import evaluate
 from taut.fit import fit
 from taut.plan import Plan
+from taut.train import TrainingError, processes
 
 FIGURES = ("error", "nll", "ece", "auroc_macro", "ap_macro", "elbo", "seconds")
 
@@ -28,30 +30,34 @@ def compare(
     minutes: float | None = None,
     change: Callable[[Plan], Plan] = lambda plan: plan,
     about: dict[str, Any] | None = None,
+    failures: list[str] | None = None,
 ) -> pd.DataFrame:
     """Train every objective on every draw and evaluate it on the same test data: one row for each of them.
 
     draw: the training set with the annotations of a seed.  folder: draws.jsonl gets a line for each finished training,
     and what is there already is not trained again.  about: what the draws depend on; DataError where a folder was
-    begun with something else.  Returns the columns of `FIGURES` that are defined, with method and seed.
+    begun with something else.  failures: gets a sentence for each training that failed, and the others go on; without
+    it the first one raises TrainingError.  Returns the columns of `FIGURES` that are defined, with method and seed.
     """
     for name in objectives:
         find_objective(name)
-    path, settings = folder / "draws.jsonl", folder / "settings.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    asked = {name: value for name, value in {**(about or {}), "minutes": minutes}.items() if value is not None}
-    asked = json.loads(json.dumps(asked, default=str))
-    if not settings.exists():
-        settings.write_text(json.dumps(asked, indent=1))
-    elif json.loads(settings.read_text()) != asked:
-        raise DataError(f"{folder} was begun with other data or flags (see {settings}); choose another --out")
-    rows = read_rows(path)
+    path, state = folder / "draws.jsonl", processes()
+    if state.is_main_process:
+        _begin(folder, {**(about or {}), "minutes": minutes})
+    # Of several processes the first one reads, since it also writes, and all must train the same methods.
+    rows = broadcast_object_list([read_rows(path) if state.is_main_process else None])[0]
     for seed in seeds:
         training = draw(seed)
         for name in objectives:
             if any(row["method"] == name and row["seed"] == seed for row in rows):
                 continue
-            fitted = fit(training, change, minutes, seed, quiet=True, objective=name)
+            try:
+                fitted = fit(training, change, minutes, seed, quiet=True, objective=name)
+            except TrainingError as error:
+                if failures is None or state.num_processes > 1:  # the others may not have failed, and wait
+                    raise
+                failures.append(f"{name} failed on the draw of seed {seed}: {error}")
+                continue
             figures = evaluate(fitted.model, testing)
             row = {
                 "method": name,
@@ -62,16 +68,31 @@ def compare(
                 "parameters": sum(p.numel() for p in fitted.model.parameters()),
             }
             rows.append(row)
-            with path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            if state.is_main_process:
+                with path.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
     chosen = [row for row in rows if row["method"] in objectives and row["seed"] in seeds]
     return pd.DataFrame(chosen)
 
 
+def _begin(folder: Path, about: dict[str, Any]) -> None:
+    settings = folder / "settings.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = json.loads(json.dumps({name: value for name, value in about.items() if value is not None}, default=str))
+    if not settings.exists():
+        settings.write_text(json.dumps(asked, indent=1))
+    elif json.loads(settings.read_text()) != asked:
+        raise DataError(f"{folder} was begun with other data or flags (see {settings}); choose another --out")
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The finished trainings, but for a last line that an interruption cut off."""
+    """The finished trainings, each once; a last line that an interruption cut off is dropped."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    found = [json.loads(line) for line in lines if line.endswith("\n")]
+    first: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in found:
+        first.setdefault((row["method"], row["seed"]), row)
+    rows = list(first.values())
     if len(rows) < len(lines):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return rows

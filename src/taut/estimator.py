@@ -16,8 +16,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from taut import latent
-from taut.baselines import DEFAULT
-from taut.data.dataset import Dataset, as_images, pixel_max
+from taut.baselines import DEFAULT, find_objective
+from taut.data.dataset import DataError, Dataset, as_images, pixel_max
 from taut.evaluate.predict import batches, predict_posterior, predict_probabilities
 from taut.fit import fit
 from taut.labels import LabelError, LabelSpace, Scalar
@@ -218,9 +218,16 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 
     # --- the generative side ------------------------------------------------------------------------------
 
-    def transform(self, X: ArrayLike) -> NDArray[np.float32]:
-        """The means of q(z|x): [N, z_dim]."""
+    def _check_decoder(self) -> None:
         check_is_fitted(self, "model_")
+        chosen = self.plan_.objective
+        if not find_objective(chosen.name).decodes(self.plan_):
+            why = "" if chosen.reconstruction else " with objective.reconstruction 0"
+            raise DataError(f"the objective {chosen.name!r}{why} never trained z and the decoder: they give noise")
+
+    def transform(self, X: ArrayLike) -> NDArray[np.float32]:
+        """The means of q(z|x): [N, z_dim]; DataError where the objective trains no decoder, and with it no z."""
+        self._check_decoder()
         return np.asarray(predict_posterior(self.model_, self._inputs(X)).mean.numpy())
 
     @torch.no_grad()
@@ -228,8 +235,9 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         """Draws E[x|z,c] with z ~ N(0, I) and the given labels (as y in `fit`; unannotated ones from the prior).
 
         Returns [N, C, H, W] images in [0, 1], at the decoder's resolution, or [N, F] features in their own units.
+        Raises DataError where the objective trains no decoder.
         """
-        check_is_fitted(self, "model_")
+        self._check_decoder()
         model = self.model_
         annotation = self.space_.encode(self._annotations(labels), self.unlabeled)
         generator = torch.Generator().manual_seed(_seed(random_state))
@@ -245,8 +253,11 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 
     @torch.no_grad()
     def reconstruct(self, X: ArrayLike) -> NDArray[np.float32]:
-        """E[x|z,c] at the mean of q(z|x) and at the probabilities of q(c|x): [N, C, H, W] or [N, F] as `sample`."""
-        check_is_fitted(self, "model_")
+        """E[x|z,c] at the mean of q(z|x) and at the probabilities of q(c|x): [N, C, H, W] or [N, F] as `sample`.
+
+        Raises DataError where the objective trains no decoder.
+        """
+        self._check_decoder()
         parts = []
         for x in batches(self.model_, self._inputs(X)):
             posterior = self.model_.encode(x)

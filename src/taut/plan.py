@@ -125,6 +125,7 @@ class TrainPlan:
     latest ones that are not clearly worse than the best; 0 keeps the last ones."""
     log_every: int = 20
     checkpoint_every: int = 500
+    """Steps between checkpoints; there is one after five minutes too, and where Ctrl-C ends a run of one process."""
 
 
 @dataclass

@@ -14,11 +14,11 @@ from taut.data import EMBEDDED, PUBLIC, TABLES, DataError, Dataset, load_dataset
 from taut.data.arrays import has_array
 from taut.data.cache import read_images
 from taut.data.embeddings import SUFFIXES as EMBEDDINGS
-from taut.data.files import find_images
+from taut.data.files import find_images, match_files
 from taut.data.formats import find_layout
 from taut.data.leakage import check_leakage, seen_before
 from taut.data.split import draw_fraction, draw_per_class
-from taut.data.table import read_table
+from taut.data.table import check_column, find_path_column, read_table
 from taut.features import FrozenEncoder, usual_side
 from taut.labels import LabelSpace, Scalar
 from taut.nn.vae import LabelVAE
@@ -124,32 +124,65 @@ class DataFlags(ReadFlags):
         return cls(**known | paths)
 
 
-def replaced_source(source: DataFlags, data: str | None, labels: Path | None) -> DataFlags:
-    """The flags of a run for other data, which has columns only with a table, and need not have the groups."""
-    if data is None:
-        return source if labels is None else dataclasses.replace(source, labels=labels)
-    source = dataclasses.replace(source, split_fractions=None, train_list=None, test_list=None)
-    source = dataclasses.replace(source, data=data, labels=labels)
-    source = dataclasses.replace(source, group=source.group if _has_groups(source) else None)
-    if is_table(data):
-        other = dataclasses.replace(source, split_column=None)
-    elif labels is None:
-        other = DataFlags(
-            data, image_size=source.image_size, group=source.group, unlabeled=source.unlabeled, blank=source.blank
-        )
-    else:
-        other = dataclasses.replace(source, images=None)
-    return other if is_folder(data) else dataclasses.replace(other, image_size=None)
+def resumed_source(source: DataFlags, begun: DataFlags) -> DataFlags:
+    """The flags that a run was begun with, its files being where `source` has them; DataError for other flags."""
+    given = {f.name: getattr(source, f.name) for f in dataclasses.fields(source)}
+    given = {name: value for name, value in given.items() if value not in (None, getattr(begun, name))}
+    changed = [name for name in given if name not in ("data", *PATHS) or getattr(begun, name) is None]
+    if changed:
+        flags = ", ".join("--" + name.replace("_", "-") for name in changed)
+        raise DataError(f"--resume goes on with the flags that the run was begun with: leave out {flags}")
+    return dataclasses.replace(begun, **given)
 
 
-def _has_groups(source: DataFlags) -> bool:
-    """Whether the data have the column or array that --group names."""
+def replaced_source(source: DataFlags, data: str | None, labels: Path | None, images: Path | None = None) -> DataFlags:
+    """The flags of a run for other data, or another table, which need not have the groups and the split."""
+    if data is not None:
+        source = _other_data(source, data, labels)
+        if labels is None and not is_table(data):  # there are no columns
+            source = DataFlags(
+                data, image_size=source.image_size, group=source.group, unlabeled=source.unlabeled, blank=source.blank
+            )
+        source = source if is_folder(data) else dataclasses.replace(source, image_size=None)
+    elif labels is not None:
+        source = dataclasses.replace(source, labels=labels)
+    if data is not None or labels is not None:
+        source = _kept(source, "group", "split_column")
+    return source if images is None else dataclasses.replace(source, images=images)
+
+
+def _other_data(source: DataFlags, data: str, labels: Path | None) -> DataFlags:
+    """The flags of a run for other data, of which those that say how its own are split say nothing."""
+    images = _image_root(source, Path(data).expanduser()) if is_table(data) else None
+    other = dataclasses.replace(source, data=data, labels=labels, images=images)
+    return dataclasses.replace(other, split_fractions=None, train_list=None, test_list=None)
+
+
+def _image_root(source: DataFlags, table: Path) -> Path | None:
+    """Where the images of another table are: in its own folder if that has any of them, else where the run's are."""
+    folder = table.parent
+    if source.images is None or folder.resolve() == Path(source.data).expanduser().resolve().parent:
+        return source.images
+    layout = find_layout(read_table(table), source.format)
+    column = source.path_column or layout.path or find_path_column(layout.table)
+    check_column(layout.table, column, "--path-column")
+    found = match_files(layout.table[column], find_images(folder), folder, folder, layout.shared)
+    return None if (found >= 0).any() else source.images
+
+
+def _kept(source: DataFlags, *flags: str) -> DataFlags:
+    """The flags without those of some that name a column, or an array of groups, that the data lack."""
+    named = {flag: getattr(source, flag) for flag in flags if getattr(source, flag) is not None}
     path = Path(source.data) if is_table(source.data) else source.labels
-    if source.group is None:
-        return False
-    if path is not None:
-        return source.group in find_layout(read_table(path), source.format).table.columns
-    return source.data.lower().endswith(".npz") and has_array(Path(source.data).expanduser(), source.group)
+    if named and path is not None:
+        columns = find_layout(read_table(path.expanduser()), source.format).table.columns
+        lacking = [flag for flag, name in named.items() if name not in columns]
+    else:
+        file = Path(source.data).expanduser()
+        is_pack = file.suffix.lower() == ".npz"
+        lacking = [flag for flag, name in named.items() if flag != "group" or not (is_pack and has_array(file, name))]
+    nothing: dict[str, Any] = dict.fromkeys(lacking)
+    return dataclasses.replace(source, **nothing)
 
 
 def is_table(data: str) -> bool:
@@ -273,10 +306,8 @@ def _load_images(
 def test_flags(source: DataFlags) -> DataFlags:
     """How --test is read: as the data is, but for what splits it, and a table of its own where it is one."""
     assert source.test is not None
-    other = dataclasses.replace(source, data=source.test, split_fractions=None, train_list=None, test_list=None)
-    if is_table(source.test):
-        return dataclasses.replace(other, labels=None, split_column=None)
-    return dataclasses.replace(other, images=None) if is_table(source.data) else other
+    labels = None if is_table(source.test) else source.labels
+    return _kept(_other_data(source, source.test, labels), "split_column")
 
 
 def named_parts(training: Dataset, testing: Dataset | None) -> dict[str, Dataset]:

@@ -7,6 +7,9 @@ import json
 import math
 import random
 import shutil
+import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +20,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -28,6 +31,8 @@ from taut.nn.vae import LabelVAE
 from taut.objective import Batch, LossTerms, Objective
 from taut.plan import Plan, TrainPlan
 from taut.run import Run
+
+MOST_LOST = 300.0  # seconds of training that an interruption may cost, where steps are few and slow
 
 
 class TrainingError(RuntimeError):
@@ -112,6 +117,29 @@ def processes() -> PartialState:
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
+@contextmanager
+def interrupts_after_steps(wanted: bool) -> Iterator[list[int]]:
+    """Let a first Ctrl-C wait for what asks the list whether there was one; a second one stops at once."""
+    asked: list[int] = []
+    usual = signal.default_int_handler
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is usual
+    if not (wanted and mine):
+        yield asked
+        return
+
+    def wait(number: int, frame: object) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, usual)
+
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if asked:
+        raise KeyboardInterrupt
+
+
 def make_accelerator(plan: TrainPlan) -> Accelerator:
     """An Accelerator for the plan's precision; several trainings in one process may differ in it."""
     processes()
@@ -166,7 +194,9 @@ def train(
         progress = Progress()
         if resume and run is not None:
             progress = load_checkpoint(accelerator, run)
-        return _loop(accelerator, wrapped, task, optimizer, stream, settings, progress, run, quiet, name)
+        # Of several processes each may be at another step when it is interrupted.
+        with interrupts_after_steps(run is not None and accelerator.num_processes == 1) as asked:
+            return _loop(accelerator, wrapped, task, optimizer, stream, settings, progress, run, quiet, name, asked)
 
 
 def _loop(
@@ -180,6 +210,7 @@ def _loop(
     run: Run | None,
     quiet: bool,
     name: str,
+    interrupted: list[int],
 ) -> TrainResult:
     wrapped.train()
     averaged, current, averaged_other, current_other = task.tensors()
@@ -194,7 +225,7 @@ def _loop(
     times: list[float] = []
     waiting: list[dict[str, Tensor]] = []
     began = time.perf_counter() - progress.seconds
-    last = time.perf_counter()
+    last = kept_at = time.perf_counter()
     for step in range(progress.step, settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * one_cycle(step, settings)
@@ -207,7 +238,12 @@ def _loop(
                 optimizer.zero_grad()
             waiting.append(terms.present())
         logged = (step + 1) % settings.log_every == 0 or step + 1 == settings.steps
-        saved = run is not None and ((step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps)
+        saved = run is not None and (
+            (step + 1) % settings.checkpoint_every == 0
+            or step + 1 == settings.steps
+            or bool(interrupted)
+            or _overdue(accelerator, kept_at, logged)
+        )
         # Reading a number waits for a GPU, so there only now and then, and before a checkpoint replaces the last one.
         if accelerator.device.type == "cpu" or logged or saved:
             for terms_of_part in waiting[-settings.accumulate :]:
@@ -233,18 +269,27 @@ def _loop(
             waiting.clear()
         if saved and run is not None:
             save_checkpoint(accelerator, run, progress)
-            last = time.perf_counter()
+            last = kept_at = time.perf_counter()
+        if interrupted and saved:
+            raise KeyboardInterrupt
     bar.close()
     if not all(bool(tensor.isfinite().all()) for tensor in averaged):
         raise TrainingError(
             "the weights are NaN or infinite after the last step; a lower --train.learning_rate may help, "
-            "and the last checkpoint is kept"
+            "and the last checkpoint, where there is one, is kept"
         )
     # Not the median: an objective's steps may cost less before what is only estimated counts.
     usual = float(np.mean(sorted(times)[: math.ceil(0.9 * len(times))])) if times else 0.0
     chosen = looks is not None and looks.step > 0  # not where no look had a finite figure
     model, kept = (looks.kept, int(looks.step)) if looks is not None and chosen else (task.average, progress.step)
     return TrainResult(model, progress.step, progress.seconds, usual, kept)
+
+
+def _overdue(accelerator: Accelerator, kept_at: float, logged: bool) -> bool:
+    """Whether the last checkpoint is too old. The first of several processes decides, where a step is logged."""
+    if accelerator.num_processes > 1 and not logged:
+        return False
+    return bool(broadcast_object_list([time.perf_counter() - kept_at > MOST_LOST])[0])
 
 
 def mean_terms(waiting: list[dict[str, Tensor]]) -> dict[str, float]:
@@ -260,7 +305,7 @@ def check_finite(terms: dict[str, Tensor], step: int) -> None:
     name, value = next((n, float(v)) for n, v in terms.items() if not math.isfinite(float(v)))
     raise TrainingError(
         f"step {step + 1}: the loss term {name!r} is {value}; a lower --train.learning_rate may help, "
-        "and the last checkpoint is kept"
+        "and the last checkpoint, where there is one, is kept"
     )
 
 
@@ -284,12 +329,13 @@ def save_checkpoint(accelerator: Accelerator, run: Run, progress: Progress) -> N
 
 
 def load_checkpoint(accelerator: Accelerator, run: Run) -> Progress:
-    """Load the run's checkpoint into what the accelerator has prepared; without one the run begins anew."""
+    """Load the run's checkpoint into what the accelerator has prepared; without one it says so, and begins anew."""
     place: Path = run.checkpoint
     if not place.exists() and place.with_name("checkpoint.old").exists():
         place = place.with_name("checkpoint.old")
     if not (place / "progress.json").exists():
         if accelerator.is_main_process:
+            print(f"taut: {run.path} has no checkpoint: the training begins anew", file=sys.stderr)
             run.truncate_metrics(0)
         return Progress()
     accelerator.load_state(str(place))

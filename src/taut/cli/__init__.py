@@ -25,7 +25,7 @@ from taut.memory import estimate_memory
 from taut.plan import MOST_FOLDS
 from taut.rules import advice, describe, uncalibrated
 from taut.run import Run
-from taut.sources import DataFlags, draw_annotations, load_parts
+from taut.sources import DataFlags, draw_annotations, load_parts, resumed_source
 from taut.train import TrainingError, processes
 
 
@@ -45,7 +45,7 @@ def train(
         decisions: what replaces planned decisions.
         minutes: a budget; the number of steps and the schedules are fitted to it.
         out: the run folder to write.
-        resume: go on with the interrupted run in --out.
+        resume: go on with the interrupted run in --out, with its own flags.
         quiet: no progress bar.
     """
     if resume and (decisions.changes or decisions.plan or decisions.objective or minutes is not None):
@@ -56,6 +56,8 @@ def train(
     main_process = processes().is_main_process
     run = Run.create(out) if main_process and not resume else Run(out)
     processes().wait_for_everyone()
+    if resume:
+        source = resumed_source(source, DataFlags.from_json(run.source()))
     training, testing = load_parts(source, run.path / "skipped.csv", run.path)
     for note in training.notes if main_process else []:
         print(note, flush=True)  # before minutes of training on what was not meant
@@ -140,6 +142,7 @@ def compare(
     seed = decisions.first_seed()
     for note in [*training.notes, *unscored(testing)]:
         print(note, flush=True)
+    failures: list[str] = []
     rows = run_all(
         lambda s: draw_annotations(training, source, s),
         certain(testing),
@@ -149,12 +152,16 @@ def compare(
         minutes,
         decisions.change,
         {**source.to_json(), "plan": decisions.file() or None, "changes": decisions.changes},
+        failures,
     )
-    summary = table(rows)
-    summary.to_csv(out / "table.csv", index_label="method")
-    pictures(rows, out)
-    print(summary.to_string())
-    print(f"table.csv, a picture of each figure and every draw (draws.jsonl) are in {out}")
+    if len(rows) and processes().is_main_process:
+        summary = table(rows)
+        summary.to_csv(out / "table.csv", index_label="method")
+        pictures(rows, out)
+        print(summary.to_string())
+        print(f"table.csv, a picture of each figure and every draw (draws.jsonl) are in {out}")
+    if failures:
+        raise TrainingError("; ".join(failures))
 
 
 def _sentence(figures: dict[str, Any], dataset: Dataset) -> str:
@@ -171,7 +178,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"taut: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
-        print("taut: interrupted; `taut train … --resume` goes on from the last checkpoint", file=sys.stderr)
+        resumed = "`taut train … --resume` goes on from the last checkpoint, if there is one"
+        print(f"taut: interrupted; {resumed}", file=sys.stderr)
         raise SystemExit(130) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from json import dumps
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from taut.baselines import find_objective
 from taut.cli.command import command
+from taut.cli.splits import with_saved_split
 from taut.data import DataError
 from taut.data.cells import certain, unscored
 from taut.data.dataset import SPLITS
@@ -33,6 +35,7 @@ def evaluate(
     data: str | None = None,
     split: str | None = None,
     labels: Path | None = None,
+    images: Path | None = None,
     json: bool = False,
     calibrated: bool = True,
     resamples: int = 1000,
@@ -45,6 +48,7 @@ def evaluate(
         data: what to evaluate on, as in `taut train`; by default the test data of the run.
         split: train, valid or test; by default the test part where there is one, else everything.
         labels: a CSV table of annotations for a folder.
+        images: where the images of a table are; by default in its folder, or where those of the run are.
         json: print one JSON object on the last line.
         calibrated: use the calibration fitted on held-out images.
         resamples: of the images, or whole groups, for the 95 % intervals; 0 for none.
@@ -54,10 +58,19 @@ def evaluate(
     model = folder.load_model()
     source = DataFlags.from_json(folder.source())
     tested = source.test if data is None and split in (None, "test") else None
-    source = replaced_source(source if tested is None else test_flags(source), data, labels)
+    source = replaced_source(source if tested is None else test_flags(source), data, labels, images)
+    saved = folder.path / "split.csv"
+    dealt = source.split_fractions is not None and saved.is_file()
+    # Shares of what has changed since would deal images that were learnt from into the test part.
     dataset = load_source(
-        source, model.space, None, model.architecture.shape, folder.pixel_max(), FrozenEncoder.load(run)
+        dataclasses.replace(source, split_fractions=None) if dealt else source,
+        model.space,
+        None,
+        model.architecture.shape,
+        folder.pixel_max(),
+        FrozenEncoder.load(run),
     )
+    dataset = with_saved_split(dataset, saved, source.test is not None) if dealt else dataset
     if split is not None and split not in SPLITS:
         raise DataError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
     has_test = dataset.split is not None and bool((dataset.split == "test").any())
@@ -65,7 +78,7 @@ def evaluate(
     dataset = dataset.part(chosen) if chosen else dataset
     if data is None and tested is None and chosen is None:
         print("taut: there is no test part; these are the images that the run was trained on", file=sys.stderr)
-    elif data is not None and (warning := seen_before(folder.path / "split.csv", dataset)) is not None:
+    elif data is not None and (warning := seen_before(saved, dataset)) is not None:
         print(f"taut: {warning}", file=sys.stderr)
     for note in [*(f"{source.data}: {note}" for note in dataset.notes), *unscored(dataset)]:
         print(f"taut: {note}", file=sys.stderr)
@@ -93,8 +106,8 @@ def predict(run: Path, images: Path, out: Path = Path("predictions.csv")) -> Non
     folder = Run(run)
     model = _on_device(folder.load_model())
     source = DataFlags.from_json(folder.source())
+    _check_writable(out)
     names, x, unread = read_inputs(images, model, folder.pixel_max(), source, FrozenEncoder.load(run))
-    out.parent.mkdir(parents=True, exist_ok=True)
     prediction_table(model, names, x).to_csv(out, index=False, float_format="%.6f")
     print(f"wrote the probabilities of {len(names)} images to {out}")
     if unread:
@@ -151,6 +164,18 @@ def explain(
     found = explain_image(model, x[chosen], label, decodes, attribution)
     draw_explanation(found, out)
     print(f"{found.describe()}; the picture is {out}" + ("" if decodes else f"; {untrained}"))
+
+
+def _check_writable(out: Path) -> None:
+    """Refuse a file that cannot be written (DataError), before anything that takes long."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        there = out.exists()
+        out.open("a").close()
+    except OSError as error:
+        raise DataError(f"--out {out} cannot be written: {error.strerror}") from error
+    if not there:
+        out.unlink()
 
 
 def _on_device(model: LabelVAE) -> LabelVAE:

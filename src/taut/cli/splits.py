@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from taut.cli.command import command
 from taut.data.dataset import SPLITS, DataError, Dataset
 from taut.data.leakage import pixel_keys
 from taut.data.split import parse_fractions, split_by
-from taut.data.table import read_table
+from taut.data.table import plural, read_table
 from taut.sources import ReadFlags, is_folder, is_table, load_source
 
 
@@ -47,6 +49,31 @@ def save_split(path: Path, parts: dict[str, Dataset]) -> None:
         if len(data)
     ]
     pd.concat(tables).to_csv(path, index=False)
+
+
+def with_saved_split(dataset: Dataset, path: Path, tested: bool) -> Dataset:
+    """The images that a split.csv has, each in its part there, with notes on those that only one of both has.
+
+    tested: whether the test part of the file is of other data. Raises DataError where none is there, or where images
+    come and go that have numbers in place of ids.
+    """
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = table[table["split"] != "test"] if tested else table
+    # Of an id that repeats the part that is learnt from, which comes first, counts for all.
+    parts = dict(zip(table["image"][::-1], table["split"][::-1], strict=True))
+    split = np.array([parts.get(name, "") for name in dataset.ids])
+    new, gone = int((split == "").sum()), len(parts.keys() - set(dataset.ids))
+    if new == len(split):
+        raise DataError(f"no image of {dataset.name} is in {path}: name what to evaluate on with --data")
+    if new + gone and list(dataset.ids) == [str(i) for i in range(len(dataset))]:
+        raise DataError(
+            f"{dataset.name} has other rows than {path}, and no ids that tell which ones: name what to evaluate on "
+            "with --data"
+        )
+    notes = [f"{plural(new, 'image is', 'images are')} not in {path}: left out."] if new else []
+    notes += [f"{plural(gone, 'image', 'images')} in {path} cannot be found any more."] if gone else []
+    dataset = replace(dataset, split=split, notes=[*dataset.notes, *notes])
+    return dataset.rows(split != "") if new else dataset
 
 
 def write_split_table(source: ReadFlags, fractions: str, seed: int, out: Path) -> tuple[Dataset, int]:

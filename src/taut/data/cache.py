@@ -88,9 +88,12 @@ def _decode_dicom(file: Path, shape: Shape) -> NDArray[np.uint8]:
 
 
 def read_images(paths: Sequence[Path], shape: Shape) -> tuple[NDArray[np.uint8], list[tuple[Path, str]]]:
-    """The images that can be read, uint8 [N, C, H, W] in order, and (path, reason) of the others."""
+    """The images that can be read, uint8 [N, C, H, W] in order, and (path, reason) of the others.
+
+    Files that need a package that is missing are among the others.
+    """
     out = np.empty((len(paths), *shape), dtype=np.uint8)
-    failures = _fill(out, paths, shape)
+    failures = _fill(out, paths, shape, stop=False)
     return out[: len(paths) - len(failures)], [(paths[i], reason) for i, reason in failures.items()]
 
 
@@ -178,11 +181,11 @@ def _write(array_path: Path, report_path: Path, paths: Sequence[Path], shape: Sh
         temporary.unlink(missing_ok=True)
 
 
-def _fill(out: NDArray[np.uint8], paths: Sequence[Path], shape: Shape) -> dict[int, str]:
+def _fill(out: NDArray[np.uint8], paths: Sequence[Path], shape: Shape, stop: bool = True) -> dict[int, str]:
     """Decode files into the first rows of out without gaps; the reasons by position of those that failed."""
     failures: dict[int, str] = {}
     row = 0
-    for i, result in enumerate(_each(lambda path: decode_image(path, shape), paths, "decoding images")):
+    for i, result in enumerate(_each(lambda path: decode_image(path, shape), paths, "decoding images", stop)):
         if isinstance(result, str):
             failures[i] = result
         else:
@@ -191,14 +194,21 @@ def _fill(out: NDArray[np.uint8], paths: Sequence[Path], shape: Shape) -> dict[i
     return failures
 
 
-def _each(function: Callable[[Path], Result], paths: Sequence[Path], title: str) -> Iterator[Result | str]:
-    """The function of every file in order, from a few threads, or the reason why it failed."""
+def _each(
+    function: Callable[[Path], Result], paths: Sequence[Path], title: str, stop: bool = True
+) -> Iterator[Result | str]:
+    """The function of every file in order, from a few threads, or the reason why it failed.
+
+    stop: whether a missing package ends it (DataError): a training set would lose all files like that one.
+    """
 
     def attempt(path: Path) -> Result | str:
         try:
             return function(path)
-        except DataError:  # a package that is missing here is missing for every file
-            raise
+        except DataError as error:
+            if stop:
+                raise
+            return str(error).replace(f"{path} is", "it is", 1)
         except Exception as error:  # a damaged file can raise anything in a decoder; one file must not end the run
             return _reason(error)
 

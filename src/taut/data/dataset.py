@@ -122,7 +122,8 @@ def as_images(x: NDArray[Any], name: str, white: float | None = None) -> NDArray
     Accepts [N, H, W], [N, H, W, C] and [N, C, H, W] (C of 1, 3 or 4, an alpha channel is dropped) of uint8, bool or
     numbers from 0 to white, above which they are cut off.
     white: `pixel_max` of the training images, so that no image's scale depends on the others of its array; by
-        default that of these.  Raises DataError for anything else, and for what is plainly on another scale.
+        default that of these.  It is that of bytes too where it is less than 255; but after training on [0, 1] bytes
+        beyond 1 are of 0 to 255.  Raises DataError for anything else, and for what is plainly on another scale.
     """
     x = np.asarray(x)
     if x.dtype.kind not in "biuf":
@@ -139,7 +140,7 @@ def as_images(x: NDArray[Any], name: str, white: float | None = None) -> NDArray
             "nor images of 1, 3 or 4 channels"
         )
     x = x[:, :3] if x.shape[1] == 4 else x
-    if x.dtype == np.uint8:
+    if x.dtype == np.uint8 and (white is None or white >= 255 or (white < 2 and x.max(initial=0) > white)):
         return np.ascontiguousarray(x)
     if x.dtype == bool:
         return x.astype(np.float32)

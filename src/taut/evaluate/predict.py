@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from taut.nn.vae import LabelVAE, Posterior
 
+MOST_ROWS, MOST_PIXELS = 500, 2**22  # of a batch; the pixels bound the memory that maps of large images take
 
-def batches(model: LabelVAE, x: NDArray[Any], size: int = 500) -> Iterator[Tensor]:
-    """Prepared inputs on the model's device, a few hundred rows at a time."""
+
+def batches(model: LabelVAE, x: NDArray[Any], size: int | None = None) -> Iterator[Tensor]:
+    """Prepared inputs on the model's device, a few hundred rows at a time, or fewer of large images."""
     device = model.log_prior.device
+    size = size or max(1, min(MOST_ROWS, MOST_PIXELS // math.prod(x.shape[2:])))
     for start in range(0, len(x), size):
         yield model.prepare(torch.from_numpy(np.ascontiguousarray(x[start : start + size])).to(device))
 

@@ -44,7 +44,7 @@ def _grid(rows: list[Tensor], titles: list[str], columns: list[str], path: Path)
 @torch.no_grad()
 def reconstructions(model: LabelVAE, dataset: Dataset, path: Path, count: int = 12) -> None:
     """Images above their reconstructions at the mean of q(z|x) and the most probable labels."""
-    x = next(batches(model, dataset.x[:count]))
+    x = next(batches(model, dataset.x[:count], count))
     posterior = model.encode(x)
     c = _most_probable(model, posterior.logits)
     rows = [reduce_image(x, model.out_shape), model.mean_image(model.decode(posterior.mean, c))]
@@ -58,7 +58,7 @@ def every_label(model: LabelVAE, dataset: Dataset, path: Path, count: int = 6) -
     One c-way label: c_j takes each of its classes. Several labels: each in turn is set to its last class ("yes"),
     all others to their first.
     """
-    x = next(batches(model, dataset.x[:count]))
+    x = next(batches(model, dataset.x[:count], count))
     z = model.encode(x).mean
     single = len(model.sizes) == 1
     choices = []
