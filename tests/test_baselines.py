@@ -264,6 +264,14 @@ def test_a_plan_names_its_method_and_has_its_settings(name: str) -> None:
         assert getattr(getattr(plan, section), key) == value
 
 
+def test_only_methods_that_trust_their_guesses_at_once_rise_early() -> None:
+    image = (1, 8, 8)
+    early = {name for name in OBJECTIVES if plan_for(facts_of(ONE, image), objective=name).train.warmup == 0.02}
+    assert early == {*REGULARISED, "shot-vae"}
+    usual = plan_for(facts_of(SEVERAL, image)).train.warmup
+    assert {plan_for(facts_of(SEVERAL, image), objective=name).train.warmup for name in OBJECTIVES} == {usual}
+
+
 # --- supervised ---------------------------------------------------------------------------------------------
 
 

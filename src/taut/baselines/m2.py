@@ -26,6 +26,7 @@ class M2(Baseline):
     Limits: ValueError above 4,096 combinations; q(c|x) learns from annotations through α alone.
     """
 
+    rises_early: ClassVar[bool] = False
     settings: ClassVar[dict[str, Any]] = {
         "model.z_given_c": True,
         "objective.alpha": 0.1,

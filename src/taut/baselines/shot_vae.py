@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from taut import latent
+from taut.baselines.base import early_rise
 from taut.facts import Facts
 from taut.objective import Batch, LossTerms
 from taut.tighter import TighterELBO
@@ -28,6 +29,7 @@ class ShotVAE(TighterELBO):
     def plan_for(cls, facts: Facts) -> dict[str, Any]:
         """The interpolation in the place of a teacher, and the reconstruction at the scale of the authors' code."""
         return {
+            **early_rise(facts),
             "objective.source": "interpolation" if facts.images > facts.fully_annotated_images else "none",
             "objective.mutual_information": 0.0,
             "objective.reconstruction": 1e-3,

@@ -24,7 +24,8 @@ class Supervised(Baseline):
     def plan_for(cls, facts: Facts) -> dict[str, Any]:
         """Images without any annotation have nothing to do in a batch."""
         partly = facts.annotated_images > facts.fully_annotated_images
-        return {} if partly or not facts.annotated_images else {"train.batch_unlabelled": 0}
+        alone = {} if partly or not facts.annotated_images else {"train.batch_unlabelled": 0}
+        return {**super().plan_for(facts), **alone}
 
     def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch; step does not matter."""
