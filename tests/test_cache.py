@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -5,9 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from commands import taut
 from image_files import BINARY, images, paint
 from taut.data import DataError, cache
 from taut.data.folder import load_folder, read_images
+from taut.data.mapped import MappedRows
+from tiny import FLAGS
 
 
 def test_default_sizes(tmp_path):
@@ -130,6 +134,32 @@ def test_large_sets_are_decoded_once(tmp_path, small_limit, monkeypatch):
     assert "1 image cannot be read" in again.notes[0]
     monkeypatch.setattr(cache, "MAP_BYTES", 2**30)
     np.testing.assert_array_equal(load_folder(folder, image_size=8).x, first.x)
+
+
+def test_rows_of_large_sets_stay_on_the_disk(tmp_path, small_limit):
+    folder = images(tmp_path, *(f"{name}/{i}.png" for name in ("cat", "dog") for i in range(6)))
+    data = load_folder(folder, image_size=8)
+    whole = np.array(data.x)
+    some = data.rows(np.array([7, 2, 9, 0]))
+    assert isinstance(some.x, MappedRows)
+    assert (some.x.shape, some.x.dtype, some.x.ndim, some.x.size) == ((4, *whole.shape[1:]), np.uint8, 4, 4 * 64)
+    fewer = some.rows(np.array([True, False, True, True]))
+    assert isinstance(fewer.x, MappedRows)
+    np.testing.assert_array_equal(fewer.x, whole[[7, 9, 0]])
+    np.testing.assert_array_equal(fewer.x[1:], whole[[9, 0]])
+    np.testing.assert_array_equal(fewer.x[2], whole[0])
+    assert isinstance(data.rows(np.arange(3, 8)).x, np.memmap)
+
+
+def test_a_large_set_is_trained_on_as_a_small_one_is(tmp_path, small_limit, monkeypatch):
+    folder = images(tmp_path, *(f"{name}/{i}.png" for name in ("cat", "dog") for i in range(20)))
+    for limit, run in ((0, "large"), (2**30, "small")):
+        monkeypatch.setattr(cache, "MAP_BYTES", limit)
+        flags = ("--image-size", 8, "--split-fractions", "0.6,0.2,0.2", *FLAGS, "--out", tmp_path / run, "--quiet")
+        taut("train", folder, *flags)
+        taut("evaluate", tmp_path / run)
+    large, small = (json.loads((tmp_path / run / "evaluation.json").read_text()) for run in ("large", "small"))
+    assert large == small
 
 
 def test_a_changed_file_is_decoded_again(tmp_path, small_limit):

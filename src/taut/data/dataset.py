@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taut.data.mapped import select
 from taut.labels import Annotation, LabelSpace
 
 if TYPE_CHECKING:
@@ -85,12 +86,11 @@ class Dataset:
         return self.x.ndim == 4
 
     def rows(self, index: NDArray[Any]) -> Dataset:
-        """The dataset of some rows: an index or a mask. Inputs of rows one after the other are not copied."""
+        """The dataset of some rows: an index or a mask. Inputs are copied only where `select` must."""
         index = np.flatnonzero(index) if index.dtype == bool else index
-        following = len(index) > 0 and bool((np.diff(index) == 1).all())
         return replace(
             self,
-            x=self.x[index[0] : index[-1] + 1] if following else self.x[index],  # which may be a memory map
+            x=select(self.x, index),
             annotation=self.annotation[index],
             ids=[self.ids[int(i)] for i in index],
             groups=None if self.groups is None else self.groups[index],
