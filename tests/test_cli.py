@@ -493,7 +493,9 @@ def test_resume_ends_where_an_uninterrupted_run_ends(
 # --- predict ------------------------------------------------------------------------------------------------
 
 
-def test_predict_images_one_of_which_cannot_be_read(digits_run: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_predict_images_one_of_which_cannot_be_read(
+    digits_run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     places = [tmp_path / "new" / name for name in ("a.png", "deep/b.jpg")]
     for place in places:
         paint(place, size=(20, 30))
@@ -514,6 +516,9 @@ def test_predict_images_one_of_which_cannot_be_read(digits_run: Path, tmp_path: 
     (tmp_path / "new" / "bad.png").unlink()
     taut("predict", digits_run, tmp_path / "new", "--out", out)
     assert rows_of(out) == rows
+    monkeypatch.setattr("taut.cli.results.AT_ONCE", 1)
+    taut("predict", digits_run, tmp_path / "new", "--out", out)
+    assert [Path(row["image"]) for row in rows_of(out)] == places
     taut("predict", digits_run, places[0], "--out", tmp_path / "one.csv")
     (alone,) = rows_of(tmp_path / "one.csv")
     assert alone.pop("image") == rows[0].pop("image")

@@ -1,4 +1,4 @@
-"""What the commands read: the data that flags or a run name, its parts, its draw, and images to predict."""
+"""What the commands read: the data that flags or a run name, its parts, and its draw."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import numpy as np
 
 from taut.data import EMBEDDED, PUBLIC, TABLES, DataError, Dataset, load_dataset
 from taut.data.arrays import has_array
-from taut.data.cache import read_images
-from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.files import find_images, match_files
 from taut.data.formats import find_layout
 from taut.data.leakage import check_leakage, seen_before
@@ -21,7 +19,6 @@ from taut.data.split import draw_fraction, draw_per_class
 from taut.data.table import check_column, find_path_column, read_table
 from taut.features import FrozenEncoder, usual_side
 from taut.labels import LabelSpace, Scalar
-from taut.nn.vae import LabelVAE
 from taut.train import processes
 
 PATHS = ("labels", "images", "train_list", "test_list", "weights")
@@ -354,33 +351,3 @@ def check_shape(dataset: Dataset, shape: Sequence[int]) -> None:
         raise DataError(
             f"{dataset.name} has inputs of shape {list(dataset.x.shape[1:])}, but the model takes {list(shape)}"
         )
-
-
-def read_inputs(
-    path: Path, model: LabelVAE, white: float | None, source: ReadFlags, frozen: FrozenEncoder | None = None
-) -> tuple[list[str], Any, list[tuple[Path, str]]]:
-    """Names, inputs and what could not be read, from an image, a folder, an .npz pack or a file of embeddings.
-
-    white: as in `load_source`.  source: the flags of the run, for what its files call the ids and what is unannotated.
-    frozen: the encoder whose features the model takes; vectors are taken for its features.
-    """
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    if path.suffix.lower() in EMBEDDINGS:
-        key = source.path_column if path.suffix.lower() in (".parquet", ".pq") else None
-        options = {"unlabeled": source.options()["unlabeled"], "path_column": key}
-        dataset = load_dataset(str(path), space=model.space, white=white, **options)
-        if frozen is not None and dataset.is_image:
-            dataset = frozen.dataset(dataset)
-        check_shape(dataset, model.architecture.shape)
-        return list(dataset.ids), dataset.x, []
-    shape = model.architecture.shape if frozen is None else frozen.about.shape
-    if len(shape) != 3:
-        raise DataError(f"{path}: the model takes feature vectors, not images")
-    files = [path / name for name in find_images(path)] if path.is_dir() else [path]
-    x, unread = read_images(files, (shape[0], shape[1], shape[2]))
-    bad = {file for file, _ in unread}
-    names = [str(file) for file in files if file not in bad]
-    if not names:
-        raise DataError(f"{path}: no image can be read" + (f" ({unread[0][0]}: {unread[0][1]})" if unread else ""))
-    return names, x if frozen is None else frozen.features(x, str(path)), unread

@@ -20,13 +20,16 @@ from taut.data.leakage import seen_before
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.evaluate.predictions import prediction_table
 from taut.features import FrozenEncoder
+from taut.inputs import read_inputs
 from taut.nn.vae import LabelVAE
 from taut.report.explain import draw_explanation
 from taut.report.explain import explain as explain_image
 from taut.report.pictures import reliability_diagram
 from taut.report.tables import evaluation_table, evaluation_text
 from taut.run import Run
-from taut.sources import DataFlags, load_source, read_inputs, replaced_source, test_flags
+from taut.sources import DataFlags, load_source, replaced_source, test_flags
+
+AT_ONCE = 1000  # image files that are read and predicted before the next ones are
 
 
 @command()
@@ -107,13 +110,18 @@ def predict(run: Path, images: Path, out: Path = Path("predictions.csv")) -> Non
     model = _on_device(folder.load_model())
     source = DataFlags.from_json(folder.source())
     _check_writable(out)
-    names, x, unread = read_inputs(images, model, folder.pixel_max(), source, FrozenEncoder.load(run))
-    prediction_table(model, names, x).to_csv(out, index=False, float_format="%.6f")
-    print(f"wrote the probabilities of {len(names)} images to {out}")
-    if unread:
+    count, bad = 0, []
+    for names, x, unread in read_inputs(images, model, folder.pixel_max(), source, FrozenEncoder.load(run), AT_ONCE):
+        bad += unread
+        if names:
+            table = prediction_table(model, names, x)
+            table.to_csv(out, index=False, float_format="%.6f", mode="a" if count else "w", header=not count)
+            count += len(names)
+    print(f"wrote the probabilities of {count} images to {out}")
+    if bad:
         raise DataError(
-            f"{len(unread)} images could not be read and are not in {out}: "
-            + "; ".join(f"{path} ({reason})" for path, reason in unread[:5])
+            f"{len(bad)} images could not be read and are not in {out}: "
+            + "; ".join(f"{path} ({reason})" for path, reason in bad[:5])
         )
 
 
@@ -147,7 +155,7 @@ def explain(
             f"{run} was trained on the features of the frozen encoder {frozen.about.given}: "
             "its decoder draws features, so that there is no image to explain"
         )
-    names, x, unread = read_inputs(image, model, folder.pixel_max(), DataFlags.from_json(folder.source()))
+    names, x, unread = next(read_inputs(image, model, folder.pixel_max(), DataFlags.from_json(folder.source())))
     if unread:
         raise DataError(f"{unread[0][0]} cannot be read: {unread[0][1]}")
     chosen = [i for i, name in enumerate(names) if row in (None, name)]

@@ -1,0 +1,63 @@
+"""What a model predicts: images and vectors of any source that it can take, so many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from taut.data import DataError, load_dataset
+from taut.data.cache import read_images
+from taut.data.embeddings import SUFFIXES as EMBEDDINGS
+from taut.data.files import find_images
+from taut.features import FrozenEncoder
+from taut.nn.vae import LabelVAE
+from taut.sources import ReadFlags, check_shape
+
+
+def read_inputs(
+    path: Path,
+    model: LabelVAE,
+    white: float | None,
+    source: ReadFlags,
+    frozen: FrozenEncoder | None = None,
+    most: int | None = None,
+) -> Iterator[tuple[list[str], Any, list[tuple[Path, str]]]]:
+    """Names, inputs and what could not be read, from an image, a folder, an .npz pack or a file of embeddings.
+
+    white: as in `load_source`.  source: the flags of the run, for what its files call the ids and what is unannotated.
+    frozen: the encoder whose features the model takes; vectors are taken for its features.
+    most: so many image files at once, of which any number may be unread; all of them by default.
+    Raises DataError, after the last ones, where none could be read.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    if path.suffix.lower() in EMBEDDINGS:
+        key = source.path_column if path.suffix.lower() in (".parquet", ".pq") else None
+        options = {"unlabeled": source.options()["unlabeled"], "path_column": key}
+        dataset = load_dataset(str(path), space=model.space, white=white, **options)
+        if frozen is not None and dataset.is_image:
+            dataset = frozen.dataset(dataset)
+        check_shape(dataset, model.architecture.shape)
+        yield list(dataset.ids), dataset.x, []
+        return
+    shape = model.architecture.shape if frozen is None else frozen.about.shape
+    if len(shape) != 3:
+        raise DataError(f"{path}: the model takes feature vectors, not images")
+    files = [path / name for name in find_images(path)] if path.is_dir() else [path]
+    reasons: list[tuple[Path, str]] = []
+    count = 0
+    for some in batched(files, most or max(1, len(files))):
+        x, unread = read_images(some, (shape[0], shape[1], shape[2]))
+        bad = {file for file, _ in unread}
+        names = [str(file) for file in some if file not in bad]
+        count, reasons = count + len(names), reasons + unread
+        yield names, x if frozen is None or not names else frozen.features(x, str(path)), unread
+    if not count:
+        raise DataError(f"{path}: no image can be read" + (f" ({reasons[0][0]}: {reasons[0][1]})" if reasons else ""))
+
+
+def batched(items: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
+    """Items one after the other, so many at once."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
