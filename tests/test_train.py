@@ -5,6 +5,7 @@ import json
 import math
 import random
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -257,6 +258,15 @@ def test_few_slow_steps_have_a_checkpoint_by_the_clock(tmp_path: Any, monkeypatc
     assert equal(resume(data, run, quiet=True).model, fit(data, change, quiet=True).model)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT as Python takes it at a terminal; what runs in the background may have inherited that it is ignored."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, inherited)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("often", "kept"), [(1, 4), (2, None)])
 def test_ctrl_c_waits_for_its_step_and_a_checkpoint_but_twice_it_does_not(
     often: int, kept: int | None, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
