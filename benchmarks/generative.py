@@ -1,9 +1,9 @@
 """What the generative part adds: MNIST with 20, 50 and 100 labels, the decoder's share of the objective varied.
 
 Every variant has the same draws, networks and time, so that a decoder has to earn the steps that it costs. All figures
-are of training images whose annotations are hidden, since the plan's ρ was chosen by them. Beside the error: NLL, ECE,
-and how well foreign and shifted images are told from images of the same kind. Give the number of draws, the minutes,
-and names of settings to change them: `python -m benchmarks.generative 3 0.6 plain`.
+are of training images whose annotations are hidden, so that ρ may be chosen by them. Beside the error: NLL, ECE, and
+how well foreign and shifted images are told from images of the same kind. Give the number of draws, the minutes, and
+names of settings to change them: `python -m benchmarks.generative 3 0.6 plain`.
 """
 
 from __future__ import annotations
