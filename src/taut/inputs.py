@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,9 @@ def read_inputs(
     files = [path / name for name in find_images(path)] if path.is_dir() else [path]
     reasons: list[tuple[Path, str]] = []
     count = 0
-    for some in batched(files, most or max(1, len(files))):
+    size = most or max(1, len(files))
+    for start in range(0, len(files), size):
+        some = files[start : start + size]
         x, unread = read_images(some, (shape[0], shape[1], shape[2]))
         bad = {file for file, _ in unread}
         names = [str(file) for file in some if file not in bad]
@@ -55,9 +57,3 @@ def read_inputs(
         yield names, x if frozen is None or not names else frozen.features(x, str(path)), unread
     if not count:
         raise DataError(f"{path}: no image can be read" + (f" ({reasons[0][0]}: {reasons[0][1]})" if reasons else ""))
-
-
-def batched(items: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
-    """Items one after the other, so many at once."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

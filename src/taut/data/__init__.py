@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from taut.data.arrays import load_npz
 from taut.data.cells import CellPolicy, parse_prevalence, with_policy
@@ -60,20 +61,23 @@ def load_dataset(
     """
     # Faults of these are told before images are read.
     shares = None if split_fractions is None else parse_fractions(split_fractions)
+    columns: dict[str, Any] = {
+        "path_column": path_column,
+        "label_columns": label_columns,
+        "joined_column": joined_column,
+        "separator": separator,
+        "split_column": split_column,
+        "format": format,
+        "train_list": train_list,
+        "test_list": test_list,
+    }
     table = {
         "--labels": labels,
         "--image-size": image_size,
         "--channels": channels,
-        "--path-column": path_column,
-        "--label-columns": label_columns,
-        "--joined-column": joined_column,
-        "--separator": separator,
-        "--split-column": split_column,
+        **{"--" + name.replace("_", "-"): value for name, value in columns.items()},
         "--images": images,
-        "--format": format,
         "--view": view,
-        "--train-list": train_list,
-        "--test-list": test_list,
         "--uncertain": uncertain,
     }
     path = Path(source).expanduser()
@@ -91,18 +95,7 @@ def load_dataset(
         dataset = load_embeddings(
             path,
             labels,
-            TableOptions(
-                path_column,
-                label_columns,
-                joined_column,
-                group,
-                split_column,
-                format,
-                None,
-                train_list,
-                test_list,
-                separator,
-            ),
+            TableOptions(**columns, group=group),
             uncertain=uncertain,
             blank=blank,
             space=space,
@@ -116,16 +109,9 @@ def load_dataset(
         dataset = load_folder(
             (images or path.parent) if is_table else path,
             path if is_table else labels,
-            path_column=path_column,
-            label_columns=label_columns,
-            joined_column=joined_column,
-            separator=separator,
+            **columns,
             group=group,
-            split_column=split_column,
-            format=format,
             view=view,
-            train_list=train_list,
-            test_list=test_list,
             others=not is_table,
             uncertain=uncertain,
             blank=blank,
