@@ -198,7 +198,7 @@ def test_the_mnist_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(mnist, "fit", tiny_fit)
     monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
     mnist.main(seeds=1, minutes=0.01, plain_seeds=1, plain_minutes=0.01, folder=tmp_path)
-    for name in ("100-augmented", "100-plain", "20-augmented", "100-eq-16"):
+    for name in ("100-augmented-0.01-minutes", "100-plain-0.01-minutes", "20-augmented-0.01-minutes", "100-eq-16"):
         (row,) = json.loads((tmp_path / f"mnist-{name}.json").read_text())["summary"].values()
         assert row["images"]["mean"] == 10_000
         assert row["steps"]["mean"] == 20
