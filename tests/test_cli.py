@@ -801,6 +801,7 @@ def test_a_resumed_run_keeps_its_own_plan(digits_run: Path, capsys: Capture) -> 
     for flags in (
         ["--train.steps", 9],
         ["--minutes", 1],
+        ["--seed", 1],
         ["--plan", digits_run / "plan.yaml"],
         ["--objective", "fixmatch"],
     ):

@@ -180,7 +180,7 @@ def test_images_without_a_row_are_unannotated(tmp_path):
     assert data.ids == ["b.png", "a.png", "c.png"]
     np.testing.assert_equal(yes(data), [[1], [0], [np.nan]])
     assert data.split.tolist() == ["test", "train", "train"]
-    assert data.groups.tolist() == ["7", "file:a.png", "file:c.png"]
+    assert data.groups.tolist() == ["7", f"{folder}:a.png", f"{folder}:c.png"]
     assert "1 image file is named by no row: unannotated." in data.notes
     assert "2 images have no 'who': each is a group of its own." in data.notes
 
@@ -284,7 +284,7 @@ def test_whole_numbers_that_shared_a_column_with_blanks_are_the_same_groups(tmp_
     folder = images(tmp_path, "a.png", "b.png", "c.png")
     rows = "".join(f"{name}.png,{cell},1\n" for name, cell in zip("abc", cells, strict=True))
     data = load_folder(folder, table(tmp_path, "file,who,A\n" + rows), group="who")
-    assert data.groups.tolist() == ["17", "file:b.png", "8"]
+    assert data.groups.tolist() == ["17", f"{folder}:b.png", "8"]
 
 
 def test_a_report_of_nothing(tmp_path):
@@ -331,7 +331,7 @@ def test_every_kind_of_source(tmp_path):
     )
     assert data.x.shape == (3, 1, 4, 4)
     assert data.space.names == ("B",)
-    assert data.groups.tolist() == ["1", "2", "file:c.png"]
+    assert data.groups.tolist() == ["1", "2", f"{folder}:c.png"]
     assert [entry["file"] for entry in rows_of(report)] == ["gone.png"]
     pack = tmp_path / "pack.npz"
     np.savez(pack, x=np.zeros((3, 4, 4), dtype=np.uint8), y=[0, 1, 5], who=["a", "a", "b"])

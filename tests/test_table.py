@@ -149,6 +149,20 @@ def test_joined_names(tmp_path):
     assert load_folder(folder, other, joined_column="found", separator=";").space.names == ("A", "B")
 
 
+def test_lists_of_names(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    rows = """a.png,"['A, mild', ""it's B""]"\nb.png,['C']\nc.png,\nd.png,['']\n"""
+    data = load_folder(folder, table(tmp_path, f"file,found\n{rows}"), joined_column="found")
+    assert data.space.names == ("A, mild", "C", "it's B")
+    np.testing.assert_equal(yes(data), [[1, 0, 1], [0, 1, 0], [np.nan] * 3, [0, 0, 0]])
+    with pytest.raises(DataError, match="column 'found' has lists of names: name it with --joined-column"):
+        load_folder(folder, table(tmp_path, f"file,found\n{rows}"))
+    for wrong in ("[A]", "[1]", "['A' 'B']"):
+        labels = table(tmp_path, f"file,found\na.png,['A']\nb.png,{wrong}\n")
+        with pytest.raises(LabelError, match=r"row 3: .* in 'found' is not a list of quoted names such as"):
+            load_folder(folder, labels, joined_column="found")
+
+
 LONG = """file,found
 a.png,A
 a.png,B

@@ -56,7 +56,7 @@ class ReadFlags:
     label_columns: list[str] | str | None = None
     """the columns of the table that are labels, as in A,B; where a name has a comma, as in '["A, mild",B]'."""
     joined_column: str | None = None
-    """a column of joined names, such as 'A|B', that are the labels."""
+    """a column of joined names, such as 'A|B', or of lists, such as "['A', 'B']", that are the labels."""
     separator: str | None = None
     """what joins the names of --joined-column; by default '|'."""
     unlabeled: str | None = None

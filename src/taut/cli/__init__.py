@@ -48,9 +48,10 @@ def train(
         resume: go on with the interrupted run in --out, with its own flags.
         quiet: no progress bar.
     """
-    if resume and (decisions.changes or decisions.plan or decisions.objective or minutes is not None):
+    if resume and (decisions != PlanFlags() or minutes is not None):
         raise DataError(
-            "--resume goes on with the run's own plan: leave out --plan, --minutes, --objective and the plan's flags"
+            "--resume goes on with the run's own plan: leave out --plan, --minutes, --objective, --seed and the plan's "
+            "flags"
         )
     seed, method = decisions.first_seed(), decisions.method()
     main_process = processes().is_main_process

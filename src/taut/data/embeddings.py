@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from taut.data.arrays import ID_NAMES
 from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, merged, settle
 from taut.data.dataset import DataError, Dataset, as_images, pixel_max
+from taut.data.joined import Column
 from taut.data.listing import Listing, TableOptions, from_table
-from taut.data.table import Column, listed, plural, read_table
+from taut.data.table import listed, plural, read_table
 from taut.labels import LabelSpace, Scalar
 
 SUFFIXES = (".npy", ".npz", ".parquet", ".pq")
@@ -109,7 +110,7 @@ def load_embeddings(
     groups, split = entries["group"], entries["split"]
     ungrouped = int(groups.isna().sum())
     if listing.grouped is not None and ungrouped:
-        groups = groups.where(groups.notna(), [f"row:{name}" for name in ids])
+        groups = groups.where(groups.notna(), [f"{path}:{name}" for name in ids])
         words = plural(ungrouped, "input has", "inputs have")
         notes.append(f"{words} no {listing.grouped!r}: each is a group of its own.")
     told = (note.replace("image file", "input").replace("image ", "input ") for note in listing.notes)

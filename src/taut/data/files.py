@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from taut.data.dataset import DataError
 from taut.data.dicom import is_dicom
-from taut.data.table import SUFFIXES, Column
+from taut.data.joined import Column
+from taut.data.table import SUFFIXES
 
 
 def find_images(folder: Path) -> list[str]:

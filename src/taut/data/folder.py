@@ -63,7 +63,7 @@ def load_folder(
     format: "chexpert", "chexpert-5" (the five findings of its leader board), "nih" or "table" (none of them); by
         default what the table's header speaks for, which the notes tell.
     path_column, label_columns: the format's; else `find_path_column` and `read_labels` say what is taken.
-    joined_column: a column of names joined by `separator`, by default "|", which give yes/no labels.
+    joined_column: a column of names joined by `separator`, by default "|", or of lists of them; yes/no labels.
     group, split_column: columns of patients (or the like; by default the format's), and of "train", "valid", "test".
     view: of CheXpert's (frontal, lateral, AP, PA) and NIH's (AP, PA) images, the ones to take.
     train_list, test_list: text files of images, one a line, in the place of a split column; without the first all that
@@ -158,7 +158,7 @@ class _Reading:
         repeats = zip(lines[self.keepers.index].tolist(), lines[self.keepers].tolist(), strict=True)
         ungrouped = int(groups.isna().sum())
         if group is not None and ungrouped:
-            groups = groups.where(groups.notna(), [f"file:{file}" for file in ids])
+            groups = groups.where(groups.notna(), [f"{self.folder}:{file}" for file in ids])
             notes.append(f"{plural(ungrouped, 'image has', 'images have')} no {group!r}: each is a group of its own.")
         return Dataset(
             name=self.folder.resolve().name,

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -16,18 +15,16 @@ from numpy.typing import NDArray
 from taut.data.cells import BLANK, UNCERTAIN, UNSAID
 from taut.data.dataset import DataError
 from taut.data.dicom import SUFFIXES as DICOM_SUFFIXES
+from taut.data.joined import SEPARATOR, Column, are_lists, other_separator, split_names
 from taut.labels import Label, LabelError, LabelSpace, Scalar
 from taut.values import is_one_hot, whole_numbers
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", *DICOM_SUFFIXES)
 EMPTY = ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"]
-SEPARATOR, SEPARATORS = "|", (";", ",", " ")
 STRANGE = {"text": 0.5, "number": 0.1}  # share of other cells up to which a column was to be a yes/no label
 NO_FINDING = "no finding"
 WORDS = {"yes": "1", "true": "1", "no": "0", "false": "0"}
 FIRST_ROW = 2  # the row of a table's first image as a spreadsheet counts, below the header
-
-Column: TypeAlias = "pd.Series[Any]"
 
 
 @dataclass
@@ -231,7 +228,7 @@ def _almost(cells: Column) -> str | None:
 def read_joined(
     table: pd.DataFrame, column: str, space: LabelSpace | None, separator: str | None, images: NDArray[np.intp]
 ) -> Cells:
-    """Yes/no labels of a column of joined names such as "A|B": a name that a cell leaves out means no.
+    """Yes/no labels of a column of names such as "A|B" or "['A', 'B']": a name that a cell leaves out means no.
 
     "No Finding" means no to all; a blank cell is unannotated. images: the image [N] of each row, −1 for none; the names
     of all rows of an image count together, unless one row says "No Finding" and another does not. Raises LabelError
@@ -240,15 +237,13 @@ def read_joined(
     """
     check_column(table, column, "--joined-column")
     cells = table[column].reset_index(drop=True)
-    if separator is None and (other_mark := _other_separator(cells)) is not None:
+    if separator is None and (other_mark := other_separator(cells)) is not None:
         raise DataError(
             f"--joined-column {column!r} seems to have names joined by {other_mark!r}, such as "
             f"{cells[cells.str.contains(other_mark, regex=False, na=False)].iloc[0]!r}: say so with --separator "
             f"{other_mark!r}, or that each cell is one name with --separator {SEPARATOR!r}"
         )
-    separator = separator or SEPARATOR
-    names = cells.dropna().str.split(separator, regex=False).explode().str.strip()
-    names = names[names != ""]
+    names = split_names(cells, separator, table.index)
     none = names.str.lower() == NO_FINDING
     both = set(names.index[none]) & set(names.index[~none])
     if both:
@@ -261,7 +256,8 @@ def read_joined(
     if space is None or not set(space.names) & set(found):
         wanted = "of labels" if space is None else listed(space.names)
         raise DataError(
-            f"--joined-column {column!r} has no names {wanted} joined by {separator!r}; it has {listed(found)}"
+            f"--joined-column {column!r} has no names {wanted} joined by {separator or SEPARATOR!r}; it has "
+            f"{listed(found)}"
         )
     if not space.binary:
         raise DataError(f"--joined-column {column!r} gives yes/no labels, but other labels are asked for")
@@ -275,22 +271,6 @@ def read_joined(
     other = [name for name in found if name not in position]
     notes = [f"Names in {column!r} that are not labels here: {listed(other)}."] if other else []
     return Cells(space, codes, notes)
-
-
-def _other_separator(cells: Column, share: float = 1.0) -> str | None:
-    """What joins the names of a column without `SEPARATOR`, or None.
-
-    Split at it, there are fewer different names than a share of the different cells, some of them the whole of one.
-    """
-    texts = cells.dropna().drop_duplicates()
-    if texts.str.contains(SEPARATOR, regex=False).any():
-        return None
-    for mark in SEPARATORS:
-        names = texts.str.split(mark, regex=False).explode().str.strip()
-        names = names[names != ""]
-        if names.nunique() < share * len(texts) and names.isin(texts).any():
-            return mark
-    return None
 
 
 def _choose_columns(table: pd.DataFrame, rest: list[str], space: LabelSpace | None, separator: str | None) -> list[str]:
@@ -307,12 +287,12 @@ def _choose_columns(table: pd.DataFrame, rest: list[str], space: LabelSpace | No
             f"columns: {listed(rest)}"
         )
     cells = table[rest[0]].dropna()
-    if cells.nunique() > max(20, len(cells) // 2):
+    if cells.nunique() > max(20, len(cells) // 2) and not are_lists(cells):
         raise DataError(
             f"the cells of column {rest[0]!r} hardly repeat ({cells.nunique():,} different ones in "
             f"{len(cells):,} rows), as classes would: if they are classes, name it with --label-columns"
         )
-    mark = None if separator else _other_separator(cells, share=0.5)
+    mark = None if separator else other_separator(cells, share=0.5)
     if mark is not None:
         raise DataError(
             f"column {rest[0]!r} seems to have names joined by {mark!r}: name it with --joined-column and --separator "
@@ -374,10 +354,10 @@ def _classes(texts: Column, separator: str | None) -> tuple[str, ...]:
     name = texts.name
     numbers = _numbers(texts)
     mark = separator or SEPARATOR
-    if texts.str.contains(mark, regex=False).any():
-        raise DataError(
-            f"column {name!r} has names joined by {mark!r}: name it with --joined-column, not with --label-columns"
-        )
+    lists = separator is None and are_lists(texts)
+    if lists or texts.str.contains(mark, regex=False).any():
+        what = "lists of names" if lists else f"names joined by {mark!r}"
+        raise DataError(f"column {name!r} has {what}: name it with --joined-column, not with --label-columns")
     if np.isin(numbers, (0, 1)).any() and np.isnan(numbers).any():
         row = int(np.argmax(np.isnan(numbers)))
         raise LabelError(
