@@ -14,10 +14,10 @@ from taut.data.cells import UNSAID
 from taut.data.dataset import SPLITS, DataError
 from taut.data.files import match_files, read_list
 from taut.data.formats import find_layout
+from taut.data.joined import Column
 from taut.data.layout import Layout, choose_view
 from taut.data.table import (
     Cells,
-    Column,
     check_column,
     class_text,
     find_path_column,
