@@ -186,7 +186,7 @@ def weight_at(name: str, step: int) -> float:
         ("fixmatch", {0: 1, 99: 1}),
     ],
 )
-def test_weights_rise_as_the_papers_have_it(name: str, weights: dict[int, float]) -> None:
+def test_weights_rise_over_the_training(name: str, weights: dict[int, float]) -> None:
     for step, want in weights.items():
         assert weight_at(name, step) == pytest.approx(want, abs=1e-9)
 
@@ -638,6 +638,14 @@ def test_the_threshold_of_fixmatch_is_where_it_says() -> None:
     assert make("fixmatch", Linear((2,)), threshold=1.0).sure(certain.double()).flatten().tolist() == [True, False]
 
 
+@pytest.mark.parametrize("name", ["fixmatch", "freematch"])
+def test_strong_views_of_images_are_far_stronger_than_weak_ones(name: str) -> None:
+    for sizes in (ONE, SEVERAL):
+        augment = plan_for(facts_of(sizes, (1, 28, 28)), objective=name).augment
+        assert (augment.strong, augment.erase) == (2, 2)
+    assert plan_for(facts_of(ONE), objective=name).augment == plan_for(facts_of(ONE)).augment
+
+
 # --- FreeMatch ----------------------------------------------------------------------------------------------
 
 
@@ -649,9 +657,10 @@ def test_the_running_figures_of_freematch_follow_unannotated_images() -> None:
     for step in range(3):
         method.loss(model, batch, step)
         q = model.classify(batch.x[4:]).softmax(1).detach().numpy()
-        threshold = 0.999 * threshold + 0.001 * q.max(1).mean()
-        marginal = 0.999 * marginal + 0.001 * q.mean(0)
-        histogram = 0.999 * histogram + 0.001 * np.bincount(q.argmax(1), minlength=10) / 5
+        # A twentieth of the 100 steps is remembered.
+        threshold = 0.8 * threshold + 0.2 * q.max(1).mean()
+        marginal = 0.8 * marginal + 0.2 * q.mean(0)
+        histogram = 0.8 * histogram + 0.2 * np.bincount(q.argmax(1), minlength=10) / 5
         moved(model)
     assert float(method.threshold) == pytest.approx(threshold, rel=1e-5)
     np.testing.assert_allclose(method.marginal, marginal, rtol=1e-5)
@@ -661,6 +670,12 @@ def test_the_running_figures_of_freematch_follow_unannotated_images() -> None:
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
 
 
+def test_the_running_figures_of_a_long_training_remember_a_thousand_steps() -> None:
+    model, plan = Linear(ONE), Plan()
+    plan.train.steps = 100_000
+    assert find_objective("freematch").from_plan(model, plan, facts_of(ONE)).decay == pytest.approx(0.999)
+
+
 def test_the_running_figures_are_kept_label_by_label() -> None:
     model = Linear((2, 3))
     method = make("freematch", model)
@@ -668,8 +683,8 @@ def test_the_running_figures_are_kept_label_by_label() -> None:
     torch.testing.assert_close(method.marginal, torch.tensor([1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 3]))
     q = torch.tensor([[0.9, 0.1, 0.2, 0.2, 0.6], [0.3, 0.7, 0.5, 0.4, 0.1]], dtype=torch.float64)
     method.sure(q.log())
-    torch.testing.assert_close(method.threshold, torch.tensor([0.5 + 0.3e-3, 1 / 3 + 1e-3 * (0.55 - 1 / 3)]))
-    torch.testing.assert_close(method.histogram[2:], 1 / 3 + 1e-3 * torch.tensor([1 / 6, -1 / 3, 1 / 6]))
+    torch.testing.assert_close(method.threshold, torch.tensor([0.5 + 0.2 * 0.3, 1 / 3 + 0.2 * (0.55 - 1 / 3)]))
+    torch.testing.assert_close(method.histogram[2:], 1 / 3 + 0.2 * torch.tensor([1 / 6, -1 / 3, 1 / 6]))
 
 
 def test_the_thresholds_of_freematch_by_hand() -> None:

@@ -179,6 +179,16 @@ def test_the_learning_rate_rises_and_falls(steps: int, warmup: float) -> None:
         assert top == pytest.approx(100 * warmup, abs=1)
 
 
+def test_the_learning_rate_of_each_stage_rises_and_falls() -> None:
+    plan = TrainPlan(steps=99, warmup=0.3)
+    factors = [one_cycle(step, plan, 2) for step in range(99)]
+    alone = [one_cycle(step, TrainPlan(steps=49, warmup=0.3)) for step in range(49)]
+    assert factors[:49] == pytest.approx(alone)
+    assert factors[50:] == pytest.approx(alone)
+    assert max(factors) <= 1
+    assert factors[49] < 0.02
+
+
 def test_the_optimizer_gets_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[torch.optim.Optimizer] = []
 

@@ -74,9 +74,11 @@ class Objective(nn.Module, ABC):
     """What the training loop knows of a method: a loss for a model, a batch and a step.
 
     second_view: which second view of the unlabelled rows the method asks for.
+    stages: equal parts of the training, in each of which the learning rate rises and falls.
     """
 
     second_view: SecondView = "none"
+    stages: int = 1
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, step: int) -> LossTerms:

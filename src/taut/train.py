@@ -92,9 +92,13 @@ class Progress:
     seconds: float = 0.0
 
 
-def one_cycle(step: int, plan: TrainPlan) -> float:
-    """The factor of the learning rate at a step: up along a cosine for `warmup` of the steps, then down to 0."""
-    position, rise = (step + 1) / (plan.steps + 1), max(plan.warmup, 1e-6)
+def one_cycle(step: int, plan: TrainPlan, stages: int = 1) -> float:
+    """The factor of the learning rate at a step: up along a cosine for `warmup` of the steps, then down to 0.
+
+    stages: so often, each in its part of the steps.
+    """
+    whole, rise = (step + 1) / (plan.steps + 1) * stages, max(plan.warmup, 1e-6)
+    position = whole % 1
     if position < rise:
         return 0.5 - 0.5 * math.cos(math.pi * max(position / rise, 0.02))
     return 0.5 + 0.5 * math.cos(math.pi * (position - rise) / (1 - rise))
@@ -228,7 +232,7 @@ def _loop(
     last = kept_at = time.perf_counter()
     for step in range(progress.step, settings.steps):
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * one_cycle(step, settings)
+            group["lr"] = settings.learning_rate * one_cycle(step, settings, task.objective.stages)
         for part in range(settings.accumulate):
             batch = stream.batch(step * settings.accumulate + part, task.model, accelerator.device)
             with accelerator.accumulate(wrapped), accelerator.autocast():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from taut import latent
 from taut.baselines.base import Baseline, annotated_term, annotation_kl, last_rows, terms_of
+from taut.facts import Facts
 from taut.objective import Batch, LossTerms, SecondView
 
 
@@ -16,12 +17,18 @@ class FixMatch(Baseline):
     """L = CE + λ·1[max q(c|x) ≥ τ]·CE(argmax q(c|x), q(c|x_strong)), τ = 0.95 and λ = 1 (Sohn 2020, eq. 3-4).
 
     With several labels each unannotated cell has a threshold test of its own; strong views show annotated cells too.
+    Of images they have twice the ranges of weak ones, and two rectangles erased.
     Limits: which images count is all or nothing, and a confident error is never taken back; without a strong
     augmentation it is Pseudo-Label.
     """
 
     settings: ClassVar[dict[str, Any]] = {"objective.consistency": 1.0, "objective.threshold": 0.95}
     second_view: SecondView = "strong"
+
+    @classmethod
+    def plan_for(cls, facts: Facts) -> dict[str, Any]:
+        """Strong views of images that are far stronger than the weak ones: taut's own are mixed instead."""
+        return {**super().plan_for(facts), **({"augment.strong": 2.0, "augment.erase": 2} if facts.is_image else {})}
 
     def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch."""

@@ -12,7 +12,8 @@ from taut.baselines.fixmatch import FixMatch
 from taut.facts import Facts
 from taut.plan import Plan
 
-DECAY = 0.999
+MEMORY = 1000  # steps
+SHORTEST = 0.05  # of a training
 FAIRNESS = 0.01
 
 
@@ -22,9 +23,9 @@ class FreeMatch(FixMatch):
     τ_t(c) = p̃_t(c) / max p̃_t · τ_t, where τ_t is the running mean of the greatest probability and p̃_t that of q over
     unannotated images. The fairness term, weight 0.01, is −H(p̃_t/h̃_t, p̄/h̄): the negative cross-entropy between the
     running mean of q over its histogram and the same of the strong views that count. With several labels all of these
-    are kept label by label.
-    Limits: those of FixMatch; the running figures start from uniform and follow slowly, so short trainings begin with
-    low thresholds.
+    are kept label by label. Running figures remember 1,000 steps, as in the paper, or a twentieth of a training that is
+    shorter than 20,000: from uniform on they would have no time to follow.
+    Limits: those of FixMatch; the running figures start from uniform, so that trainings begin with low thresholds.
     """
 
     settings: ClassVar[dict[str, Any]] = {"objective.consistency": 1.0}
@@ -35,6 +36,7 @@ class FreeMatch(FixMatch):
 
     def __init__(self, model: Any, plan: Plan, facts: Facts) -> None:
         super().__init__(model, plan, facts)
+        self.decay = 1 - 1 / max(1.0, min(MEMORY, SHORTEST * self.steps))
         uniform = latent.log_softmax(torch.zeros(sum(self.sizes)), self.sizes).exp()
         self.register_buffer("threshold", latent.max_labels(uniform, self.sizes))
         self.register_buffer("marginal", uniform.clone())
@@ -46,9 +48,9 @@ class FreeMatch(FixMatch):
         guess = latent.hard_sample(log_q, self.sizes, torch.zeros_like(log_q))
         greatest = latent.max_labels(q, self.sizes)
         if self.training:
-            self.threshold.lerp_(greatest.mean(0).to(self.threshold.dtype), 1 - DECAY)
-            self.marginal.lerp_(q.mean(0).to(self.marginal.dtype), 1 - DECAY)
-            self.histogram.lerp_(guess.mean(0).to(self.histogram.dtype), 1 - DECAY)
+            self.threshold.lerp_(greatest.mean(0).to(self.threshold.dtype), 1 - self.decay)
+            self.marginal.lerp_(q.mean(0).to(self.marginal.dtype), 1 - self.decay)
+            self.histogram.lerp_(guess.mean(0).to(self.histogram.dtype), 1 - self.decay)
         local = self.marginal / latent.spread_labels(latent.max_labels(self.marginal, self.sizes), self.sizes)
         wanted = local * latent.spread_labels(self.threshold, self.sizes)
         return greatest >= latent.sum_labels(guess * wanted, self.sizes)

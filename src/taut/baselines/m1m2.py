@@ -12,23 +12,23 @@ from taut.baselines.m2 import M2
 from taut.nn import Posterior
 from taut.objective import Batch, LossTerms
 
-FIRST = 0.5
-
 
 class M1M2(M2):
     """First a VAE without labels, p(x|z1)·p(z1); then M2 on its z1, q(c|z1), q(z2|z1,c), p(z1|z2,c).
 
-    The first half of the steps trains the VAE, the second half the rest on samples of q(z1|x), which learns no more
-    (Kingma 2014, sec. 2.3 and 4.1: z1 and z2 of 50 dimensions; α as in M2). p(z1|z2,c) is a Gaussian of variance 1.
+    The first half of the steps trains the VAE, the second half the rest on samples of q(z1|x), which learns no more;
+    in each the learning rate rises and falls (Kingma 2014, sec. 2.3 and 4.1: z1 and z2 of 50 dimensions; α as in M2).
+    p(z1|z2,c) is a Gaussian of variance 1.
     The weights ρ and β_z of M2 hold in both stages.
     Limits: those of M2; what the VAE did not keep is lost to the labels, and the two stages share no gradient.
     """
 
     settings: ClassVar[dict[str, Any]] = {**M2.settings, "model.stack": 50, "model.z_dim": 50}
+    stages = 2
 
     def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
         """The loss of the stage that the step belongs to."""
-        if step < FIRST * self.steps:
+        if self.stages * step < self.steps:
             return self.first_stage(model, batch)
         with torch.no_grad():
             z1 = latent.gaussian_sample(*model.encoder.z1(model.standardise(batch.x)))

@@ -16,7 +16,8 @@ class MixMatch(Baseline):
     """L = CE of mixed annotated images + λ(t)·squared distance of mixed unannotated ones (Berthelot 2019, eq. 2-5).
 
     The guess is the mean of q over two weak views, sharpened with T = 0.5; all rows, annotated and not, are mixed with
-    partners among all of them, λ' = max(λ, 1 − λ), λ ~ Beta(0.75, 0.75), one an image. λ(t) rises linearly to 75.
+    partners among all of them, λ' = max(λ, 1 − λ), λ ~ Beta(0.75, 0.75), one an image. λ(t) rises linearly to 75,
+    here over all steps, in the paper over 16,000, which short trainings do not have.
     With several labels guesses are sharpened label by label, and a cell counts in the term of its own row's kind.
     Limits: squared distances hardly move sure predictions; without augmentation the two views are equal.
     """

@@ -14,7 +14,7 @@ from taut.objective import Batch, LossTerms, SecondView
 class Supervised(Baseline):
     """L = mean over annotated images of Σ_j m_j·KL(p̃_j ‖ q_j), in nats.
 
-    Where images are annotated in part, their strong views are shown too, as every consistency method does.
+    Where images are annotated in part, their strong views are shown too, as taut, FixMatch and FreeMatch do.
     Limits: images without annotation are never seen.
     """
 
