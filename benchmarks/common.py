@@ -16,27 +16,42 @@ from typing import Any
 import numpy as np
 import torch
 
+from taut.rules import fast_bf16
+
 RESULTS = Path(__file__).parent / "results"
 NUMBERS = re.compile(r"\[[^][{}\"]*\]|\{(?:\s*\"[^\"]*\": -?[\d.e+-]+,?)+\s*\}")
+ABOUT = ("seed", "machine")  # numbers of a draw that are no figures
 PACKAGES = ("taut", "torch", "torchvision", "numpy", "scikit-learn", "accelerate")
 
 
 def machine() -> dict[str, Any]:
-    """The machine and the versions, as every results file records them."""
+    """The machine and the versions, as a results file records them for its draws."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "fast bf16": fast_bf16(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
-        "commit": commit.stdout.strip() or None,
     }
+
+
+def commit() -> str | None:
+    """The commit that is measured, or None outside of a repository."""
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
+
+
+def peak_mib() -> float:
+    """The greatest resident set of this process so far, MiB."""
+    # Not getrusage, whose figure can be that of the process which started this one.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def numbers() -> list[Any]:
@@ -60,12 +75,15 @@ def record(
 ) -> dict[str, Any]:
     """Run every method on every seed that the file does not have yet, method by method within a seed.
 
-    A method takes a seed and returns figures. Each finished draw is written at once; returns the file's content.
+    A method takes a seed and returns figures. Each finished draw is written at once, with the machine that it was
+    measured on; draws of a GPU have a file of their own. Returns the file's content.
     A file of draws that were measured otherwise (`about`) stays as it is, and a sentence says so.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    here = machine()
+    name = f"{name}-gpu" if here["gpu"] else name
     path = folder / f"{name}.json"
-    data: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"draws": []}
+    data: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"machines": [], "draws": []}
     if data.get("about", about) != about:
         print(f"{path} is of {data['about']!r}: move it away to measure {about!r}", file=sys.stderr)
         return data
@@ -74,10 +92,12 @@ def record(
             if any(d["method"] == method and d["seed"] == seed for d in data["draws"]):
                 continue
             figures = {key: value for key, value in run(seed).items() if value is not None}
-            data["draws"].append({"method": method, "seed": seed, **figures, "commit": machine()["commit"]})
+            if here not in data["machines"]:
+                data["machines"].append(here)
+            where = {"machine": data["machines"].index(here), "commit": commit()}
+            data["draws"].append({"method": method, "seed": seed, **figures, **where})
             print(json.dumps(data["draws"][-1]), flush=True)
             _write(path, name, about, data)
-    _write(path, name, about, data)
     return data
 
 
@@ -86,7 +106,7 @@ def _write(path: Path, name: str, about: str, data: dict[str, Any]) -> None:
         "benchmark": name,
         "about": about,
         "command": f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem}",
-        "machine": machine(),
+        "machines": data["machines"],
         "summary": summary(data["draws"]),
         "draws": data["draws"],
     }
@@ -104,7 +124,7 @@ def summary(draws: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]
         rows = [d for d in draws if d["method"] == method]
         result[method] = {}
         # A figure may be undefined in some draws, the first one too.
-        keys = dict.fromkeys(k for row in rows for k, v in row.items() if isinstance(v, int | float) and k != "seed")
+        keys = dict.fromkeys(k for row in rows for k, v in row.items() if isinstance(v, int | float) and k not in ABOUT)
         for key in keys:
             values = np.array([row[key] for row in rows if key in row], dtype=float)
             result[method][key] = {

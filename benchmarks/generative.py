@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from benchmarks.common import RESULTS, chosen, record
-from benchmarks.mnist import SETTINGS, changed, figures, hidden_part, parts
+from benchmarks.mnist import SETTINGS, changed, figures, hidden_part
 from taut.data.arrays import load_npz
 from taut.evaluate.ood import ood_auroc
 from taut.fit import fit
@@ -43,24 +43,24 @@ MOST = 1000
 
 
 def halves() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Up to 1,000 test images that are left as they are, and up to 1,000 others to be changed."""
-    test = parts()[1].x
-    return test[len(test) // 2 :][:MOST], test[: len(test) // 2][:MOST]
+    """Up to 1,000 hidden training images that are left as they are, and up to 1,000 others to be changed."""
+    hidden = hidden_part(0)[1].x
+    return hidden[len(hidden) // 2 :][:MOST], hidden[: len(hidden) // 2][:MOST]
 
 
 @cache
 def foreign() -> dict[str, NDArray[np.uint8]]:
     """Images that are no digits, or digits as no one writes them: up to [1000, 1, 28, 28] each."""
-    test = halves()[1]
+    others = halves()[1]
     generator = np.random.default_rng(0)
     here = Path(os.environ["TAUT_DATA"])
     colour = torch.from_numpy(load_npz(here / "cifar10_test_jpeg.npz").x[:MOST]).float()
     rays = np.load(here / "nih_cxr14_all_64.npz")["x"][:MOST, None]
-    noisy = test.astype(np.float64) + generator.normal(0, 60, test.shape)
+    noisy = others.astype(np.float64) + generator.normal(0, 60, others.shape)
     return {
         "cifar10": small(colour.mean(1, keepdim=True)),
         "chest": small(torch.from_numpy(rays).float()),
-        "turned": np.ascontiguousarray(np.rot90(test, axes=(2, 3))),
+        "turned": np.ascontiguousarray(np.rot90(others, axes=(2, 3))),
         "noisy": noisy.clip(0, 255).astype(np.uint8),
     }
 
@@ -86,7 +86,7 @@ def main(seeds: int = 3, minutes: float = 0.6, names: Collection[str] = (), fold
             changes = SETTINGS[setting]
             for per_class in (2, 5, 10):
                 labels = f"MNIST, {10 * per_class} labels, {setting}, {minutes:g} minutes each"
-                about = f"{labels}; error on hidden training images in percent"
+                about = f"{labels}; error in percent and AUROC against other images, on hidden training images"
                 variants = {**WEIGHTS, **(DETAILS if per_class == 10 else {})}
                 methods: dict[str, Callable[[int], dict[str, Any]]] = {
                     name: partial(one, {**changes, **variant}, minutes, per_class) for name, variant in variants.items()

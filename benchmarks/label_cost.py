@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import RESULTS, record
+from benchmarks.common import RESULTS, peak_mib, record
 from taut.data.dataset import Dataset
 from taut.facts import fingerprint
 from taut.fit import build_model, build_objective, build_stream, plan_for
@@ -58,7 +57,7 @@ def step_cost(objective: str, labels: int, classes: int, budget: float = BUDGET)
     method = build_objective(model, plan, facts)
     batch = build_stream(data, plan, method).batch(0, model, torch.device("cpu"))
     optimizer = make_optimizer(model, plan.train)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     times: list[float] = []
     began = time.perf_counter()
     while len(times) < 3 or (time.perf_counter() - began < budget and len(times) < 200):
@@ -69,8 +68,8 @@ def step_cost(objective: str, labels: int, classes: int, budget: float = BUDGET)
         times.append(time.perf_counter() - start)
         if times[-1] > LIMIT_SECONDS:
             break
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"step_ms": round(1000 * float(np.median(times)), 3), "memory_mib": round(peak / 1024, 1)}
+    peak = peak_mib() - before
+    return {"step_ms": round(1000 * float(np.median(times)), 3), "memory_mib": round(peak, 1)}
 
 
 def measured(objective: str, labels: int, classes: int) -> dict[str, float]:

@@ -23,13 +23,14 @@ from taut.compare import draw_points
 DOCS = Path(__file__).parent.parent / "docs" / "explain"
 PAGE = DOCS / "results.md"
 SHOWN = (
-    "error", "ap_macro", "auroc_macro", "nll", "ece", "raw_nll", "raw_ece", "elbo", "annotated_q", "alpha", "bound",
+    "error", "worst error", "seconds_to_3.12", "ap_macro", "auroc_macro", "nll", "ece", "raw_nll", "raw_ece", "elbo",
+    "annotated_q", "alpha", "bound",
     "surrogate", "gap", "ood_cifar10", "ood_chest", "ood_turned", "ood_noisy",
     "elbo_11", "iw_11", "gap_11", "elbo_12", "iw_12", "gap_12", "bits_per_dim", "doublings a label",
-    "last over first", "ratio", "loop_ms", "bare_ms", "learning_rate", "warmup", "parameters", "steps", "kept",
+    "last over first", "ratio", "loop_ms", "bare_ms", "parameters", "steps", "kept",
     "step_ms", "seconds", "peak MiB", "before MiB", "planned MiB",
 )  # fmt: skip
-PERCENT = ("error",)
+PERCENT = ("error", "worst error")
 PAIRED = ("error", "ap_macro", "auroc_macro", "nll", "ece")
 LEVEL = 0.95
 FEW, ALL = "masked_cross_entropy", "all annotated"  # the ends of the way that a method covers a share of
@@ -46,22 +47,41 @@ def page(folder: Path = RESULTS) -> str:
     ]
     for path in sorted(folder.glob("*.json")):
         parts += section(json.loads(path.read_text()))
+        if path.stem in PICTURES:
+            parts.append(f"![{path.stem}](pictures/{path.stem}.png)")
     return "\n\n".join(parts) + "\n"
 
 
 def section(data: dict[str, Any]) -> list[str]:
     """The heading, what was measured and where, and the table of one results file."""
-    columns = [name for name in SHOWN if any(name in row for row in data["summary"].values())]
+    summary = {method: with_worst(row) for method, row in data["summary"].items()}
+    columns = [name for name in SHOWN if any(name in row for row in summary.values())]
     lines = ["| method | draws | " + " | ".join(f"{c}, %" if c in PERCENT else c for c in columns) + " |"]
     lines.append("|" + "---|" * (len(columns) + 2))
-    for method, row in data["summary"].items():
+    for method, row in summary.items():
         draws = max(cell["n"] for cell in row.values())
         lines.append(f"| {method} | {draws} | " + " | ".join(_cell(row.get(c)) for c in columns) + " |")
-    machine = data["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    where = f"{machine['cpu']}, {machine['threads']} threads; Python {machine['python']}; {versions}"
-    tables = ["\n".join(lines), *settings_table(data), *paired_table(data), *shares(data)]
+    where = " and ".join(dict.fromkeys(_where(machine) for machine in data["machines"]))
+    tables = ["\n".join(lines), *tuned(data), *settings_table(data), *paired_table(data), *shares(data)]
     return [f"## {data['benchmark']}", f"{data['about']}. `{data['command']}`; {where}.", *tables]
+
+
+def tuned(data: dict[str, Any]) -> list[str]:
+    """What each method was tuned to: a sentence, or nothing."""
+    found = {draw["method"]: draw["tuned"] for draw in data["draws"] if "tuned" in draw}
+    return [f"Tuned: {'; '.join(f'{method}: {choice}' for method, choice in found.items())}."] if found else []
+
+
+def with_worst(row: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """A method's figures with the error of its worst draw, where there are several."""
+    error = row.get("error", {"n": 0})
+    return {**row, "worst error": {"mean": error["max"], "n": 1}} if error["n"] > 1 else row
+
+
+def _where(machine: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    kind = machine["gpu"] or machine["cpu"] + ("" if machine["fast bf16"] else " without fast bfloat16")
+    return f"{kind}, {machine['threads']} threads; Python {machine['python']}; {versions}"
 
 
 def settings_table(data: dict[str, Any]) -> list[str]:
@@ -174,6 +194,15 @@ def draw_curves(axis: Axes, data: dict[str, Any]) -> None:
     axis.legend()
 
 
+def draw_errors(axis: Axes, data: dict[str, Any]) -> None:
+    """The test error of snapshots over the seconds of every draw's training, and the error to beat."""
+    for draw in data["draws"]:
+        axis.plot(*zip(*draw["curve"], strict=True), label=f"draw {draw['seed']}")
+    axis.axhline(3.12, color="grey", linestyle="--", label="smooth-ELBO, published")
+    axis.set(xlabel="seconds of training", ylabel="test error, %", yscale="log")
+    axis.legend()
+
+
 def draw_cost(axis: Axes, data: dict[str, Any]) -> None:
     """Step time against k, hollow where it is extrapolated."""
     for method in data["summary"]:
@@ -203,6 +232,7 @@ def points(figure: str, label: str) -> Callable[[Axes, dict[str, Any]], None]:
 PICTURES: dict[str, Callable[[Axes, dict[str, Any]], None]] = {
     "cross-entropy": draw_curves,
     "label-cost": draw_cost,
+    "mnist-speed": draw_errors,
     "stages-seeds": points("error", "test error, %"),
     "stages-draws": points("error", "test error, %"),
     "tightness": points("gap_11", "log p̂(x) − ELBO, nats"),

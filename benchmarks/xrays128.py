@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, numbers, record
+from benchmarks.common import RESULTS, numbers, peak_mib, record
 from benchmarks.xrays import figures
 from benchmarks.xrays import parts as small_parts
 from taut.data import load_dataset
@@ -68,13 +68,6 @@ def one(encoder: str, minutes: float, seed: int) -> dict[str, Any]:
         "planned MiB": round(estimate_memory(training, fitted.plan, fitted.facts).total, 1),
     }
     return {**figures(fitted, parts()[1]), **took}
-
-
-def peak_mib() -> float:
-    """The greatest resident set of this process so far, MiB."""
-    # Not getrusage, whose figure can be that of the process which started this one.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def measured(encoder: str, minutes: float, seed: int) -> dict[str, Any]:

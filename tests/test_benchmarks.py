@@ -79,8 +79,29 @@ def test_draws_are_recorded_with_their_summary_and_circumstances(tmp_path: Path)
     assert saved["summary"]["one"]["ap"] == {"mean": 0.5, "std": 0.0, "max": 0.5, "n": 2}  # None in the first draw
     assert set(saved["summary"]["one"]) == {"error", "ap"}
     assert (saved["benchmark"], saved["about"]) == ("name", "what it is")
-    assert {"cpu", "cores", "python", "versions", "commit"} <= saved["machine"].keys()
-    assert saved["machine"]["versions"].keys() >= {"torch", "taut", "numpy"}
+    (machine,) = saved["machines"]
+    assert {"cpu", "cores", "fast bf16", "python", "versions"} <= machine.keys()
+    assert machine["versions"].keys() >= {"torch", "taut", "numpy"}
+    assert all(draw["machine"] == 0 and "commit" in draw for draw in saved["draws"])
+
+
+def test_draws_keep_the_machine_that_they_were_measured_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    common.record("name", "about", {"one": Method()}, range(2), tmp_path)
+    before = (tmp_path / "name.json").read_text()
+    other = {**common.machine(), "cpu": "another", "fast bf16": False}
+    monkeypatch.setattr(common, "machine", lambda: other)
+    common.record("name", "about", {"one": Method()}, range(2), tmp_path)
+    assert (tmp_path / "name.json").read_text() == before  # nothing was measured
+    common.record("name", "about", {"one": Method()}, range(3), tmp_path)
+    saved = json.loads((tmp_path / "name.json").read_text())
+    assert [draw["machine"] for draw in saved["draws"]] == [0, 0, 1]
+    assert saved["machines"][1] == other
+    assert " and another without fast bfloat16, " in report.page(tmp_path)
+    gpu = {**other, "gpu": "a card"}
+    monkeypatch.setattr(common, "machine", lambda: gpu)
+    common.record("name", "about", {"one": Method()}, range(1), tmp_path)
+    assert json.loads((tmp_path / "name-gpu.json").read_text())["benchmark"] == "name-gpu"
+    assert "## name-gpu\n\nabout. `python -m " in report.page(tmp_path)
 
 
 def test_the_page_of_results_has_a_row_for_each_method(tmp_path: Path) -> None:
@@ -88,9 +109,9 @@ def test_the_page_of_results_has_a_row_for_each_method(tmp_path: Path) -> None:
     page = report.page(tmp_path)
     assert "## name" in page
     assert "what it is" in page
-    assert "| method | draws | error, % |" in page
-    assert "| one | 3 | 1.000 ± 1.000 |" in page
-    assert "| two | 3 | 11.0 ± 1.0 |" in page
+    assert "| method | draws | error, % | worst error, % |" in page
+    assert "| one | 3 | 1.000 ± 1.000 | 2.000 |" in page
+    assert "| two | 3 | 11.0 ± 1.0 | 12.0 |" in page
 
 
 def test_the_page_of_results_is_up_to_date() -> None:
@@ -219,7 +240,7 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = (
         part.rows(np.arange(len(part)) < count) for part, count in zip(mnist.parts(), (600, 200), strict=True)
     )
-    for module in (mnist, cross_entropy, tightness, speed, generative):
+    for module in (mnist, cross_entropy, tightness, speed):
         monkeypatch.setattr(module, "parts", lambda: (train, test))
     for module in (mnist, cross_entropy, tightness, speed, rivals, generative):
         monkeypatch.setattr(module, "fit", tiny_fit)
@@ -340,7 +361,9 @@ def test_the_rivals_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.M
         tuning = json.loads((tmp_path / name.replace("rivals", "rivals-tuning")).with_suffix(".json").read_text())
         best = min(tuning["draws"], key=lambda row: row["error"])["method"]
         row = next(row for row in data["draws"] if row["method"] == "supervised")
-        assert best == f"supervised, learning rate {row['learning_rate']:g}, warm-up {row['warmup']:g}"
+        assert best == f"supervised, {row['tuned']}"
+        assert f"supervised: {row['tuned']}" in report.page(tmp_path)
+    assert [name for name, _, _ in rivals.tries("m2")] == ["alpha 0.1", "alpha 100"]
 
 
 @pytest.mark.skipif(
