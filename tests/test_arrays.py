@@ -152,11 +152,11 @@ def test_a_part_of_another_name_is_not_lost(tmp_path):
 def test_names_that_others_use_are_read(tmp_path, inputs, annotations):
     arrays = {}
     for i, part in enumerate(("train", "val", "test")):
-        arrays[inputs.format(part)] = np.full((4, 6, 6), i, dtype=np.uint8)
+        arrays[inputs.format(part)] = np.full((4, 6, 6), 100 * i, dtype=np.uint8)
         arrays[annotations.format(part)] = np.full((4, 1), i, dtype=np.uint8)
     data = load_npz(save(tmp_path, **arrays))
     assert data.split.tolist() == ["train"] * 4 + ["valid"] * 4 + ["test"] * 4
-    assert data.x[:, 0, 0, 0].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert data.x[:, 0, 0, 0].tolist() == [0] * 4 + [100] * 4 + [200] * 4
     assert data.annotation.targets.argmax(axis=1).tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
@@ -176,6 +176,83 @@ def test_what_is_unannotated_may_be_a_class_by_name(tmp_path):
     assert data.space.labels[0].classes == ("cat", "dog")
 
 
+@pytest.mark.parametrize("name", ["x_unlabeled", "unlabeled_images", "X_unlabelled", "Unlabeled", "images_unlabeled"])
+def test_images_without_annotations_are_for_training(tmp_path, name):
+    more = {name: np.full((2, 6, 6), 200, dtype=np.uint8)}
+    whole = {"X": pixels(3, 6, 6), "y": [0, 1, 1], "split": ["train", "train", "test"], "who": [1.0, 2.0, 2.0]}
+    path = save(tmp_path, **whole, **more, ids=["a", "b", "c"])
+    data = load_npz(path, group="who")
+    assert data.split.tolist() == ["train", "train", "test", "train", "train"]
+    assert data.annotation.observed[:, 0].tolist() == [True] * 3 + [False] * 2
+    assert data.ids == ["a", "b", "c", "unlabeled:3", "unlabeled:4"]
+    assert data.groups.tolist() == ["1", "2", "2", f"{path}:3", f"{path}:4"]
+    assert (data.x[3:] == 200).all()
+    parts = {"x_train": pixels(2, 6, 6), "y_train": [0, 1], "x_test": pixels(1, 6, 6), "y_test": [0]}
+    data = load_npz(save(tmp_path, **parts, **more))
+    assert data.split.tolist() == ["train", "train", "test", "train", "train"]
+    assert data.annotation.observed[:, 0].tolist() == [True] * 3 + [False] * 2
+    assert load_npz(save(tmp_path, x=pixels(2, 6, 6), y=[0, 1], **more)).split is None
+    with pytest.raises(DataError, match=r"'y_unlabeled' are annotations of images that are to have none"):
+        load_npz(save(tmp_path, **parts, **more, y_unlabeled=[0, 1]))
+
+
+def test_unlabelled_images_may_have_names_of_their_own(tmp_path):
+    arrays = {"x": pixels(2, 6, 6), "y": [0, 1], "x_unlabeled": pixels(2, 6, 6)}
+    own = load_npz(save(tmp_path, **arrays, ids=["a", "b"], ids_unlabeled=["c", "d"]))
+    assert own.ids == ["a", "b", "c", "d"]
+    assert load_npz(save(tmp_path, **arrays, ids=["a", "b", "c", "d"])).ids == own.ids
+    with pytest.raises(DataError, match=r"'unlabeled' has shape \[2\]: expected images or vectors"):
+        load_npz(save(tmp_path, x=pixels(2, 6, 6), y=[0, 1], unlabeled=[True, False]))
+    jpeg = {**jpegs(pixels(2, 8, 8)), "y": [0, 1], "x_unlabeled": pixels(3, 1, 8, 8)}
+    assert load_npz(save(tmp_path, **jpeg)).x.shape == (5, 1, 8, 8)
+
+
+def test_a_split_may_say_its_parts_otherwise(tmp_path):
+    split = ["Training", "val", "validate", "dev", "TEST", "eval"]
+    data = load_npz(save(tmp_path, x=pixels(6, 2, 2), y=[0, 1] * 3, split=split))
+    assert data.split.tolist() == ["train", "valid", "valid", "valid", "test", "test"]
+
+
+def test_label_names_of_one_label_are_its_classes(tmp_path):
+    path = save(tmp_path, x=pixels(3, 2, 2), y=np.array([1, -1, 0]), label_names=np.array(["cat", "dog"]))
+    data = load_npz(path)
+    assert data.space.labels[0].classes == ("cat", "dog")
+    assert data.space.decode(data.annotation, None).tolist() == ["dog", None, "cat"]
+    with pytest.raises(LabelError, match=r"row 1: 'y' is 7, but there are 2 label_names"):
+        load_npz(save(tmp_path, x=pixels(2, 2, 2), y=np.array([1, 7]), label_names=np.array(["cat", "dog"])))
+    one = load_npz(save(tmp_path, x=pixels(2, 2, 2), y=np.array([1, 7]), label_names=np.array(["kind"])))
+    assert one.space.names == ("kind",)
+
+
+def test_annotations_need_not_be_read(tmp_path):
+    path = save(tmp_path, x=pixels(2, 2, 2), y=np.array(["owl", "hen"]), ids=["a", "b"])
+    data = load_npz(path, LabelSpace.multiclass(["cat", "dog"]), annotated=False)
+    assert data.ids == ["a", "b"]
+    assert not data.annotation.observed.any()
+
+
+@pytest.mark.parametrize("top", [1, 2, 16])
+def test_bytes_on_a_small_scale(tmp_path, top):
+    x = np.zeros((3, 4, 4), dtype=np.uint8)
+    x[2] = top
+    data = load_npz(save(tmp_path, x=x, y=[0, 1, 0], split=["train", "train", "test"]))
+    assert data.pixel_max == top
+    assert data.x.max() == 1
+    assert data.notes == [f"The pixels are bytes from 0 to {top}, which is taken as white."]
+    # With a run's white, other bytes are on its scale and not on their own.
+    np.testing.assert_allclose(load_npz(save(tmp_path, x=x // 2, y=[0, 1, 0]), white=top).x.max(), top // 2 / top)
+    assert load_npz(save(tmp_path, x=x, y=[0, 1, 0]), white=255.0).x.dtype == np.uint8
+
+
+def test_dark_bytes_keep_their_scale(tmp_path):
+    x = np.full((3, 4, 4), 16, dtype=np.uint8)
+    x[0, 0, 0] = 17
+    for images in (x, np.zeros_like(x)):
+        data = load_npz(save(tmp_path, x=images, y=[0, 1, 0]))
+        assert (data.pixel_max, data.x.dtype, data.notes) == (255, np.uint8, [])
+    assert load_npz(save(tmp_path, **jpegs(x), y=[0, 1, 0])).x.dtype == np.uint8
+
+
 def test_two_names_for_one_array_are_refused(tmp_path):
     path = save(tmp_path, images=pixels(2, 2, 2), data=pixels(2, 2, 2), y=np.array([0, 1]))
     with pytest.raises(DataError, match=r"pack\.npz: 'images' and 'data' are both 'x': keep one of them"):
@@ -190,7 +267,7 @@ def test_an_error_names_the_array_as_the_file_does(tmp_path):
 
 def test_without_annotations_a_space_is_needed(tmp_path):
     path = save(tmp_path, x=pixels(3, 2, 2))
-    with pytest.raises(DataError, match=r"pack\.npz has no annotations 'y'.*explicit label space"):
+    with pytest.raises(DataError, match=r"pack\.npz has no annotations 'y'.*--classes N.*explicit label space"):
         load_npz(path)
     data = load_npz(path, LabelSpace.multilabel(["A", "B"]))
     assert not data.annotation.observed.any()
@@ -321,8 +398,8 @@ def test_a_member_that_is_no_array(tmp_path):
             r"'ids' has shape \[2, 1\]: expected a value",
         ),
         (
-            {"x": pixels(2, 2, 2), "y": [0, 1], "split": ["train", "dev"]},
-            r"'split' of row 1 is 'dev', not one of train",
+            {"x": pixels(2, 2, 2), "y": [0, 1], "split": ["train", "fold2"]},
+            r"'split' of row 1 is 'fold2', not one of train",
         ),
         ({"x": np.zeros(4), "y": [0, 1, 0, 1]}, r"pack\.npz: 'x' has shape \[4\]"),
         ({"x": np.array(["a", "b"]).reshape(2, 1), "y": [0, 1]}, r"pack\.npz: inputs of dtype"),

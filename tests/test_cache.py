@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,10 +9,11 @@ from PIL import Image
 
 from commands import taut
 from image_files import BINARY, images, paint
-from taut.data import DataError, cache
+from taut.data import DataError, cache, leakage
 from taut.data.folder import load_folder, read_images
 from taut.data.mapped import MappedRows
-from tiny import FLAGS
+from taut.fit import fit
+from tiny import FLAGS, ONE, some_known, tiny, vectors
 
 
 def test_default_sizes(tmp_path):
@@ -67,6 +69,22 @@ def test_modes(tmp_path):
         assert values == [[128], [128], [128], [255], [128]]
 
 
+def test_what_is_transparent_is_on_white(tmp_path):
+    alpha = np.zeros((8, 8), dtype=np.uint8)
+    alpha[2:4] = 255
+    for colour, ground in ((0, 255), (90, 255), (255, 0)):  # a white drawing is on black
+        pixels = np.stack([np.full_like(alpha, colour)] * 3 + [alpha], axis=-1)
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        for channels in (1, 3):
+            (read,), _ = read_images([tmp_path / "a.png"], (channels, 8, 8))
+            assert (read == np.where(alpha, colour, ground)).all()
+    constant = np.full((8, 8, 4), 40, dtype=np.uint8)
+    Image.fromarray(constant).save(tmp_path / "a.png")
+    assert (read_images([tmp_path / "a.png"], (3, 8, 8))[0] == 40).all()
+    Image.fromarray(alpha // 2).save(tmp_path / "a.png", transparency=0)
+    assert (read_images([tmp_path / "a.png"], (1, 8, 8))[0] == np.where(alpha, 127, 255)).all()
+
+
 def test_deep_pixels_keep_their_range_when_resized(tmp_path):
     ramp = np.linspace(0, 65535, 256).astype(np.uint16)
     Image.fromarray(np.tile(ramp, (8, 1))).save(tmp_path / "ramp.png")
@@ -113,6 +131,7 @@ def test_read_images_names_those_that_fail(tmp_path):
 @pytest.fixture
 def small_limit(tmp_path, monkeypatch):
     """Every data set is too large for memory, and the cache lies in a temporary folder."""
+    monkeypatch.setattr(cache, "CACHE_BYTES", 0)
     monkeypatch.setattr(cache, "MAP_BYTES", 0)
     monkeypatch.setenv("TAUT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
@@ -132,8 +151,49 @@ def test_large_sets_are_decoded_once(tmp_path, small_limit, monkeypatch):
     np.testing.assert_array_equal(first.x, again.x)
     assert again.notes == first.notes
     assert "1 image cannot be read" in again.notes[0]
-    monkeypatch.setattr(cache, "MAP_BYTES", 2**30)
+    monkeypatch.setattr(cache, "CACHE_BYTES", 2**25)
     np.testing.assert_array_equal(load_folder(folder, image_size=8).x, first.x)
+
+
+def test_what_fits_into_memory_is_decoded_once_too(tmp_path, small_limit, monkeypatch):
+    monkeypatch.setattr(cache, "MAP_BYTES", 2**30)
+    folder = images(tmp_path, "cat/1.png", "dog/2.png")
+    first = load_folder(folder)
+    assert sorted(path.suffix for path in small_limit.iterdir()) == [".json", ".npy"]
+    monkeypatch.setattr(cache, "decode_image", lambda *_: pytest.fail("decoded again"))
+    again = load_folder(folder)
+    assert not isinstance(again.x, np.memmap)
+    np.testing.assert_array_equal(first.x, again.x)
+
+
+def test_a_set_of_32_mib_is_not_kept_and_a_larger_one_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("TAUT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_fill", lambda *_: {})
+    monkeypatch.setattr(cache, "_key", lambda *_: "key")
+    for count, kept in ((8192, False), (8193, True)):
+        cache.decode_once(tmp_path, ["1.png"] * count, (1, 64, 64))
+        assert (tmp_path / "cache" / "key.npy").exists() == kept
+
+
+def test_what_fits_into_memory_needs_no_cache_folder(tmp_path, small_limit, monkeypatch):
+    monkeypatch.setattr(cache, "MAP_BYTES", 2**30)
+    folder = images(tmp_path, "cat/1.png", "dog/2.png")
+    small_limit.write_text("a file in the way")
+    assert len(load_folder(folder)) == 2
+    monkeypatch.setenv("TAUT_CACHE", str(tmp_path / "other"))
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
+    assert len(load_folder(folder)) == 2
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (7, 7), (500, 32)])
+def test_images_are_decoded_by_all_cores(tmp_path, monkeypatch, cores, threads):
+    used = []
+    pool = cache.ThreadPoolExecutor
+    monkeypatch.setattr(cache.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(cache, "ThreadPoolExecutor", lambda count: (used.append(count), pool(count))[1])
+    assert len(read_images([paint(tmp_path / "1.png")], (1, 8, 6))[0]) == 1
+    assert used == [threads]
 
 
 def test_rows_of_large_sets_stay_on_the_disk(tmp_path, small_limit):
@@ -151,12 +211,49 @@ def test_rows_of_large_sets_stay_on_the_disk(tmp_path, small_limit):
     assert isinstance(data.rows(np.arange(3, 8)).x, np.memmap)
 
 
+def test_held_out_images_stay_on_the_disk_after_training(tmp_path, small_limit, monkeypatch):
+    folder = images(tmp_path, *(f"{name}/{i}.png" for name in ("cat", "dog") for i in range(20)))
+    given = []
+    monkeypatch.setattr("taut.fit.fit_ood", lambda model, training, held, decodes: given.append(held))
+    fit(load_folder(folder, image_size=8), tiny(train={"valid_fraction": 0.3}), quiet=True)
+    (held,) = given
+    assert isinstance(held, MappedRows)
+    assert 8 <= len(held) <= 16
+
+
+def test_rows_are_searched_for_nan_once_and_in_blocks(tmp_path, monkeypatch):
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float32, shape=(40, 4))
+    x[:] = np.arange(160).reshape(40, 4)
+    looked = []
+    isfinite = np.isfinite
+    monkeypatch.setattr("taut.data.mapped.BLOCK_VALUES", 32)
+    monkeypatch.setattr("taut.data.mapped.np.isfinite", lambda part: (looked.append(len(part)), isfinite(part))[1])
+    data = vectors(some_known(40), ONE)
+    looked.clear()
+    data = dataclasses.replace(data, x=x)
+    assert looked == [8] * 5
+    some = data.rows(np.array([9, 2, 30])).rows(np.array([True, False, True]))
+    assert isinstance(some.x, MappedRows)
+    assert looked == [8] * 5
+    assert dataclasses.replace(some, name="other").x is some.x
+    assert looked == [8] * 5
+    x[21, 3] = np.nan
+    with pytest.raises(DataError, match=r"row 21 \(21\) contains NaN"):
+        dataclasses.replace(data, x=x[:])
+
+
 def test_a_large_set_is_trained_on_as_a_small_one_is(tmp_path, small_limit, monkeypatch):
     folder = images(tmp_path, *(f"{name}/{i}.png" for name in ("cat", "dog") for i in range(20)))
+    hashed = []
+    key = leakage._pixel_key
+    monkeypatch.setattr(leakage, "_pixel_key", lambda pixels: (hashed.append(1), key(pixels))[1])
     for limit, run in ((0, "large"), (2**30, "small")):
         monkeypatch.setattr(cache, "MAP_BYTES", limit)
+        monkeypatch.setattr(cache, "CACHE_BYTES", limit)
         flags = ("--image-size", 8, "--split-fractions", "0.6,0.2,0.2", *FLAGS, "--out", tmp_path / run, "--quiet")
+        hashed.clear()
         taut("train", folder, *flags)
+        assert len(hashed) == 40
         taut("evaluate", tmp_path / run)
     large, small = (json.loads((tmp_path / run / "evaluation.json").read_text()) for run in ("large", "small"))
     assert large == small

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -19,12 +21,16 @@ from conftest import Array
 from image_files import paint
 from taut import cli
 from taut.baselines import OBJECTIVES
+from taut.cli.decisions import PLANNED
 from taut.data.stream import Stream
 from taut.estimator import TautClassifier
 from taut.evaluate.ood import ood_percentiles, ood_scores
 from taut.evaluate.predict import predict_probabilities
+from taut.facts import Facts
 from taut.fit import fit
 from taut.objective import Batch
+from taut.plan import Plan, flatten
+from taut.rules import make_plan
 from taut.run import Run, save_model
 from taut.sources import DataFlags, replaced_source
 from tiny import FLAGS, NAN, TINY
@@ -138,6 +144,36 @@ def test_evaluate_a_part_of_the_split(pack: Path, tmp_path: Path, capsys: Captur
     shown = capsys.readouterr().out
     assert "auroc_macro" in shown
     assert "oedema" in shown
+
+
+@pytest.mark.parametrize("split", [True, False], ids=["a test part of its own", "no split"])
+def test_what_a_run_held_out_is_its_valid_part(split: bool, pack: Path, tmp_path: Path, capsys: Capture) -> None:
+    data, flags = patients(60), ("--train.valid_fraction", 0.3)
+    if not split:
+        del data["split"]
+    np.savez(pack, **data)
+    taut("train", pack, "--group", "patient_id", *FLAGS, *flags, "--out", tmp_path / "run")
+    kept, held, _ = Run(tmp_path / "run").load_draw()
+    assert len(held) > 4
+    for part, rows in (("train", kept), ("valid", held)):
+        found = figures(capsys, tmp_path / "run", "--split", part)
+        assert (found["images"], found["split"]) == (len(rows), part)
+    if split:
+        assert figures(capsys, tmp_path / "run")["images"] == 10
+    # Other data have no part that was held out.
+    said = refused(capsys, "evaluate", tmp_path / "run", "--data", pack, "--split", "valid")
+    assert said == "pack.npz has no part 'valid'"
+
+
+def test_what_is_held_out_of_data_with_a_test_set_beside_its_own(tmp_path: Path, pack: Path, capsys: Capture) -> None:
+    other = {**patients(), "x": np.random.default_rng(7).integers(0, 256, (40, 8, 8), dtype=np.uint8)}
+    np.savez(tmp_path / "other.npz", **other)
+    flags = ("--test", tmp_path / "other.npz", *FLAGS, "--train.valid_fraction", 0.3)
+    taut("train", pack, *flags, "--out", tmp_path / "run")
+    kept, held, _ = Run(tmp_path / "run").load_draw()
+    assert len(kept) + len(held) == 30
+    for part, rows in (("train", kept), ("valid", held)):
+        assert figures(capsys, tmp_path / "run", "--split", part)["images"] == len(rows)
 
 
 def test_the_groups_of_a_run_are_not_asked_of_other_data(pack: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -294,6 +330,27 @@ def test_annotations_of_a_valid_part_are_never_hidden(tmp_path: Path, monkeypatc
     taut("train", tmp_path / "full.npz", "--labelled-fraction", 0.2, *FLAGS, "--out", tmp_path / "run")
     assert seen[0].annotation.observed.all(axis=1).tolist().count(True) == 24
     assert seen[0].annotation.observed[20:].all()
+
+
+def test_warnings_come_before_the_training_and_once(
+    pack: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = patients()
+    data["y"][:, 0] = np.where(np.arange(40) % 2, 1, NAN)
+    np.savez(pack, **data)
+    before: list[str] = []
+    usual = Stream.batch
+
+    def batch(self: Stream, step: int, *rest: Any) -> Batch:
+        before.append(capsys.readouterr().out)
+        return usual(self, step, *rest)
+
+    monkeypatch.setattr(Stream, "batch", batch)
+    taut("train", pack, *FLAGS, "--out", tmp_path / "run")
+    assert "Nearly all observed cells are positive: oedema (15 of 15)" in before[0]
+    rest = "".join(before[1:]) + capsys.readouterr().out
+    assert "Nearly all" not in rest
+    assert rest.count("not calibrated") == 1
 
 
 def test_a_budget_of_time_is_kept_and_told(vectors: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -720,6 +777,7 @@ def test_inputs_of_another_shape_are_refused(digits_run: Path, pack: Path, vecto
 def test_other_labels_are_refused(digits_run: Path, pack: Path, capsys: Capture) -> None:
     said = refused(capsys, "evaluate", digits_run, "--data", pack)
     assert str(pack) in said
+    taut("predict", digits_run, pack, "--out", digits_run / "p.csv")  # which needs no labels
 
 
 def test_patients_on_both_sides_are_refused(pack: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -758,6 +816,40 @@ def test_a_mistake_is_one_sentence(
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 3. TiB for an array"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
+        None,
+    ],
+    ids=["numpy", "CUDA", "MPS", "CPU"],
+)
+def test_too_little_memory_is_one_sentence(
+    error: Exception | None, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*rest: Any) -> Any:
+        if error is None:
+            torch.empty(2**60, dtype=torch.uint8)
+        else:
+            raise error
+
+    monkeypatch.setattr(cli, "fit", fails)
+    said = refused(capsys, "train", "digits", "--out", tmp_path / "run")
+    for part in ("out of memory", "--train.accumulate", "--train.batch_unlabelled", "--image-size"):
+        assert part in said
+
+
+def test_faults_of_the_program_keep_their_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*rest: Any) -> Any:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(cli, "fit", fails)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        taut("train", "digits", "--out", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
     "arguments",
     [(), ("fly",), ("train",), ("train", "digits", "--bogus", "1"), ("train", "digits", "--seed", "x")],
     ids=["nothing", "unknown command", "no data", "unknown flag", "wrong type"],
@@ -774,7 +866,7 @@ def test_bad_flags_exit_with_an_error(
 
 
 def test_every_command_has_help(capsys: Capture) -> None:
-    for command in ("train", "evaluate", "predict", "explain", "plan", "compare"):
+    for command in ("train", "evaluate", "predict", "explain", "export", "plan", "compare"):
         with pytest.raises(SystemExit) as caught:
             taut(command, "--help")
         assert caught.value.code == 0
@@ -785,11 +877,49 @@ def test_every_command_has_help(capsys: Capture) -> None:
                 assert flag in shown
 
 
+@pytest.mark.parametrize("command", ["train", "plan", "compare", "evaluate"])
+def test_the_flags_of_the_plan_are_in_the_help(command: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        taut(command, "--help")
+    shown = capsys.readouterr().out
+    assert "--changes" not in shown
+    lines = {line.split()[0]: line.strip() for line in shown.splitlines() if line.startswith("  --")}
+    flags = {f"--{name}" for name in flatten(dataclasses.asdict(Plan())) if name != "seed"}
+    if command == "evaluate":
+        assert not flags & lines.keys()
+        return
+    assert flags - lines.keys() == ({"--objective.name"} if command == "compare" else set())
+    for line in (
+        "--train.ema float (default 0.999)  Decay of the averaged weights, which are the ones that are kept.",
+        "--train.steps int (planned)",
+        "--model.pool {mean,meanmax,grid} (planned)  How the label head reads the last map; see `MapEncoder`.",
+        "--model.z_given_c {true,false} (default false)  Whether z has the posterior q(z|x,c) of M2 instead of q(z|x).",
+    ):
+        assert lines[line.split()[0]] == line
+    assert "are resized; by default 64" in " ".join(shown.split())
+
+
+def test_what_the_help_calls_planned_is_what_the_rules_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taut.rules.fast_bf16", lambda: True)
+    usual, changed = flatten(dataclasses.asdict(Plan())), set()
+    for shape, k, n, known in itertools.product(
+        [(7,), (1, 8, 8), (3, 28, 28), (1, 224, 224)], [1, 3], [90, 6000], [0.0, 0.1, 1.0]
+    ):
+        count, channels = int(n * known), shape[0] if len(shape) == 3 else 7
+        cells = (count,) * k, (count // 2,) * k
+        moments = (0.4,) * channels, (0.2,) * channels
+        facts = Facts(n, shape, k, (2,) * k, count, count, *cells, shape[0] == 1, *moments)
+        found = flatten(dataclasses.asdict(make_plan(facts)))
+        changed |= {name for name in found if found[name] != usual[name]}
+    assert changed == {f"{section}.{name}" for section, names in PLANNED.items() for name in names}
+
+
 def test_the_installed_command_works_in_a_process_of_its_own() -> None:
     taut_command = Path(sys.executable).with_name("taut")
     done = subprocess.run([str(taut_command), "--help"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    for name in ("train", "evaluate", "predict", "explain", "plan", "compare"):
+    for name in ("train", "evaluate", "predict", "explain", "export", "plan", "compare"):
         assert name in done.stdout
     assert not done.stderr
 

@@ -256,11 +256,12 @@ def test_the_split_column_of_a_run_is_used_where_other_data_have_it(tmp_path: Pa
     assert replaced_source(source, None, None) == source
 
 
-def test_the_images_of_another_table_are_looked_for_beside_it_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["scan.png", "scan"])
+def test_the_images_of_another_table_are_looked_for_beside_it_first(name: str, tmp_path: Path) -> None:
     for folder in ("a/scans", "b/scans"):
-        paint(tmp_path / folder / "1.png")
+        paint(tmp_path / folder / "scan.png")
     source = DataFlags(str(tmp_path / "a" / "train.csv"), images=tmp_path / "a" / "scans", format="table")
-    rows = "file,A\n1.png,1\n"
+    rows = f"file,A\n{name},1\n"
     for folder, root in (("a", source.images), ("b", None), ("c", source.images)):
         (tmp_path / folder).mkdir(exist_ok=True)
         other = str(table(tmp_path / folder, rows, "test.csv"))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from commands import Capture, refused, taut
@@ -104,6 +105,74 @@ def test_a_method_that_fails_is_named_after_the_table_of_the_others(
         assert "fixmatch failed" in refused(capsys, *DIGITS, *few[:1], "fixmatch", *few[2:])  # none is left to show
     taut(*DIGITS, *few)
     assert set(pd.read_csv(out / "table.csv")["method"]) == {"fixmatch", "supervised"}
+
+
+def several(path: Path, labels: int, n: int = 60) -> Path:
+    """Vectors with yes/no labels, and a test part."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, (n, labels))
+    split = np.repeat(["train", "test"], [n - 10, 10])
+    np.savez(path, x=rng.normal(size=(n, 4)), y=y, label_names=np.array([f"l{i}" for i in range(labels)]), split=split)
+    return path
+
+
+def test_a_method_that_cannot_do_the_data_is_named_like_one_that_fails(tmp_path: Path, capsys: Capture) -> None:
+    pack, out = several(tmp_path / "pack.npz", 14), tmp_path / "c"
+    names = ("--objectives", "m2,supervised", "--draws", 1)
+    said = refused(capsys, "compare", pack, *FLAGS, *names, "--labelled-fraction", 0.5, "--out", out)
+    assert said.startswith("m2 failed on the draw of seed 0: 16384 label combinations")
+    assert list(pd.read_csv(out / "table.csv")["method"]) == ["supervised"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            "fixmatch failed on the draw of seed 0: out",
+        ),
+        (DataError("x.csv, row 3: no"), "x.csv, row 3: no"),
+    ],
+)
+def test_other_failures(
+    error: Exception, said: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one method has no memory for the others may have; data that are wrong are wrong for all of them."""
+
+    def fails(dataset: Dataset, *rest: Any, **options: Any) -> Any:
+        if options["objective"] == "fixmatch":
+            raise error
+        return fit(dataset, *rest, **options)
+
+    monkeypatch.setattr(module, "fit", fails)
+    few = ("--objectives", "fixmatch,supervised", "--draws", 1, "--out", tmp_path / "c")
+    assert refused(capsys, *DIGITS, *few).startswith(said)
+    assert (tmp_path / "c" / "table.csv").exists() == said.startswith("fixmatch")
+
+
+def test_a_budget_that_is_none_is_no_methods_fault(tmp_path: Path, capsys: Capture) -> None:
+    said = refused(capsys, *DIGITS, *PAIR, "--minutes=-1", "--out", tmp_path / "c")
+    assert said == "--minutes -1 is not a positive number"
+
+
+def test_a_prior_that_is_suspicious_is_told_before_the_trainings(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    y = np.ones((40, 2))
+    y[20:30] = np.nan
+    y[30:, 0] = 0
+    split = np.repeat(["train", "test"], [30, 10])
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).normal(size=(40, 4)), y=y, split=split)
+    told: list[str] = []
+
+    def counted(*rest: Any, **options: Any) -> Any:
+        told.append(capsys.readouterr().out)
+        return fit(*rest, **options)
+
+    monkeypatch.setattr(module, "fit", counted)
+    taut("compare", tmp_path / "x.npz", *FLAGS, *PAIR, "--out", tmp_path / "c")
+    assert told[0].count("Nearly all observed cells are positive") == 1
+    assert "positive" not in "".join(told[1:]) + capsys.readouterr().out
 
 
 def test_the_draws_are_those_of_train(tmp_path: Path, capsys: Capture) -> None:

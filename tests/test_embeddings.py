@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from conftest import Array
 from taut.data.dataset import DataError, Dataset
 from taut.data.embeddings import load_embeddings
 from taut.data.listing import TableOptions
+from taut.inputs import read_inputs
+from taut.labels import LabelSpace
+from taut.sources import ReadFlags
 
 pytest.importorskip("pyarrow")
 N, F = 6, 3
@@ -155,6 +159,31 @@ def test_files_that_hold_no_embeddings_are_refused(tmp_path: Path) -> None:
     pd.DataFrame({"id": IDS}).to_parquet(tmp_path / "bare.parquet")
     assert "has no columns of numbers" in refused(tmp_path / "bare.parquet", labels)
     assert "there is no such file" in refused(tmp_path / "none.npy", labels)
+    for packed in ({"bytes": b"png", "path": "a.png"}, b"png"):
+        pd.DataFrame({"image": [packed] * N, "label": range(N)}).to_parquet(tmp_path / "images.parquet")
+        assert "column 'image' holds images as bytes or records, not embeddings" in refused(
+            tmp_path / "images.parquet", labels
+        )
+
+
+def test_images_beside_embeddings_are_left(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"image": [b"png"] * N, "id": IDS, "embedding": list(vectors())})
+    frame.to_parquet(tmp_path / "e.parquet")
+    data = load_embeddings(tmp_path / "e.parquet", table(tmp_path, "id,sick\np0.png,1\np1.png,0\n"))
+    np.testing.assert_array_equal(data.x, vectors())
+    assert data.ids == IDS
+
+
+@pytest.mark.parametrize("flag", [None, "id"])
+def test_numbers_from_one_are_refused(tmp_path: Path, flag: str | None) -> None:
+    path, options = write(tmp_path / "e.npy"), TableOptions(path_column=flag)
+    lines = "id,sick\n" + "".join(f"{i},{i % 2}\n" for i in range(1, N + 1))
+    assert "'id' counts from 1, but the rows of" in refused(path, table(tmp_path, lines), options=options)
+    lines = "id,sick\n" + "".join(f"{i},{i % 2}\n" for i in range(1, N))
+    assert load_embeddings(path, table(tmp_path, lines), options=options).annotation.observed[1:, 0].all()
+    np.savez(tmp_path / "e.npz", x=vectors(), ids=np.arange(1, N + 1))
+    lines = "id,sick\n" + "".join(f"{i},{i % 2}\n" for i in range(1, N + 1))
+    assert load_embeddings(tmp_path / "e.npz", table(tmp_path, lines), options=options).annotation.observed.all()
 
 
 @pytest.mark.parametrize(("key", "flag"), [("sample_id", None), ("index", None), ("case", "case")])
@@ -197,7 +226,23 @@ def test_the_loader_is_found_by_the_ending(tmp_path: Path) -> None:
 
     data: Dataset = load_dataset(str(write(tmp_path / "e.npy")), labels=table(tmp_path, "row,sick\n0,1\n1,0\n"))
     assert data.x.shape == (N, F)
-    with pytest.raises(DataError, match="has no annotations: pass a table with --labels"):
+    with pytest.raises(DataError, match="has no annotations: pass a table with --labels, or --classes N"):
         load_dataset(str(tmp_path / "e.npy"))
     with pytest.raises(DataError, match="does not take --image-size"):
         load_dataset(str(tmp_path / "e.npy"), labels=tmp_path / "t.csv", image_size=8)
+
+
+def test_a_model_reads_inputs_whatever_their_annotations(tmp_path: Path) -> None:
+    model: Any = SimpleNamespace(
+        space=LabelSpace.multiclass(["cat", "dog"]), architecture=SimpleNamespace(shape=(F,), z_dim=2)
+    )
+    flags = ReadFlags("")
+    np.savez(tmp_path / "pack.npz", x=vectors(), y=np.array(["owl", "hen", "cow"] * 2), ids=np.array(IDS))
+    np.savez(tmp_path / "embeddings.npz", vit=vectors(), ids=np.array(IDS))
+    for name in ("pack.npz", "embeddings.npz"):
+        ((names, x, unread),) = read_inputs(tmp_path / name, model, None, flags)
+        assert (names, unread) == (IDS, [])
+        np.testing.assert_array_equal(x, vectors())
+    np.savez(tmp_path / "nothing.npz", a=np.zeros(3))
+    with pytest.raises(DataError, match=r"nothing\.npz: expected an array 'x'"):
+        next(read_inputs(tmp_path / "nothing.npz", model, None, flags))

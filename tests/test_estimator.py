@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import random
 from pathlib import Path
@@ -23,7 +24,7 @@ from sklearn.utils.estimator_checks import check_classifiers_classes, parametriz
 
 from taut import cli
 from taut.data.dataset import DataError
-from taut.estimator import TautClassifier
+from taut.estimator import TautClassifier, _groups
 from taut.labels import Label, LabelError, LabelSpace
 
 Array = NDArray[Any]
@@ -141,6 +142,15 @@ def test_bytes_have_the_scale_of_the_training_images(top: int) -> None:
     np.testing.assert_allclose(model.predict_proba(x.astype(np.uint8)), model.predict_proba(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("top", [1, 16])
+def test_bytes_on_a_small_scale_are_read_as_numbers_are(top: int) -> None:
+    x = np.round(images_of((6, 6), np.float64) / 255 * top)
+    y = np.arange(24) % 2
+    model = tiny().fit(x.astype(np.uint8), y)
+    assert model.pixel_max_ == top
+    np.testing.assert_array_equal(model.predict_proba(x.astype(np.uint8)), tiny().fit(x, y).predict_proba(x))
+
+
 def test_bytes_that_are_plainly_of_0_to_255_keep_their_scale() -> None:
     pixels = images_of((6, 6))
     for top in (1.0, 4000.0, 65535.0):
@@ -212,6 +222,11 @@ def _mixed(y: Array) -> Array:
         (lambda y: pd.Series([None, *y[1:]], dtype="Int64"), [0, 1]),
         (lambda y: pd.Series([None, *np.where(y[1:], "yes", "no")], dtype="string"), ["no", "yes"]),
         (lambda y: pd.Series(np.where(y, "yes", "no")).astype("category"), ["no", "yes"]),
+        (lambda y: pd.Categorical([None, *np.where(y[1:], "yes", "no")]), ["no", "yes"]),
+        (lambda y: pd.array([None, *np.where(y[1:], "yes", "no")], dtype="string"), ["no", "yes"]),
+        (lambda y: [pd.NA, *y[1:].tolist()], [0, 1]),
+        (lambda y: np.ma.masked_equal(np.r_[7, y[1:]], 7), [0, 1]),
+        (lambda y: np.ma.masked_equal(np.array(["?", *np.where(y[1:], "yes", "no")]), "?"), ["no", "yes"]),
     ],
 )
 def test_one_label_in_every_form(features: tuple[Array, Array], make: Any, classes: list[Any]) -> None:
@@ -222,6 +237,19 @@ def test_one_label_in_every_form(features: tuple[Array, Array], make: Any, class
     assert set(model.predict(x)) <= set(classes)
     assert model.predict_proba(x).shape == (40, 2)
     assert 0 <= model.score(x, annotations) <= 1
+
+
+@pytest.mark.parametrize("names", [("a", "b"), (1, 2), (1.0, 2.0)])
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+def test_a_missing_group_is_one_of_its_own(features: tuple[Array, Array], names: Any, missing: Any) -> None:
+    x, y = features
+    groups = [missing, *names, missing, *names * 18]
+    found = _groups(groups)
+    assert found.tolist() == ["X:0", *map(str, names), "X:3", *map(str, names * 18)]
+    assert _groups(np.ma.masked_equal([1, 0, 2], 0)).tolist() == ["1", "X:1", "2"]
+    assert _groups(pd.Series(groups)).tolist()[0] == "X:0"
+    if missing is None and names == ("a", "b"):
+        assert tiny().fit(x, y, groups=groups).predict(x).shape == (40,)
 
 
 def test_another_value_may_mean_unannotated(features: tuple[Array, Array]) -> None:
@@ -238,9 +266,10 @@ def test_yes_no_labels_with_holes(features: tuple[Array, Array], table: Array) -
     assert expected.shape == (40, 2)
     # As numbers, as pandas' own integers, and as the objects that a CSV file of true, false and blanks gives.
     objects = frame.astype(object).where(frame.notna(), None).replace({0.0: False, 1.0: True})
-    for cells in (frame, frame.convert_dtypes(), objects):
+    masked = np.ma.masked_array(np.nan_to_num(table, nan=1), np.isnan(table))
+    for cells in (frame, frame.convert_dtypes(), objects, masked, masked.astype(int)):
         model = tiny().fit(x, cells)
-        assert model.space_.names == ("left", "right")
+        assert model.space_.names == (("left", "right") if hasattr(cells, "columns") else ("label_0", "label_1"))
         np.testing.assert_array_equal(model.predict_proba(x), expected)
         assert [c.tolist() for c in model.classes_] == [[0, 1], [0, 1]]
         np.testing.assert_array_equal(model.predict(x), (expected > 0.5).astype(int))
@@ -568,6 +597,30 @@ def test_a_run_folder_is_loaded(tmp_path: Path, digits: tuple[Array, Array]) -> 
     assert model.predict_proba(pixels).shape == (1797, 10)
     assert model.plan_.train.steps == TINY["train.steps"]
     assert 0 <= model.score(pixels, y) <= 1
+
+
+def test_the_commands_read_what_save_wrote(
+    tmp_path: Path, trained: TautClassifier, digits: tuple[Array, Array], capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, y = digits
+    saved, out = tmp_path / "model", tmp_path / "p.csv"
+    trained.save(saved)
+    np.savez(tmp_path / "new.npz", x=images[:20], y=y[:20])
+    cli.main(["predict", str(saved), str(tmp_path / "new.npz"), "--out", str(out)])
+    q = pd.read_csv(out)[[f"label={c}:calibrated" for c in range(10)]]
+    np.testing.assert_allclose(q, trained.predict_proba(images[:20]), atol=1e-5)
+    flags = ["--row", "3", "--label", "label=3", "--out", str(tmp_path / "why.png")]
+    cli.main(["explain", str(saved), str(tmp_path / "new.npz"), *flags])
+    assert "q(label=3|x) = " in capsys.readouterr().out
+    cli.main(["evaluate", str(saved), "--data", str(tmp_path / "new.npz"), "--json"])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["error"] == pytest.approx(100 * (1 - trained.score(images[:20], y[:20])))
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", str(saved)])
+    said = capsys.readouterr().err
+    assert (
+        said == f"taut: {saved} is of TautClassifier.save, which keeps no data: name what to evaluate on with --data\n"
+    )
 
 
 def test_what_cannot_be_loaded_or_is_not_fitted(tmp_path: Path, features: tuple[Array, Array]) -> None:

@@ -156,6 +156,8 @@ def test_a_computation_that_fails_leaves_nothing_behind(run: Path, cache: Path) 
     with pytest.raises(DataError, match="the features of image 0 are NaN or infinite"):
         frozen.features(np.zeros((2, 1, 8, 8), dtype=np.uint8), "scans")
     assert list(cache.iterdir()) == []
+    with pytest.raises(DataError, match=r"^scans: the features of image 0 are NaN or infinite"):
+        frozen.compute(np.zeros((2, 1, 8, 8), dtype=np.uint8), "scans")
 
 
 # --- the run remembers --------------------------------------------------------------------------------------

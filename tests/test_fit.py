@@ -16,6 +16,7 @@ from taut.evaluate.predict import predict_logits, predict_probabilities
 from taut.facts import fingerprint
 from taut.fit import build_model, fit, fit_to_budget, hold_out, look_seconds, step_seconds
 from taut.labels import Label, LabelError, LabelSpace
+from taut.looks import Looks
 from taut.objective import Batch
 from taut.plan import Plan, TrainPlan
 from taut.rules import make_plan
@@ -349,6 +350,35 @@ def test_the_time_of_a_look_is_measured_where_there_are_looks() -> None:
     assert look_seconds(data, vectors(some_known(known=0)), plan, facts) == 0
     plan.train.looks = 0
     assert look_seconds(data, data, plan, facts) == 0
+
+
+def test_what_is_known_before_the_training_is_told_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    usual = Looks.due
+
+    def due(self: Looks, step: int, steps: int) -> bool:
+        events.append(f"step {step}")
+        return usual(self, step, steps)
+
+    monkeypatch.setattr(Looks, "due", due)
+    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 0.01)
+    monkeypatch.setattr("taut.fit.look_seconds", lambda *_: 0.0)
+    y = np.full((60, 2), NAN)
+    y[:20] = y[50:] = 1
+    data = vectors(y, SEVERAL, split=np.repeat(["train", "valid"], [50, 10]))
+    data.notes = ["1 image is left out."]
+    fitted = fit(data, tiny(train={"folds": 2}), minutes=0.01, quiet=True, tell=events.append)
+    told = [event for event in events if not event.startswith("step ")]
+    assert fitted.notes == data.notes + told
+    beginnings = (
+        "Nearly all observed cells are positive: a (20 of 20)",
+        "--train.folds 2 has no",
+        "a step takes 10.0 ms",
+    )
+    for event, beginning in zip(events, (*beginnings, "step 1"), strict=False):
+        assert event.startswith(beginning)
+    assert [event for event in events[events.index("step 1") :] if event in told] == told[3:]
+    assert any("calibrated" in note for note in told[3:])
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, NAN])

@@ -37,7 +37,10 @@ def test_subfolders_are_classes(tmp_path):
     assert data.x.shape == (4, 1, 8, 6)
     assert data.name == "images"
     assert data.split is None
-    assert data.notes == ["1 image is in no subfolder of a class: unannotated."]
+    assert data.notes == [
+        "Classes are the subfolders: cat, dog.",
+        "1 image is in no subfolder of a class: unannotated.",
+    ]
     with Image.open(folder / "cat/1.png") as image:
         np.testing.assert_array_equal(data.x[0, 0], np.asarray(image))
 
@@ -67,6 +70,27 @@ def test_folders_of_a_split_by_other_names(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("training_set", "test_set"), ("seg_train", "seg_test"), ("train", "test1"), ("TRAIN", "Eval"), ("train", "val")],
+)
+def test_parts_are_known_by_what_others_call_them(tmp_path, names):
+    folder = images(tmp_path, *(f"{name}/{kind}/1.png" for name in names for kind in ("cat", "dog")))
+    data = load_folder(folder)
+    assert data.space.labels[0].classes == ("cat", "dog")
+    second = "valid" if "val" in names else "test"
+    assert [data.split[data.ids.index(f"{name}/cat/1.png")] for name in names] == ["train", second]
+    assert "Classes are the subfolders: cat, dog." in data.notes
+
+
+def test_subfolders_that_all_have_the_same_subfolders_are_not_guessed(tmp_path):
+    folder = images(tmp_path, "north/cat/1.png", "north/dog/2.png", "south/cat/3.png", "south/dog/4.png")
+    with pytest.raises(DataError, match=r"images: the subfolders north, south all have the same subfolders cat, dog"):
+        load_folder(folder)
+    paint(folder / "south" / "cow" / "5.png")
+    assert load_folder(folder).space.labels[0].classes == ("north", "south")
+
+
 def test_a_class_may_be_called_as_a_part_is_but_not_two(tmp_path):
     vehicles = images(tmp_path / "a", "car/1.png", "train/2.png", "unlabelled/3.png")
     assert classes(load_folder(vehicles)) == ["car", "train", None]
@@ -94,7 +118,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
 def test_without_classes_a_space_is_needed(tmp_path):
     folder = images(tmp_path, "1.png", "2.png")
     table(folder, "file,A\n1.png,1\n", "here.csv")
-    with pytest.raises(DataError, match=r"no image is annotated.*--labels \(such as here\.csv\), or an explicit label"):
+    with pytest.raises(DataError, match=r"no image is annotated.*--labels \(such as here\.csv\), or --classes N"):
         load_folder(folder)
     data = load_folder(folder, space=BINARY)
     assert not data.annotation.observed.any()
@@ -163,6 +187,61 @@ def test_a_bare_name_does_not_take_an_image_that_a_row_names_in_full(tmp_path):
     assert data.ids == ["cat/1.png", "cow/2.png"]
     assert classes(data) == ["cat", None]
     assert "3 rows name images that are not there" in data.notes[0]
+
+
+def test_letters_and_endings_that_differ(tmp_path):
+    folder = images(tmp_path, "0.PNG", "Scan.png", "3.jpg", "one/4.png", "two/4.jpg", "B.png")
+    text = "file,A\n0.png,1\nscan.JPG,0\n3.tif,1\n4.bmp,0\n5.jpg,1\nb.png,0\nb.jpg,1\n"
+    data = load_folder(folder, table(tmp_path, text))
+    found = dict(zip(data.ids, yes(data), strict=True))
+    assert {name: found[name] for name in ("0.PNG", "Scan.png", "3.jpg", "B.png")} == {
+        "0.PNG": [1],
+        "Scan.png": [0],
+        "3.jpg": [1],
+        "B.png": [0],
+    }
+    assert data.notes[0] == "Left out: 3 rows name images that are not there."
+
+
+def test_a_column_of_names_without_endings_is_found(tmp_path):
+    folder = images(tmp_path, *(f"{name}.png" for name in ("10a", "11b", "12c", "1", "2")))
+    data = load_folder(folder, table(tmp_path, "diagnosis,id_code\n1,10a\n2,12c\n1,99z\n"))
+    assert data.ids[:2] == ["10a.png", "12c.png"]
+    assert classes(data)[:2] == ["1", "2"]
+    assert "Images are named by 'id_code', without the ending of their files." in data.notes
+    numbers = images(tmp_path / "n", *(f"{i}.png" for i in range(6)))
+    rows = "".join(f"{i % 3},{i}\n" for i in range(6))
+    data = load_folder(numbers, table(tmp_path, "grade,number\n" + rows))
+    assert (data.ids[1], classes(data)[1]) == ("1.png", "1")
+    rows = "".join(f"{i},{5 - i}\n" for i in range(6))
+    with pytest.raises(DataError, match="no column of the table looks like image files"):
+        load_folder(numbers, table(tmp_path, "one,two\n" + rows))
+
+
+def test_a_table_without_a_header_is_refused(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    with pytest.raises(DataError, match=r"labels\.csv: the table has no header: its first row names .* 'a\.png'"):
+        load_folder(folder, table(tmp_path, "a.png,cat\nb.png,dog\nc.png,cat\n"))
+
+
+def test_a_split_column_says_its_parts_otherwise_and_is_told_where_it_is_not_used(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    labels = table(tmp_path, "file,fold,A\na.png,Training,1\nb.png,val,0\nc.png,TEST,1\nd.png,validate,0\n")
+    data = load_folder(folder, labels, split_column="fold")
+    assert data.split.tolist() == ["train", "valid", "test", "valid"]
+    assert not any("--split-column" in note for note in data.notes)
+    hint = "Column 'fold' says train, valid, test but is not used: --split-column fold reads it as the split."
+    assert hint in load_folder(folder, labels).notes
+    (tmp_path / "test.txt").write_text("c.png\n")
+    assert hint not in load_folder(folder, labels, test_list=tmp_path / "test.txt").notes
+    assert hint not in load_folder(folder, labels, label_columns=["fold"]).notes
+
+
+@pytest.mark.parametrize("ending", [".ppm", ".pgm", ".pbm", ".pnm", ".gif", ".jfif", ".jp2"])
+def test_other_kinds_of_images(tmp_path, ending):
+    folder = images(tmp_path, "cat/1.png", "dog/2.png")
+    Image.new("1" if ending == ".pbm" else "L", (6, 8), 1).save(folder / "dog" / f"3{ending}")
+    assert load_folder(folder).ids == ["cat/1.png", "dog/2.png", f"dog/3{ending}"]
 
 
 def test_a_table_of_other_images(tmp_path):
@@ -292,7 +371,7 @@ def test_a_report_of_nothing(tmp_path):
     report.write_text("from an earlier run")
     data = load_folder(images(tmp_path, "cat/1.png", "dog/2.png"), skipped=report)
     assert rows_of(report) == []
-    assert data.notes == []
+    assert data.notes == ["Classes are the subfolders: cat, dog."]
 
 
 def test_nothing_remains(tmp_path):

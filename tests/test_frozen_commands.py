@@ -81,7 +81,7 @@ def test_a_folder_through_a_frozen_network(
     frozen = FrozenEncoder.load(run)
     assert frozen is not None
     assert frozen.about.shape == (1, 48, 48)
-    # What follows needs the run folder alone, and computes nothing twice.
+    # What follows needs the run folder alone. Evaluation computes nothing twice, and prediction leaves no files behind.
     weights.unlink()
     computed: list[int] = []
     compute = FrozenEncoder.compute
@@ -90,10 +90,14 @@ def test_a_folder_through_a_frozen_network(
     )
     assert figures(capsys, run)["images"] == 12
     assert computed == []
+    monkeypatch.setattr("taut.cli.results.AT_ONCE", 5)
     taut("predict", run, scans, "--out", tmp_path / "all.csv")
-    assert computed == []  # the same images in the same order
+    assert computed == [5, 5, 2]
     taut("predict", run, scans / "07.png", "--out", tmp_path / "one.csv")
-    assert computed == [1]
+    np.savez(tmp_path / "pack.npz", x=read(scans))
+    taut("predict", run, tmp_path / "pack.npz", "--out", tmp_path / "pack.csv")
+    assert computed == [5, 5, 2, 1, 12]
+    assert len(list(cache.glob("features-*.npy"))) == 1
     everyone, alone = probabilities(tmp_path / "all.csv"), probabilities(tmp_path / "one.csv")
     np.testing.assert_allclose(alone["07.png"], everyone["07.png"], atol=1e-4)
     # Directly: the run's classifier on the run's features.

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,7 @@ def test_the_same_pixels_are_refused(tmp_path: Path) -> None:
     (sentence,) = check_leakage({"training": train, "test": test}, refuse=False)
     assert sentence.endswith(".")
     # Within one part copies do no harm.
+    train = some(6)
     train.x[2] = train.x[1]
     assert find_leaks({"training": train, "test": some(6, seed=1)}).empty
 
@@ -76,6 +79,26 @@ def test_images_of_one_colour_and_feature_vectors_have_no_key() -> None:
     assert keys[2] is not None
     assert keys[2] == keys[3]
     assert set(pixel_keys(made(np.zeros((3, 4), dtype=np.float32), np.zeros((3, 2)), SEVERAL))) == {None}
+
+
+def test_an_image_is_hashed_once_however_its_rows_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Any] = []
+    blake2b = hashlib.blake2b
+    monkeypatch.setattr("taut.data.leakage.hashlib.blake2b", lambda *a, **b: (hashed.append(a), blake2b(*a, **b))[1])
+    data = some(9)
+    wanted = pixel_keys(some(9))
+    hashed.clear()
+    part = data.rows(np.array([7, 1, 4]))
+    assert pixel_keys(part).tolist() == wanted[[7, 1, 4]].tolist()
+    assert len(hashed) == 3
+    assert pixel_keys(data).tolist() == wanted.tolist()
+    units(dataclasses.replace(data.rows(np.arange(9) != 4), name="other").rows(np.array([3, 0])))
+    assert len(hashed) == 9
+    # Other pixels are another matter.
+    other = dataclasses.replace(data, x=data.x[::-1].copy())
+    assert pixel_keys(other).tolist() == wanted[::-1].tolist()
+    data.x = other.x
+    assert pixel_keys(data.rows(np.array([0, 2]))).tolist() == wanted[[8, 6]].tolist()
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1, max_size=12))

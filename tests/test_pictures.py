@@ -72,6 +72,16 @@ def test_every_label_has_its_column(tmp_path: Path) -> None:
     assert widths[0] - widths[1] == pytest.approx(0.7 * 120, abs=2)  # one class more than labels
 
 
+def test_the_reliability_diagram_encodes_each_image_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = DATA["one label"]
+    model = model_of(data)
+    encoded: list[int] = []
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda x: (encoded.append(len(x)), encode(x))[1])
+    reliability_diagram(model, data, tmp_path / "picture.png")
+    assert sum(encoded) == len(data)
+
+
 def test_the_reliability_diagram_has_a_panel_for_each_annotated_label(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,11 @@ def test_a_folder_that_is_no_run_is_named(method: Callable[[Run], Any], name: st
     sentence(lambda: method(Run(tmp_path)), str(tmp_path), f"it has no {name}")
 
 
+def test_a_damaged_model_json_is_named_where_the_plan_is_read(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text("{")
+    sentence(lambda: Run(tmp_path).load_plan(), str(tmp_path / "model.json"), "is damaged")
+
+
 def test_source_and_facts_come_back(tmp_path: Path) -> None:
     run, data = Run.create(tmp_path / "run"), vectors(some_known())
     facts = fingerprint(data)

@@ -145,6 +145,8 @@ def test_rare_classes_do_not_stop_a_draw() -> None:
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.5, NAN])
 def test_a_fraction_is_between_zero_and_one(fraction: float) -> None:
+    with pytest.raises(DataError, match=r"--labelled-cells 5 is not between 0 and 1"):
+        draw_fraction(classes(), 5, seed=0, cells=True)
     with pytest.raises(DataError, match=r"--labelled-fraction .* is not between 0 and 1"):
         draw_fraction(classes(), fraction, seed=0)
 

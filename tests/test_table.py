@@ -198,6 +198,33 @@ def test_names_joined_otherwise_need_a_separator(tmp_path, mark):
     assert len(load_folder(folder, labels, joined_column="tags", separator="|").space) == 3
 
 
+def test_as_many_combinations_as_their_names_allow(tmp_path):
+    tags = ["a,b", "a,c", "a,d", "b,c", "b,d", "c,d", "e,f", "a,e", "b,e", "c,e", "d,e", "a"]
+    names = [f"{i}.png" for i in range(24)]
+    folder = images(tmp_path, *names)
+    rows = "".join(f'{name},"{tags[i % 12]}"\n' for i, name in enumerate(names))
+    labels = table(tmp_path, "file,tags\n" + rows)
+    with pytest.raises(DataError, match="'tags' seems to have names joined by ',': name it with --joined-column and"):
+        load_folder(folder, labels)
+    single = table(tmp_path, "file,tags\n0.png,a\n1.png,b\n", "single.csv")
+    assert load_folder(folder, single, joined_column="tags").space.names == ("a", "b")
+
+
+def test_blank_cells_of_joined_names_follow_the_policy(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    labels = table(tmp_path, "file,found\na.png,A|B\nb.png,\nc.png,\nc.png,A\n")
+    usual = load_folder(folder, labels, joined_column="found")
+    np.testing.assert_equal(yes(usual), [[1, 1], [np.nan] * 2, [1, 0], [np.nan] * 2])
+    filled = load_folder(folder, labels, joined_column="found", blank="negative")
+    assert filled.ids == usual.ids
+    np.testing.assert_equal(yes(filled), [[1, 1], [0, 0], [1, 0], [np.nan] * 2])
+    # CheXpert's own blank cells are negative, but not those of a column that a flag names.
+    lines = [f"{name}.png,1,0,{found}\n" for name, found in (("a", "x|y"), ("b", "x"), ("c", ""))]
+    named = table(tmp_path, "Path,Edema,Cardiomegaly,found\n" + "".join(lines), "named.csv")
+    kept = load_folder(folder, named, path_column="Path", joined_column="found")
+    assert np.isnan(yes(kept)[2]).all()
+
+
 def test_names_of_the_same_words_need_no_separator(tmp_path):
     names = ["left mass", "right mass", "left nodule", "right nodule", "left effusion", "right effusion"]
     folder = images(tmp_path, *(f"{i}.png" for i in range(6)))
@@ -242,6 +269,11 @@ def test_minus_one_is_not_taken_for_no(tmp_path):
     data = load_folder(folder, table(tmp_path, "file,A,B\na.png,1,-1\nb.png,-1,1\nc.png,1,\n", "holes.csv"))
     np.testing.assert_equal(yes(data), [[1, np.nan], [np.nan, 1], [1, np.nan]])
     assert any(note.startswith("The yes/no labels have 1 and -1 but no 0") for note in data.notes)
+    for space in (None, BINARY):
+        data = load_folder(folder, full, space=space, uncertain="negative")
+        np.testing.assert_equal(yes(data), [[1, 0], [0, 1], [1, 1]])
+        assert "The yes/no labels have 1 and -1 but no 0: -1 is read as no." in data.notes
+        assert (data.cells >= 0).all()  # so that they are scored
 
 
 def test_what_is_unannotated_has_a_name_everywhere(tmp_path):
@@ -357,14 +389,14 @@ def test_classes_that_contradict_may_be_findings(tmp_path):
             r"label 'A', row 3: 'w' is not one of its classes \['u', 'v'\]",
         ),
         (
-            "n,A\na,1\nb,0\n",
+            "n,A\nx,1\ny,0\n",
             {},
             r"no column of the table looks like image files.*--path-column; columns: n, A",
         ),
         (
-            "file,s,A\na.png,train,1\nb.png,dev,0\n",
+            "file,s,A\na.png,train,1\nb.png,fold2,0\n",
             {"split_column": "s"},
-            r"'s', row 3: 'dev' is not one of train, valid, test",
+            r"'s', row 3: 'fold2' is not one of train, valid, test",
         ),
         (
             "file,s,A\na.png,,1\nb.png,test,0\n",

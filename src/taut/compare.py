@@ -15,6 +15,8 @@ from taut.baselines import find_objective
 from taut.data.dataset import DataError, Dataset
 from taut.evaluate.metrics import evaluate
 from taut.fit import fit
+from taut.labels import LabelError
+from taut.memory import OUT_OF_MEMORY, out_of_memory
 from taut.plan import Plan
 from taut.train import TrainingError, processes
 
@@ -36,8 +38,9 @@ def compare(
 
     draw: the training set with the annotations of a seed.  folder: draws.jsonl gets a line for each finished training,
     and what is there already is not trained again.  about: what the draws depend on; DataError where a folder was
-    begun with something else.  failures: gets a sentence for each training that failed, and the others go on; without
-    it the first one raises TrainingError.  Returns the columns of `FIGURES` that are defined, with method and seed.
+    begun with something else.  failures: gets a sentence for each training that failed, by TrainingError, for want of
+    memory or because the method cannot do the data, and the others go on; without it the first one raises.
+    Returns the columns of `FIGURES` that are defined, with method and seed.
     """
     for name in objectives:
         find_objective(name)
@@ -53,10 +56,14 @@ def compare(
                 continue
             try:
                 fitted = fit(training, change, minutes, seed, quiet=True, objective=name)
-            except TrainingError as error:
-                if failures is None or state.num_processes > 1:  # the others may not have failed, and wait
+            except (DataError, LabelError):
+                raise  # of the data or the flags, which are the same for every method
+            except (RuntimeError, ValueError, MemoryError) as error:
+                full = out_of_memory(error)
+                known = full or isinstance(error, TrainingError | ValueError)
+                if not known or failures is None or state.num_processes > 1:  # the others may not have failed, and wait
                     raise
-                failures.append(f"{name} failed on the draw of seed {seed}: {error}")
+                failures.append(f"{name} failed on the draw of seed {seed}: {OUT_OF_MEMORY if full else error}")
                 continue
             figures = evaluate(fitted.model, testing)
             row = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -23,7 +24,7 @@ from taut.fit import fit
 from taut.labels import LabelError, LabelSpace, Scalar
 from taut.nn.vae import LabelVAE
 from taut.plan import Plan, flatten, override, read_plan
-from taut.run import load_about, load_model, save_model
+from taut.run import Run, load_about, save_model
 from taut.values import is_missing
 
 
@@ -36,7 +37,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
     plan: changes to the planned decisions, such as {"train.steps": 500, "model.z_dim": 8}, or a plan.yaml.
     objective: the method, one of `taut.baselines.OBJECTIVES`; None for the one that plan names, or "tighter-elbo".
     unlabeled: the value of y that means "not annotated" where y is [N]; None where every value is a class.
-        NaN in y always means not annotated.
+        NaN and None in y, and what is masked there, always mean not annotated.
     prevalence: the prior probability of "yes" by label, where the annotated cells do not tell it, as when cells are
         filled in because they are positive.
     space: the label variables, where y does not speak for itself (soft labels, clusters without annotation).
@@ -48,7 +49,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
     classes_: the classes [c] of one label, or a list of them for several.
     space_: LabelSpace.  model_: LabelVAE.  plan_: Plan.  notes_: sentences about the training.
     n_features_in_: numbers in one input.  shape_: of one input, [F] or [C, H, W].
-    pixel_max_: what counts as white in images other than uint8; None where it is guessed from each X.
+    pixel_max_: what counts as white in images, as `pixel_max` says; None where it is guessed from each X.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         """Train on X, [N, F] features or [N, H, W] / [N, H, W, C] / [N, C, H, W] images, with annotations y.
 
         y: as `LabelSpace.encode` takes them: [N] classes with `unlabeled` for none, or [N, k] with NaN for none.
-        groups: [N], such as patients, kept on one side of any split.
+        groups: [N], such as patients, kept on one side of any split; each that is missing is a group of its own.
         Raises LabelError where y is ambiguous, and ValueError where X does not fit.
         """
         if self.minutes is not None and not self.minutes > 0:
@@ -97,17 +98,19 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             space=space,
             annotation=space.encode(known, self.unlabeled),
             ids=[str(i) for i in range(len(x))],
-            groups=None if groups is None else np.asarray(groups),
+            groups=None if groups is None else _groups(groups),
             prevalence=dict(self.prevalence or {}),
         )
         seed, quiet = _seed(self.random_state), not self.verbose
         name = self.objective or self._changes().get("objective.name", DEFAULT)
-        fitted = fit(dataset, self._change, self.minutes, seed, quiet=quiet, objective=name)
-        if self.verbose:
-            print(*fitted.notes, sep="\n")
+        fitted = fit(dataset, self._change, self.minutes, seed, quiet=quiet, objective=name, tell=self._tell)
         self.notes_ = fitted.notes
         self._keep(fitted.model, fitted.plan)
         return self
+
+    def _tell(self, note: str) -> None:
+        if self.verbose:
+            print(note, flush=True)
 
     def _changes(self) -> dict[str, Any]:
         """The changes to the planned decisions by dotted name."""
@@ -151,14 +154,16 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         return as_images(x, "X", self.pixel_max_)
 
     def _annotations(self, y: Any) -> NDArray[Any]:
-        """Annotations as an array [N] or [N, k] without the holes of pandas' own types."""
+        """Annotations as an array [N] or [N, k], NaN or None where masked arrays and pandas have holes of their own."""
         if y is None:
             raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
-        if hasattr(y, "notna"):
-            y = y.astype(object).where(y.notna(), None) if not np.all(y.notna()) else y
-        elif isinstance(y, list | tuple) and len({isinstance(value, str) for value in y}) > 1:
+        y = _unmasked(y)
+        if isinstance(y, list | tuple) and len({isinstance(value, str) for value in y}) > 1:
             y = np.array([*y, None], dtype=object)[:-1]  # numpy would make text of a −1 or NaN among names
         array = np.asarray(y)
+        if array.dtype == object:
+            array = array.copy()
+            array[pd.isna(array)] = None
         if array.dtype.kind == "U" and not isinstance(self.unlabeled, str) and str(self.unlabeled) in array:
             raise LabelError(f"y is text with {str(self.unlabeled)!r} in it: make it a list or of dtype object")
         if array.ndim == 2 and array.dtype == object and not any(isinstance(value, str) for value in array.flat):
@@ -268,7 +273,10 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
     # --- keeping ------------------------------------------------------------------------------------------
 
     def save(self, folder: Path | str) -> None:
-        """Write the model as safetensors and JSON; `load`, `taut predict` and `--frozen` read it."""
+        """Write the model as safetensors and JSON.
+
+        `load`, `--frozen`, `taut predict`, `taut explain` and `taut evaluate --data` read it.
+        """
         check_is_fitted(self, "model_")
         about: dict[str, Any] = {
             "unlabeled": self.unlabeled.item() if isinstance(self.unlabeled, np.generic) else self.unlabeled,
@@ -285,9 +293,8 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 
         Its parameters are the decisions of that training, so that `fit` on the same data repeats it.
         """
-        model = load_model(Path(folder))
-        about = load_about(Path(folder))
-        plan = override(Plan(), about.get("plan") or read_plan(Path(folder) / "plan.yaml"), str(folder))
+        run = Run(folder)
+        model, plan, about = run.load_model(), run.load_plan(), load_about(run.path)
         changes = dataclasses.asdict(plan)
         seed = changes.pop("seed")
         estimator = cls(
@@ -316,6 +323,21 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 def _names(y: Any) -> list[str] | None:
     """The label names in the columns of a data frame, or none."""
     return [str(name) for name in y.columns] if hasattr(y, "columns") else None
+
+
+def _unmasked(values: Any) -> Any:
+    """A masked array as one of objects with None where it is masked; anything else as it is."""
+    hidden = np.ma.getmask(values)
+    return np.where(hidden, None, values.data.astype(object)) if np.any(hidden) else values
+
+
+def _groups(groups: Any) -> NDArray[Any]:
+    """Groups as an array [N], in which each that is missing is a group of its own."""
+    values = np.array([*_unmasked(groups), None], dtype=object)[:-1]  # numpy would make text of None among names
+    missing = pd.isna(values)
+    if not missing.any():
+        return np.asarray(groups)
+    return np.where(missing, [f"X:{row}" for row in range(len(values))], values.astype(str))
 
 
 def _seed(random_state: Any) -> int:

@@ -128,8 +128,12 @@ class FrozenEncoder:
             )
 
     @torch.no_grad()
-    def compute(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        """Features [N, F] of images [N, C, H, W], uint8 or floats in [0, 1], without the cache."""
+    def compute(self, x: NDArray[Any], name: str = "the images") -> NDArray[np.float32]:
+        """Features [N, F] of images [N, C, H, W], uint8 or floats in [0, 1], without the cache.
+
+        Raises DataError where the images do not fit, or where a feature is not finite.
+        """
+        self.check(x.shape[1:], name)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         encoder = self.encoder.to(device)
         shift, scale = self.shift.to(device), self.scale.to(device)
@@ -139,6 +143,9 @@ class FrozenEncoder:
             images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
             standard = ((images - shift) / scale).contiguous(memory_format=torch.channels_last)
             out[start : start + BATCH] = encoder(standard).label.float().cpu().numpy()
+        if not np.isfinite(out).all():
+            row = int(np.argwhere(~np.isfinite(out))[0][0])
+            raise DataError(f"{name}: the features of image {row} are NaN or infinite: are the weights right?")
         return out
 
     def features(self, x: NDArray[Any], name: str = "the images") -> NDArray[np.float32]:
@@ -157,10 +164,7 @@ class FrozenEncoder:
                     f"{name}: the features take {size / 2**20:.0f} MiB, more than is free in {root}: "
                     "set TAUT_CACHE to a folder with more room"
                 )
-            found = self.compute(x)
-            if not np.isfinite(found).all():
-                row = int(np.argwhere(~np.isfinite(found))[0][0])
-                raise DataError(f"{name}: the features of image {row} are NaN or infinite: are the weights right?")
+            found = self.compute(x, name)
             temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
             try:
                 with temporary.open("wb") as file:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from taut.baselines import DEFAULT, find_objective
 from taut.data.cells import certain, prior_notes
 from taut.data.dataset import DataError, Dataset
+from taut.data.mapped import select
 from taut.data.split import deal_folds, fold_count, hide, split_off
 from taut.data.stream import Stream
 from taut.evaluate.calibration import calibrate, calibrate_on
@@ -156,10 +157,10 @@ def fit_to_budget(dataset: Dataset, plan: Plan, facts: Facts, minutes: float, he
 
     held: the images that looks judge by; there are only so many looks as fit into a third of the budget.
     All trainings of a plan with folds share the budget alike; where that leaves fewer than 100 steps for each, there
-    are no folds.  Raises ValueError for a budget that is not positive.
+    are no folds.  Raises DataError for a budget that is not positive.
     """
     if not minutes > 0:
-        raise ValueError(f"--minutes {minutes:g} is not a positive number")
+        raise DataError(f"--minutes {minutes:g} is not a positive number")
     # All processes must take the same number of steps: the first one's measurement counts.
     look = 0.0 if held is None else look_seconds(dataset, held, plan, facts)
     seconds, look = broadcast_object_list([step_seconds(dataset, plan, facts), look])
@@ -230,11 +231,13 @@ def fit(
     source: dict[str, Any] | None = None,
     quiet: bool = False,
     objective: str = DEFAULT,
+    tell: Callable[[str], None] = lambda note: None,
 ) -> Fitted:
     """Plan, train and calibrate on a training set; test data is never passed in.
 
     change: takes the planned decisions to the ones to be used.  minutes: a time budget for the training.
     objective: the method, one of `taut.baselines.OBJECTIVES`.
+    tell: gets each note as soon as it is known, warnings before the training; not those that the dataset came with.
     """
     space = dataset.space
     space.check_observed(dataset.annotation)
@@ -249,19 +252,22 @@ def fit(
             "so that there is nothing to learn it from"
         )
     facts = fingerprint(training)
-    notes = [*dataset.notes, *prior_notes(training), *ignored_requests(dataset, change, plan)]
+    notes = [*prior_notes(training), *ignored_requests(dataset, change, plan)]
+    for note in notes:
+        tell(note)
     if minutes is not None:
         notes.append(fit_to_budget(training, plan, facts, minutes, _judges(dataset, held)))
+        tell(notes[-1])
     if run is not None and processes().is_main_process:
         run.save_plan(plan, facts, dict(source or {}))
         run.save_draw(kept, held, dataset.annotation.observed)
-    return _train(dataset, training, held, plan, facts, run, False, notes, quiet)
+    return _train(dataset, training, held, plan, facts, run, False, [*dataset.notes, *notes], quiet, tell)
 
 
-def resume(dataset: Dataset, run: Run, quiet: bool = False) -> Fitted:
+def resume(dataset: Dataset, run: Run, quiet: bool = False, tell: Callable[[str], None] = lambda note: None) -> Fitted:
     """Go on with an interrupted run: its plan with the fitted number of steps, its draw, its checkpoint.
 
-    Raises DataError where the dataset is not the one that the run began with.
+    tell: as in `fit`.  Raises DataError where the dataset is not the one that the run began with.
     """
     plan = run.load_plan()
     kept, held, observed = run.load_draw()
@@ -273,7 +279,7 @@ def resume(dataset: Dataset, run: Run, quiet: bool = False) -> Fitted:
     facts = fingerprint(training)
     if not run.has_facts(facts):
         raise other
-    return _train(dataset, training, held, plan, facts, run, True, list(dataset.notes), quiet)
+    return _train(dataset, training, held, plan, facts, run, True, list(dataset.notes), quiet, tell)
 
 
 def _train(
@@ -286,26 +292,31 @@ def _train(
     again: bool,
     notes: list[str],
     quiet: bool,
+    tell: Callable[[str], None],
 ) -> Fitted:
+    def note(sentence: str) -> None:
+        notes.append(sentence)
+        tell(sentence)
+
     judges = _judges(dataset, held)
     result = _trained(training, plan, facts, run, again, quiet, held=judges)
     model = result.model
     if result.kept < result.steps:
-        notes.append(f"the weights of step {result.kept} of {result.steps} are kept: later ones are clearly worse")
+        note(f"the weights of step {result.kept} of {result.steps} are kept: later ones are clearly worse")
     if judges is not None:
-        notes.append(calibrate(model, judges, plan.train.calibration, plan.train.threshold))
+        note(calibrate(model, judges, plan.train.calibration, plan.train.threshold))
     elif plan.train.folds:
         began = time.perf_counter()
-        notes.append(_cross_calibrate(model, training, plan, run, again, quiet))
+        note(_cross_calibrate(model, training, plan, run, again, quiet))
         result.seconds += time.perf_counter() - began  # methods are compared by all that they take
     else:
-        notes.append(uncalibrated(facts, plan, fold_count(training, MOST_FOLDS)))
+        note(uncalibrated(facts, plan, fold_count(training, MOST_FOLDS)))
     # Folds hide annotations, but no image: for the score of foreign images there is none that was held out.
     decodes = find_objective(plan.objective.name).decodes(plan)
-    reference = fit_ood(model, training.x, dataset.x[held], decodes)
+    reference = fit_ood(model, training.x, select(dataset.x, held), decodes)
     if reference is not None:
         model.ood = reference
-        notes.append(reference.describe())
+        note(reference.describe())
     if run is not None and processes().is_main_process:
         about = {"steps": result.steps, "seconds": round(result.seconds, 1), "checkpoint": result.kept}
         run.save_model(model, {**about, "pixel_max": dataset.pixel_max})

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from taut.data import DataError, load_dataset
+from taut.data import DataError
+from taut.data.arrays import is_pack, load_npz
 from taut.data.cache import read_images
 from taut.data.embeddings import SUFFIXES as EMBEDDINGS
+from taut.data.embeddings import load_embeddings
 from taut.data.files import find_images
+from taut.data.listing import TableOptions
 from taut.features import FrozenEncoder
 from taut.nn.vae import LabelVAE
 from taut.sources import ReadFlags, check_shape
@@ -25,7 +29,8 @@ def read_inputs(
 ) -> Iterator[tuple[list[str], Any, list[tuple[Path, str]]]]:
     """Names, inputs and what could not be read, from an image, a folder, an .npz pack or a file of embeddings.
 
-    white: as in `load_source`.  source: the flags of the run, for what its files call the ids and what is unannotated.
+    Annotations are not read, so that they need not be those of the model.
+    white: as in `load_source`.  source: the flags of the run, for what its files call the ids.
     frozen: the encoder whose features the model takes; vectors are taken for its features.
     most: so many image files at once, of which any number may be unread; all of them by default.
     Raises DataError, after the last ones, where none could be read.
@@ -34,10 +39,12 @@ def read_inputs(
         raise DataError(f"{path} does not exist")
     if path.suffix.lower() in EMBEDDINGS:
         key = source.path_column if path.suffix.lower() in (".parquet", ".pq") else None
-        options = {"unlabeled": source.options()["unlabeled"], "path_column": key}
-        dataset = load_dataset(str(path), space=model.space, white=white, **options)
+        if path.suffix.lower() == ".npz" and is_pack(path):
+            dataset = load_npz(path, model.space, white=white, annotated=False)
+        else:
+            dataset = load_embeddings(path, None, TableOptions(path_column=key), space=model.space, white=white)
         if frozen is not None and dataset.is_image:
-            dataset = frozen.dataset(dataset)
+            dataset = dataclasses.replace(dataset, x=frozen.compute(dataset.x, dataset.name))
         check_shape(dataset, model.architecture.shape)
         yield list(dataset.ids), dataset.x, []
         return
@@ -54,6 +61,6 @@ def read_inputs(
         bad = {file for file, _ in unread}
         names = [str(file) for file in some if file not in bad]
         count, reasons = count + len(names), reasons + unread
-        yield names, x if frozen is None or not names else frozen.features(x, str(path)), unread
+        yield names, x if frozen is None or not names else frozen.compute(x, str(path)), unread
     if not count:
         raise DataError(f"{path}: no image can be read" + (f" ({reasons[0][0]}: {reasons[0][1]})" if reasons else ""))

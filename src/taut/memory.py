@@ -17,6 +17,10 @@ from taut.train import separate_randomness
 
 MIB = 2**20
 ROWS = 8  # rows of the smaller of the two batches that are measured
+OUT_OF_MEMORY = (
+    "out of memory: a smaller --train.batch_unlabelled, for which --train.accumulate makes up, and a smaller "
+    "--image-size take less"
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,15 @@ def estimate_memory(dataset: Dataset, plan: Plan, facts: Facts) -> Memory:
     per_row = (counts[1] - counts[0]) / (sum(large) - sum(small))
     activations = max(counts[0], counts[0] + per_row * (rows - sum(small)))
     return Memory(trained, weights / MIB, activations / MIB)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's and numpy's, or torch's on any device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # On the CPU and on Apple's GPUs torch has no error of its own for it.
+    said = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in said or "out of memory" in said)
 
 
 def _share(count: int, share: float) -> int:

@@ -22,7 +22,7 @@ from taut.evaluate.ood import OODReference
 from taut.facts import Facts
 from taut.labels import LabelSpace
 from taut.nn.vae import Architecture, LabelVAE
-from taut.plan import Plan
+from taut.plan import Plan, override
 
 FORMAT = 1
 WHILE_READING = ("skipped.csv", "leakage.csv", "frozen.json", "frozen.safetensors")
@@ -62,7 +62,10 @@ class Run:
         _write(self.path / "facts.json", json.dumps({"source": source, "facts": asdict(facts)}, indent=1))
 
     def load_plan(self) -> Plan:
-        """The plan that was run."""
+        """The plan that was run, by `taut train` or by a classifier that `TautClassifier.save` wrote here."""
+        saved = load_about(self.path).get("plan") if (self.path / "model.json").exists() else None
+        if saved is not None:
+            return override(Plan(), saved, str(self.path / "model.json"))
         self._need("plan.yaml")
         return Plan.load(self.path / "plan.yaml")
 
@@ -182,8 +185,12 @@ def load_model(folder: Path) -> LabelVAE:
 
 
 def load_about(folder: Path) -> dict[str, Any]:
-    """What `save_model` was told about a model that `load_model` reads."""
-    return dict(json.loads((folder / "model.json").read_text()).get("about", {}))
+    """What `save_model` was told about a model; DataError where its model.json is damaged."""
+    path = folder / "model.json"
+    try:
+        return dict(json.loads(path.read_text()).get("about", {}))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is damaged: {_first_line(error)}") from error
 
 
 def _read_arrays(path: Path, *names: str) -> list[NDArray[Any]]:

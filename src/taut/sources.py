@@ -12,11 +12,11 @@ import numpy as np
 
 from taut.data import EMBEDDED, PUBLIC, TABLES, DataError, Dataset, load_dataset
 from taut.data.arrays import has_array
-from taut.data.files import find_images, match_files
+from taut.data.files import find_images, find_path_column, match_files
 from taut.data.formats import find_layout
 from taut.data.leakage import check_leakage, seen_before
 from taut.data.split import draw_fraction, draw_per_class
-from taut.data.table import check_column, find_path_column, read_table
+from taut.data.table import check_column, read_table
 from taut.features import FrozenEncoder, usual_side
 from taut.labels import LabelSpace, Scalar
 from taut.train import processes
@@ -50,7 +50,8 @@ class ReadFlags:
     group: str | None = None
     """the column or array whose values (patients) stay on one side of every split."""
     image_size: int | None = None
-    """side in pixels to which the images of a folder are resized."""
+    """side in pixels to which the images of a folder or a table are resized; by default 64, or less where all are
+    smaller, and with --frozen what its encoder takes."""
     path_column: str | None = None
     """the column of the table that names the images, or the rows of embeddings."""
     label_columns: list[str] | str | None = None
@@ -161,9 +162,11 @@ def _image_root(source: DataFlags, table: Path) -> Path | None:
     if source.images is None or folder.resolve() == Path(source.data).expanduser().resolve().parent:
         return source.images
     layout = find_layout(read_table(table), source.format)
-    column = source.path_column or layout.path or find_path_column(layout.table)
+    files = find_images(folder)
+    column = source.path_column or layout.path
+    column = column or find_path_column(layout.table, [*files, *find_images(source.images)])[0]
     check_column(layout.table, column, "--path-column")
-    found = match_files(layout.table[column], find_images(folder), folder, folder, layout.shared)
+    found = match_files(layout.table[column], files, folder, folder, layout.shared)
     return None if (found >= 0).any() else source.images
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from taut.cli.command import Command, command, parse
 from taut.cli.decisions import PlanFlags
-from taut.cli.results import evaluate, explain, predict
+from taut.cli.results import evaluate, explain, export, predict
 from taut.cli.splits import save_split, split
 from taut.data import DataError, Dataset
 from taut.data.cells import certain, prior_notes, unscored
@@ -21,7 +21,7 @@ from taut.facts import fingerprint
 from taut.fit import fit, plan_of
 from taut.fit import resume as resume_fit
 from taut.labels import LabelError
-from taut.memory import estimate_memory
+from taut.memory import OUT_OF_MEMORY, estimate_memory, out_of_memory
 from taut.plan import MOST_FOLDS
 from taut.rules import advice, describe, uncalibrated
 from taut.run import Run
@@ -60,20 +60,18 @@ def train(
     if resume:
         source = resumed_source(source, DataFlags.from_json(run.source()))
     training, testing = load_parts(source, run.path / "skipped.csv", run.path)
-    for note in training.notes if main_process else []:
-        print(note, flush=True)  # before minutes of training on what was not meant
+    for note in training.notes:
+        _tell(note)
     if resume:
-        fitted = resume_fit(training, run, quiet)
+        fitted = resume_fit(training, run, quiet, _tell)
     else:
         training = draw_annotations(training, source, seed)
-        fitted = fit(training, decisions.change, minutes, seed, run, source.to_json(), quiet, method)
+        fitted = fit(training, decisions.change, minutes, seed, run, source.to_json(), quiet, method, _tell)
     if not main_process:
         return
     kept, held, _ = run.load_draw()
     parts = {name: training.rows(rows) for name, rows in (("train", kept), ("valid", held)) if len(rows)}
     save_split(run.path / "split.csv", parts if testing is None else {**parts, "test": testing})
-    for note in fitted.notes[len(training.notes) :]:
-        print(note)
     print(f"trained {fitted.result.steps} steps in {fitted.result.seconds:.0f} s; the run is in {run.path}")
     if testing is not None and testing.annotation.observed.any() and not source.classes:
         for note in unscored(testing):
@@ -141,8 +139,9 @@ def compare(
     if testing is None or not testing.annotation.observed.any():
         raise DataError(f"{source.data} has no annotated test part to compare on; give one with --test")
     seed = decisions.first_seed()
-    for note in [*training.notes, *unscored(testing)]:
-        print(note, flush=True)
+    # Other draws have other counts of the same cells: one warning tells enough.
+    for note in [*training.notes, *unscored(testing), *prior_notes(draw_annotations(training, source, seed))]:
+        _tell(note)
     failures: list[str] = []
     rows = run_all(
         lambda s: draw_annotations(training, source, s),
@@ -165,18 +164,29 @@ def compare(
         raise TrainingError("; ".join(failures))
 
 
+def _tell(note: str) -> None:
+    """Print a note at once, before minutes of training on what was not meant; of several processes the first does."""
+    if processes().is_main_process:
+        print(note, flush=True)
+
+
 def _sentence(figures: dict[str, Any], dataset: Dataset) -> str:
     shown = {k: v for k, v in figures.items() if isinstance(v, float)}
     return f"test part of {dataset.name}, {len(dataset)} images: " + ", ".join(f"{k} {v:.4g}" for k, v in shown.items())
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; bad input ends with one sentence and exit status 2."""
+    """Run a command; bad input, and too little memory, end with one sentence and exit status 2."""
     try:
         chosen, flags = parse(sys.argv[1:] if arguments is None else arguments, COMMANDS)
         chosen(**flags)
     except (DataError, LabelError, TrainingError, ValueError, OSError) as error:
         print(f"taut: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"taut: {OUT_OF_MEMORY}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
         resumed = "`taut train … --resume` goes on from the last checkpoint, if there is one"
@@ -184,4 +194,6 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-COMMANDS: dict[str, Command] = {item.name: item for item in (train, evaluate, predict, explain, plan, split, compare)}
+COMMANDS: dict[str, Command] = {
+    item.name: item for item in (train, evaluate, predict, explain, export, plan, split, compare)
+}

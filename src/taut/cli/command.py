@@ -6,10 +6,13 @@ import dataclasses
 import functools
 import inspect
 import json
+import textwrap
 import typing
+from argparse import SUPPRESS
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from taut.cli.decisions import plan_help
 from taut.data import DataError
 from taut.plan import Plan
 
@@ -53,7 +56,10 @@ class Command:
         """Its parser: flags with hyphens, their help from the docstrings under fields and of the function."""
         from jsonargparse import ArgumentParser  # slow to import
 
-        parser = ArgumentParser(description=(self.function.__doc__ or "").split("\n")[0])
+        parser = ArgumentParser(
+            description=(self.function.__doc__ or "").split("\n")[0],
+            epilog=plan_help("objective" not in self.without) if "changes" in self.flags else None,
+        )
         for kind in self.shared.values():
             left_out = {f.name for f in dataclasses.fields(kind)} & set(self.without)
             parser.add_class_arguments(kind, None, as_group=False, as_positional=True, instantiate=False, skip=left_out)
@@ -61,7 +67,20 @@ class Command:
         for action in parser._actions:
             action.option_strings = [flag.replace("_", "-") for flag in action.option_strings]
             parser._option_string_actions.update(dict.fromkeys(action.option_strings, action))
+            if action.dest == "changes":  # the flags of the plan, which the epilog lists
+                action.help = SUPPRESS
         return parser
+
+
+def _formatter() -> Any:
+    """jsonargparse's formatter of help, but each line of an epilog stays one, wrapped where it is too long."""
+    from jsonargparse import DefaultHelpFormatter
+
+    class Formatter(DefaultHelpFormatter):
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return "\n".join(textwrap.fill(line, width, subsequent_indent=" " * 8) for line in text.splitlines())
+
+    return Formatter
 
 
 def command(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Command]:
@@ -74,7 +93,11 @@ def build_parser(commands: Mapping[str, Command]) -> Any:
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog="taut", description="Image classification from few or partly annotated images.")
+    parser = ArgumentParser(
+        prog="taut",
+        description="Image classification from few or partly annotated images.",
+        formatter_class=_formatter(),  # the commands have it too
+    )
     subcommands = parser.add_subcommands(dest="command")
     for name, item in commands.items():
         subcommands.add_subcommand(name, item.parser())

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from taut.baselines import DEFAULT
 from taut.plan import Plan, flatten, override, read_plan
+
+# What `taut.rules` decides from the facts of the data.
+PLANNED = {
+    "model": ("encoder", "width", "pool", "z_dim", "decoder_width", "reduce", "likelihood", "dropout"),
+    "objective": (
+        *("reconstruction", "beta_z", "mutual_information", "marginal", "source", "momentum"),
+        *("sharpen", "threshold", "onset", "full", "mix"),
+    ),
+    "train": (
+        *("steps", "batch_labelled", "batch_unlabelled", "learning_rate", "weight_decay"),
+        *("precision", "valid_fraction", "folds"),
+    ),
+    "augment": ("rotation", "scale", "shift", "shear", "brightness", "contrast", "erase", "strong", "noise", "drop"),
+}
 
 
 @dataclass
@@ -46,3 +63,40 @@ class PlanFlags:
             planned = override(planned, {**self.file(), **settled}, str(self.plan))
         changes = {name: value for name, value in (self.changes or {}).items() if name not in settled}
         return override(planned, changes, "command line") if changes else planned
+
+
+@functools.cache
+def plan_help(method: bool) -> str:
+    """A line for each flag of the plan: its type or choices, its default, and its docstring.
+
+    method: whether the flag --objective.name is among them.
+    """
+    from docstring_parser import parse_from_object  # slow to import
+
+    lines = [
+        'decisions of the plan; what is "planned" from the data is printed by `taut plan DATA`, and the methods of '
+        "--objective have some defaults of their own:"
+    ]
+    plan, sections = Plan(), typing.get_type_hints(Plan)
+    for section, planned in PLANNED.items():
+        said = {item.arg_name: item.description or "" for item in parse_from_object(sections[section]).params}
+        for name, kind in typing.get_type_hints(sections[section]).items():
+            default = "planned" if name in planned else f"default {_shown(getattr(getattr(plan, section), name))}"
+            if method or (section, name) != ("objective", "name"):
+                about = " ".join(said.get(name, "").split())
+                lines.append(f"  --{section}.{name} {_kind(kind)} ({default})  {about}".rstrip())
+    return "\n".join(lines)
+
+
+def _kind(kind: Any) -> str:
+    """A type as the help has it: its name, or the choices."""
+    if kind is bool:
+        return "{true,false}"
+    if typing.get_origin(kind) is Literal:
+        return "{" + ",".join(typing.get_args(kind)) + "}"
+    return " or ".join(item.__name__ for item in typing.get_args(kind) or (kind,) if item is not type(None))
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML has it."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -13,12 +13,13 @@ import torch
 from taut.baselines import find_objective
 from taut.cli.command import command
 from taut.cli.splits import with_saved_split
-from taut.data import DataError
+from taut.data import DataError, Dataset
 from taut.data.cells import certain, unscored
 from taut.data.dataset import SPLITS
 from taut.data.leakage import seen_before
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.evaluate.predictions import prediction_table
+from taut.export import export as export_run
 from taut.features import FrozenEncoder
 from taut.inputs import read_inputs
 from taut.nn.vae import LabelVAE
@@ -26,7 +27,7 @@ from taut.report.explain import draw_explanation
 from taut.report.explain import explain as explain_image
 from taut.report.pictures import reliability_diagram
 from taut.report.tables import evaluation_table, evaluation_text
-from taut.run import Run
+from taut.run import Run, load_about
 from taut.sources import DataFlags, load_source, replaced_source, test_flags
 
 AT_ONCE = 1000  # image files that are read and predicted before the next ones are
@@ -49,7 +50,8 @@ def evaluate(
     Args:
         run: a run folder.
         data: what to evaluate on, as in `taut train`; by default the test data of the run.
-        split: train, valid or test; by default the test part where there is one, else everything.
+        split: train, valid (with the images that training held out) or test; by default the test part where there is
+            one, else everything.
         labels: a CSV table of annotations for a folder.
         images: where the images of a table are; by default in its folder, or where those of the run are.
         json: print one JSON object on the last line.
@@ -59,7 +61,9 @@ def evaluate(
     """
     folder = Run(run)
     model = folder.load_model()
-    source = DataFlags.from_json(folder.source())
+    source = _source(folder)
+    if data is None and not source.data:
+        raise DataError(f"{run} is of TautClassifier.save, which keeps no data: name what to evaluate on with --data")
     tested = source.test if data is None and split in (None, "test") else None
     source = replaced_source(source if tested is None else test_flags(source), data, labels, images)
     saved = folder.path / "split.csv"
@@ -73,7 +77,10 @@ def evaluate(
         folder.pixel_max(),
         FrozenEncoder.load(run),
     )
-    dataset = with_saved_split(dataset, saved, source.test is not None) if dealt else dataset
+    if dealt:
+        dataset = with_saved_split(dataset, saved, source.test is not None)
+    elif data is None and split in ("train", "valid") and saved.is_file():
+        dataset = _with_held_out(dataset, saved)
     if split is not None and split not in SPLITS:
         raise DataError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
     has_test = dataset.split is not None and bool((dataset.split == "test").any())
@@ -108,7 +115,7 @@ def predict(run: Path, images: Path, out: Path = Path("predictions.csv")) -> Non
     """
     folder = Run(run)
     model = _on_device(folder.load_model())
-    source = DataFlags.from_json(folder.source())
+    source = _source(folder)
     _check_writable(out)
     count, bad = 0, []
     for names, x, unread in read_inputs(images, model, folder.pixel_max(), source, FrozenEncoder.load(run), AT_ONCE):
@@ -155,7 +162,7 @@ def explain(
             f"{run} was trained on the features of the frozen encoder {frozen.about.given}: "
             "its decoder draws features, so that there is no image to explain"
         )
-    names, x, unread = next(read_inputs(image, model, folder.pixel_max(), DataFlags.from_json(folder.source())))
+    names, x, unread = next(read_inputs(image, model, folder.pixel_max(), _source(folder)))
     if unread:
         raise DataError(f"{unread[0][0]} cannot be read: {unread[0][1]}")
     chosen = [i for i, name in enumerate(names) if row in (None, name)]
@@ -172,6 +179,42 @@ def explain(
     found = explain_image(model, x[chosen], label, decodes, attribution)
     draw_explanation(found, out)
     print(f"{found.describe()}; the picture is {out}" + ("" if decodes else f"; {untrained}"))
+
+
+@command()
+def export(run: Path, out: Path = Path("model")) -> None:
+    """Write the model of a run into a folder to ship, without names, patients or pixels of the images it learnt from.
+
+    Args:
+        run: a run folder.
+        out: the folder to write: for `taut predict` and `taut explain`, and program.pt2 for torch alone.
+    """
+    if out.resolve() == run.resolve():
+        raise DataError(f"--out {out} is the run itself: name another folder")
+    said = export_run(Run(run), out)
+    takes, gives = said["input"], said["output"]
+    print(
+        f"program.pt2 takes {takes['dtype']} {takes['shape']} and gives probabilities {gives['shape']}, as program.json"
+        f" says; with it the model is in {out}"
+    )
+
+
+def _with_held_out(dataset: Dataset, saved: Path) -> Dataset:
+    """The images that a run learnt from and held out as its parts, unless the data have a "valid" part of their own."""
+    if dataset.split is None:
+        return with_saved_split(dataset, saved, True)
+    if (dataset.split == "valid").any():
+        return dataset
+    return with_saved_split(dataset.rows(dataset.split != "test"), saved, True)
+
+
+def _source(folder: Run) -> DataFlags:
+    """The flags that a run read its data with; of a folder that `TautClassifier.save` wrote, with "" for the data."""
+    about = load_about(folder.path)
+    if "plan" not in about:
+        return DataFlags.from_json(folder.source())
+    unlabeled = about.get("unlabeled")
+    return DataFlags("", unlabeled=None if unlabeled is None else str(unlabeled))
 
 
 def _check_writable(out: Path) -> None:

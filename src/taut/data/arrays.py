@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from taut.data.cache import GREY_MODES, decode_image
-from taut.data.dataset import SPLITS, DataError, Dataset, as_images, pixel_max
-from taut.data.naming import known_names
+from taut.data.dataset import SPLITS, DataError, Dataset, as_images, pixel_max, small_scale
+from taut.data.naming import PARTS, known_names
 from taut.data.table import EMPTY, plural
 from taut.labels import Annotation, LabelError, LabelSpace, Scalar
 
 ID_NAMES = ("image_id", "ids", "id")
+UNLABELED = "_unlabeled"  # the ending of images without annotations, which are for training
 
 
 def load_npz(
@@ -30,20 +31,30 @@ def load_npz(
     group: str | None = None,
     unlabeled: Scalar | None = -1,
     white: float | None = None,
+    annotated: bool = True,
 ) -> Dataset:
     """The dataset of a .npz file.
 
     Inputs: `x` [N, ...]; or `jpeg`, the bytes of all images, with `offsets` [N + 1]; or `x_train`, `x_valid`
-    and `x_test`, which also give the split. Annotations: `y` (`y_train` ...) as `LabelSpace.encode` takes
-    them; without them all images are unannotated. Both may have other names (`known_names`). Also read:
-    `label_names` [k] of yes/no labels, `class_names` that integers in `y` count in, `split` [N], `image_id`,
-    `ids` or `id` [N], and the array that `group` names, where NaN, "", "nan" and "None" are a group of their own each.
+    and `x_test`, which also give the split; and beside any of them `x_unlabeled`, for training without annotations.
+    Annotations: `y` (`y_train` ...) as `LabelSpace.encode` takes them; without them all images are unannotated. All of
+    these may have other names (`known_names`). Also read: `label_names` [k] of yes/no labels, `class_names` (or
+    `label_names` of one label) that integers in `y` count in, `split` [N] of names as in `PARTS`, `image_id`, `ids` or
+    `id` [N], and the array that `group` names, where NaN, "", "nan" and "None" are a group of their own each.
     unlabeled: the value of an unannotated image in a one-dimensional `y`; of text "", "nan" and "None" are, too.
     white: as `as_images` takes it; by default that of all images but the test part's.
+    annotated: whether annotations are read; without them `space` is needed, and no image has any.
     Raises DataError or LabelError, in one sentence that names the file.
     """
     with _opened(path) as reader:
-        return reader.dataset(space, group, unlabeled, white)
+        return reader.dataset(space, group, unlabeled, white, annotated)
+
+
+def is_pack(path: Path) -> bool:
+    """Whether the inputs of a .npz file have names that `load_npz` knows; DataError for what is no such file."""
+    with _loaded(path) as file:
+        names = known_names(file.files, str(path))
+    return any(name in names for name in ("x", "jpeg", *(f"x_{part}" for part in SPLITS)))
 
 
 def has_array(path: Path, name: str) -> bool:
@@ -54,6 +65,12 @@ def has_array(path: Path, name: str) -> bool:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Reader]:
+    with _loaded(path) as file:
+        yield _Reader(path, file)
+
+
+@contextmanager
+def _loaded(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     # An open file and not its path, because np.load leaves a damaged file open.
@@ -65,11 +82,11 @@ def _opened(path: Path) -> Iterator[_Reader]:
         if not isinstance(opened, np.lib.npyio.NpzFile):
             raise DataError(f"{path} holds a single array, not the named arrays of a numpy .npz file")
         with opened:
-            yield _Reader(path, opened)
+            yield opened
 
 
 class _Reader:
-    """One open file and the endings of its inputs: [""], or "_train", "_valid", "_test" as there are."""
+    """One open file and the endings of its inputs: [""], or "_train", "_valid", "_test" as there are, and UNLABELED."""
 
     def __init__(self, path: Path, file: Any) -> None:
         """Find the layout: DataError where the file has none of those that are known."""
@@ -85,43 +102,60 @@ class _Reader:
             )
         if len(layouts) > 1:
             raise DataError(f"{path} has images in several layouts, {' and '.join(layouts)}: keep one of them")
-        strange = [name for name in self.names if parts and name.startswith("x_") and name[2:] not in SPLITS]
+        known = (*parts, UNLABELED[1:])
+        strange = [name for name in self.names if parts and name.startswith("x_") and name[2:] not in known]
         if strange:
             raise DataError(
                 f"{path}: {', '.join(map(repr, strange))} beside {', '.join(f'x_{part}' for part in parts)} is no part "
                 f"of a split: call it x_train, x_valid or x_test, and its annotations alike, or leave it out"
             )
         self.suffixes = [f"_{part}" for part in parts] or [""]
+        if f"x{UNLABELED}" in self.names:
+            self.suffixes.append(UNLABELED)
 
     def dataset(
-        self, space: LabelSpace | None, group: str | None, unlabeled: Scalar | None, white: float | None
+        self,
+        space: LabelSpace | None,
+        group: str | None,
+        unlabeled: Scalar | None,
+        white: float | None,
+        annotated: bool,
     ) -> Dataset:
-        inputs = [self._jpegs()] if "jpeg" in self.names else [self.get(f"x{suffix}") for suffix in self.suffixes]
+        packed = "jpeg" in self.names
+        inputs = [self._jpegs() if packed and not suffix else self.get(f"x{suffix}") for suffix in self.suffixes]
         for suffix, part in zip(self.suffixes, inputs, strict=True):
             if part.ndim < 2:
-                raise DataError(f"{self.path}: 'x{suffix}' has shape {list(part.shape)}: expected images or vectors")
-            if part.shape[1:] != inputs[0].shape[1:] or part.dtype != inputs[0].dtype:
                 raise DataError(
-                    f"{self.path}: 'x{suffix}' is {part.dtype} {list(part.shape)}, which does not fit "
-                    f"'x{self.suffixes[0]}', {inputs[0].dtype} {list(inputs[0].shape)}"
+                    f"{self.path}: {self._own[f'x{suffix}']!r} has shape {list(part.shape)}: expected images or vectors"
+                )
+            if part.shape[1:] != inputs[0].shape[1:] or part.dtype != inputs[0].dtype:
+                first = self._own.get(f"x{self.suffixes[0]}", "jpeg")
+                raise DataError(
+                    f"{self.path}: {self._own[f'x{suffix}']!r} is {part.dtype} {list(part.shape)}, which does not fit "
+                    f"{first!r}, {inputs[0].dtype} {list(inputs[0].shape)}"
                 )
         lengths = [len(part) for part in inputs]
         count = sum(lengths)
         x, split = np.concatenate(inputs) if len(inputs) > 1 else inputs[0], self._split(lengths)
-        white = _white(x, split) if white is None else white
+        white = (255.0 if packed else _white(x, split)) if white is None else white
+        notes = small_scale(x, white)
         x = as_images(x, str(self.path), white)
-        space, annotation = self._annotations(lengths, space, unlabeled)
+        if annotated:
+            space, annotation = self._annotations(lengths, space, unlabeled)
+        else:
+            assert space is not None
+            annotation = _unannotated(space, count)
         ids = next((self._column(name, lengths) for name in ID_NAMES if self.has(name)), np.arange(count))
-        groups, notes = (None, []) if group is None else self._groups(group, lengths)
+        groups, ungrouped = (None, []) if group is None else self._groups(group, lengths)
         return Dataset(
             name=self.path.name,
             x=x,
             space=space,
             annotation=annotation,
-            ids=[str(value) for value in ids],
+            ids=[str(value) or f"unlabeled:{row}" for row, value in enumerate(ids)],
             groups=groups,
             split=split,
-            notes=notes,
+            notes=[*notes, *ungrouped],
             pixel_max=white if x.ndim == 4 else None,
         )
 
@@ -145,25 +179,41 @@ class _Reader:
         return ", ".join(self._own.values()) or "nothing"
 
     def has(self, name: str) -> bool:
-        """Whether there is such an array, or one for each part."""
-        return name in self.names or all(f"{name}{suffix}" in self.names for suffix in self.suffixes)
+        """Whether there is such an array, or one for each part but the unlabelled one."""
+        parts = [suffix for suffix in self.suffixes if suffix != UNLABELED]
+        return name in self.names or all(f"{name}{suffix}" in self.names for suffix in parts)
 
-    def _column(self, name: str, lengths: list[int]) -> NDArray[Any]:
-        """A value for every image, [N], from one array or from one for each part."""
-        if name in self.names:
-            column = self._sized(name, sum(lengths))
+    def _column(self, name: str, lengths: list[int], rest: str = "") -> NDArray[Any]:
+        """A value for every image, [N], from one array or from one for each part.
+
+        rest: that of unlabelled images of which no array has one (NaN beside numbers with a point).
+        """
+        parts = dict(zip(self.suffixes, lengths, strict=True))
+        bare = parts.pop(UNLABELED, 0)
+        count = sum(parts.values())
+        if name in self.names and (not bare or self._length(name) == count + bare):
+            column, bare = self._sized(name, count + bare), 0
+        elif name in self.names:
+            column = self._sized(name, count)
         else:
-            parts = [self._sized(f"{name}{suffix}", n) for suffix, n in zip(self.suffixes, lengths, strict=True)]
-            column = np.concatenate(parts)
+            column = np.concatenate([self._sized(f"{name}{suffix}", n) for suffix, n in parts.items()])
         if column.ndim != 1:
             raise DataError(f"{self.path}: {name!r} has shape {list(column.shape)}: expected a value for each image")
-        return column.astype(str) if column.dtype.kind == "S" else column
+        column = column.astype(str) if column.dtype.kind == "S" else column
+        if not bare:
+            return column
+        if f"{name}{UNLABELED}" in self.names:
+            return np.concatenate([column, self._sized(f"{name}{UNLABELED}", bare)])
+        return np.concatenate([column, np.full(bare, np.nan if column.dtype.kind == "f" else rest)])
+
+    def _length(self, name: str) -> int:
+        array = self.get(name)
+        return len(array) if array.ndim else 1
 
     def _sized(self, name: str, count: int) -> NDArray[Any]:
         array = self.get(name)
         if array.ndim == 0 or len(array) != count:
-            size = len(array) if array.ndim else 1
-            raise DataError(f"{self.path}: {self._own[name]!r} has {size:,} entries for {count:,} images")
+            raise DataError(f"{self.path}: {self._own[name]!r} has {self._length(name):,} entries for {count:,} images")
         return array
 
     def _groups(self, group: str, lengths: list[int]) -> tuple[NDArray[Any], list[str]]:
@@ -184,21 +234,26 @@ class _Reader:
         return np.where(missing, alone, groups.astype(str)), [f"{words} no {group!r}: each is a group of its own."]
 
     def _split(self, lengths: list[int]) -> NDArray[Any] | None:
-        if self.suffixes != [""]:
-            return np.repeat([suffix[1:] for suffix in self.suffixes], lengths)
+        if "" not in self.suffixes:
+            return np.repeat(["train" if end == UNLABELED else end[1:] for end in self.suffixes], lengths)
         if "split" not in self.names:
             return None
-        split = self._column("split", lengths)
-        wrong = ~np.isin(split, SPLITS)
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise DataError(f"{self.path}: 'split' of row {row} is {str(split[row])!r}, not one of {', '.join(SPLITS)}")
+        given = self._column("split", lengths, "train").astype(str)
+        split = np.array([PARTS.get(part.strip().lower(), "") for part in given.tolist()])
+        if (split == "").any():
+            row = int(np.argmax(split == ""))
+            raise DataError(f"{self.path}: 'split' of row {row} is {str(given[row])!r}, not one of {', '.join(SPLITS)}")
         return split
 
     def _annotations(
         self, lengths: list[int], space: LabelSpace | None, unlabeled: Scalar | None
     ) -> tuple[LabelSpace, Annotation]:
         """Parts without annotations count as unannotated; the label space is that of all parts together."""
+        if f"y{UNLABELED}" in self.names:
+            raise DataError(
+                f"{self.path}: {self._own[f'y{UNLABELED}']!r} are annotations of images that are to have none: leave "
+                "them out, or put both beside the annotated ones"
+            )
         tables = {
             i: self._sized(f"y{suffix}", n)
             for i, (suffix, n) in enumerate(zip(self.suffixes, lengths, strict=True))
@@ -211,8 +266,8 @@ class _Reader:
             )
         if not tables and space is None:
             raise DataError(
-                f"{self.path} has no annotations 'y': say what the labels are with an explicit label space; "
-                f"found {self._found()}"
+                f"{self.path} has no annotations 'y': pass --classes N for clusters, or in Python an explicit label "
+                f"space; found {self._found()}"
             )
         try:
             if len({table.shape[1:] for table in tables.values()}) > 1:
@@ -238,7 +293,9 @@ class _Reader:
         if y.ndim == 2 and y.shape[1] == 1:
             y = y[:, 0]
         labels = self._texts("label_names")
-        classes = self._texts("class_names")
+        named_by, classes = "class_names", self._texts("class_names")
+        if classes is None and y.ndim == 1 and y.dtype.kind in "iu" and labels is not None and len(labels) > 1:
+            named_by, classes = "label_names", labels
         if y.ndim == 2:
             if space is not None and labels is not None and len(labels) == y.shape[1]:
                 absent = [name for name in space.names if name not in labels]
@@ -258,7 +315,7 @@ class _Reader:
             wrong = ~missing & ((y < 0) | (y >= len(classes)))
             if wrong.any():
                 row = int(np.argmax(wrong))
-                raise LabelError(f"row {row}: 'y' is {y[row]}, but there are {len(classes)} class_names")
+                raise LabelError(f"row {row}: 'y' is {y[row]}, but there are {len(classes)} {named_by}")
             values = np.array([*classes, None], dtype=object)[np.where(missing, len(classes), y)]
             return values, None, space or LabelSpace.multiclass([c for i, c in enumerate(classes) if i != unlabeled])
         names = labels if labels is not None and len(labels) == 1 else None
@@ -313,7 +370,7 @@ class _Reader:
 
 
 def _white(x: NDArray[Any], split: NDArray[Any] | None) -> float | None:
-    """`pixel_max` of all images but the test part's, where there are others; None of what is no image."""
+    """`pixel_max` of all images but the test part's, where there are others; of all bytes; None of what is no image."""
     if x.ndim < 3 or x.dtype.kind not in "biuf":
         return None
     known = np.ones(len(x), dtype=bool) if split is None or x.dtype == np.uint8 else split != "test"

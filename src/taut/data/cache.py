@@ -1,4 +1,4 @@
-"""Image files to uint8 arrays: headers first, each decoded once, large sets kept as a memory map on disk."""
+"""Image files to uint8 arrays: headers first, each decoded once, all but small sets kept on disk."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from taut.data.dicom import Header, is_dicom, read_dicom, read_dicom_header
 Shape = tuple[int, int, int]
 Result = TypeVar("Result")
 
-WORKERS = 2
+MOST_WORKERS = 32  # threads, each of which holds an image of its file's full size
 BLOCK = 512  # files in flight at once, so that decoded images do not pile up before they are stored
-MAP_BYTES = 2**30  # arrays above this size become memory maps in the cache
+CACHE_BYTES = 2**25  # arrays above this size are kept in the cache
+MAP_BYTES = 2**30  # of these, arrays above this size are memory maps and not read into memory
 TAIL_BYTES = 4096
-VERSION = 1  # part of the cache key: raise it when decoding changes
+VERSION = 2  # part of the cache key: raise it when decoding changes
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 
 
@@ -44,8 +45,8 @@ def read_headers(paths: Sequence[Path]) -> list[Header | str]:
 def decode_image(file: Path | BinaryIO, shape: Shape) -> NDArray[np.uint8]:
     """One image as uint8 [C, H, W], turned as its EXIF data says and resized (bilinear, antialiased).
 
-    The alpha channel is dropped, 16-bit values 0 … 65535 become 0 … 255, C = 1 takes the luminance. The
-    aspect changes where the shape's differs: cropping could cut off what an image was annotated for.
+    What is transparent in part of an image is on white; 16-bit values 0 … 65535 become 0 … 255, C = 1 takes the
+    luminance. The aspect changes where the shape's differs: cropping could cut off what an image was annotated for.
     A DICOM file is read as `read_dicom` says. Raises whatever Pillow raises, ValueError for 32-bit pixels, which have
     no agreed range, and DataError where a package for DICOM is missing.
     """
@@ -61,12 +62,29 @@ def decode_image(file: Path | BinaryIO, shape: Shape) -> NDArray[np.uint8]:
         elif image.mode in ("I", "F"):
             raise ValueError("32-bit pixels have no agreed range: save it with 8 or 16 bits")
         else:
-            image.info.pop("transparency", None)
-            flat = image.convert("L" if channels == 1 else "RGB")
+            flat = _opaque(image).convert("L" if channels == 1 else "RGB")
             pixels = np.asarray(flat.resize((width, height), Image.Resampling.BILINEAR))
     if pixels.ndim == 3:
         pixels = pixels.transpose(2, 0, 1)
     return np.broadcast_to(pixels, shape)
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """An image without alpha: on white where that varies, as below a transparent ground there is often black.
+
+    What is white itself is on black; an image that is as transparent everywhere is taken as opaque.
+    """
+    if "transparency" not in image.info and image.mode not in ("LA", "PA", "RGBA"):
+        return image
+    colours = image.convert("RGBA")
+    low, high = colours.getchannel("A").getextrema()
+    if low == high:
+        return colours
+    shown = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
+    pixels = np.asarray(shown)
+    if (pixels == pixels[0, 0]).all():
+        return Image.alpha_composite(Image.new("RGBA", colours.size, "black"), colours)
+    return shown
 
 
 def _resized(grey: NDArray[np.float32], height: int, width: int) -> NDArray[np.uint8]:
@@ -100,30 +118,44 @@ def read_images(paths: Sequence[Path], shape: Shape) -> tuple[NDArray[np.uint8],
 def decode_once(folder: Path, files: Sequence[str], shape: Shape) -> tuple[NDArray[np.uint8], dict[int, str]]:
     """The images that can be read, uint8 [N, C, H, W] in order, and the reasons by position of the others.
 
-    Above MAP_BYTES the array is a memory map in the cache folder, which is used again as long as no file has
-    another size or modification time. Raises DataError where the disk has no room for it.
+    Above CACHE_BYTES the array is kept in the cache folder, and used again as long as no file has another size or
+    modification time; above MAP_BYTES it is a memory map. Raises DataError where that finds no room on the disk.
     """
     paths = [folder / file for file in files]
     size = len(files) * int(np.prod(shape))
-    if size <= MAP_BYTES:
-        out = np.empty((len(files), *shape), dtype=np.uint8)
-        failures = _fill(out, paths, shape)
-        return out[: len(files) - len(failures)], failures
+    if size <= CACHE_BYTES:
+        return _in_memory(paths, shape)
     root = cache_root()
-    root.mkdir(parents=True, exist_ok=True)
     key = _key(files, paths, shape)
     array_path, report_path = root / f"{key}.npy", root / f"{key}.json"
     if not (array_path.exists() and report_path.exists()):
         # Writing to a map on a full disk kills the process without a message.
-        if shutil.disk_usage(root).free < size:
+        if _room(root) < size:
+            if size <= MAP_BYTES:
+                return _in_memory(paths, shape)
             raise DataError(
                 f"{folder}: the decoded images take {size / 2**30:.1f} GiB, more than is free in {root}: "
                 "set TAUT_CACHE to a folder with more room, or choose a smaller --image-size"
             )
         _write(array_path, report_path, paths, shape)
     failures = {int(i): reason for i, reason in json.loads(report_path.read_text(encoding="utf-8")).items()}
-    out = np.load(array_path, mmap_mode="r")
+    out = np.load(array_path, mmap_mode="r" if size > MAP_BYTES else None)
     return out[: len(files) - len(failures)], failures
+
+
+def _in_memory(paths: Sequence[Path], shape: Shape) -> tuple[NDArray[np.uint8], dict[int, str]]:
+    out = np.empty((len(paths), *shape), dtype=np.uint8)
+    failures = _fill(out, paths, shape)
+    return out[: len(paths) - len(failures)], failures
+
+
+def _room(folder: Path) -> int:
+    """The bytes that can be written to a folder, which is made where it is not there: 0 where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return 0
+    return shutil.disk_usage(folder).free if os.access(folder, os.W_OK) else 0
 
 
 def find_copies(paths: Sequence[Path]) -> NDArray[np.intp]:
@@ -213,13 +245,18 @@ def _each(
             return _reason(error)
 
     with (
-        ThreadPoolExecutor(WORKERS) as pool,
+        ThreadPoolExecutor(min(_cores(), MOST_WORKERS)) as pool,
         tqdm(total=len(paths), desc=title, unit="file", delay=2, disable=None, leave=False) as bar,
     ):
         for start in range(0, len(paths), BLOCK):
             for result in pool.map(attempt, paths[start : start + BLOCK]):
                 bar.update()
                 yield result
+
+
+def _cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _reason(error: Exception) -> str:
@@ -244,4 +281,4 @@ def _header(path: Path) -> Header:
 
 def _is_deep(image: Image.Image) -> bool:
     """Whether an opened image has 16 bits a pixel."""
-    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taut.data.mapped import select
+from taut.data.mapped import Origin, first_not_finite
 from taut.labels import Annotation, LabelSpace
 
 if TYPE_CHECKING:
     from taut.data.cells import CellPolicy
 
 SPLITS = ("train", "valid", "test")
+SMALL = 16  # bytes of which none is above are masks of 0 and 1 or digits of 0 to 16, and no dark images
 
 
 class DataError(ValueError):
@@ -36,7 +37,8 @@ class Dataset:
     prevalence: the probability of "yes" by label, where it is known and not to be estimated.
     lines: [N] the row of its table that names an image, as a spreadsheet counts, 0 where none does; or None.
     repeats: for each other row of the table that is of such an image, the row in `lines`.
-    pixel_max: what counts as white in the source's own numbers, 255 for uint8; None for feature vectors.
+    pixel_max: what counts as white in the source's own numbers, as a rule 255 for uint8; None for feature vectors.
+    origin: the rows that were read of which these are, so that none is checked or hashed twice; None finds its own.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Dataset:
     lines: NDArray[np.int64] | None = None
     repeats: dict[int, int] = field(default_factory=dict)
     pixel_max: float | None = None
+    origin: Origin | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse parts of different lengths, and values that are not numbers."""
@@ -73,9 +76,11 @@ class Dataset:
             raise DataError(f"{self.name}: no images")
         if self.x.ndim not in (2, 4):
             raise DataError(f"{self.name}: inputs of shape {list(self.x.shape)}: expected [N, C, H, W] or [N, F]")
-        if self.x.dtype.kind == "f" and not np.isfinite(self.x).all():
-            row = int(np.argwhere(~np.isfinite(self.x))[0][0])
-            raise DataError(f"{self.name}: row {row} ({self.ids[row]}) contains NaN or infinity")
+        known = self.origin
+        if self.traced() is not known and self.x.dtype.kind == "f":
+            row = first_not_finite(self.x)
+            if row is not None:
+                raise DataError(f"{self.name}: row {row} ({self.ids[row]}) contains NaN or infinity")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -85,12 +90,20 @@ class Dataset:
         """Whether the inputs are images and not feature vectors."""
         return self.x.ndim == 4
 
+    def traced(self) -> Origin:
+        """The origin of the inputs: their own where x is another array than that which it tells of."""
+        if self.origin is None or self.origin.x is not self.x:
+            self.origin = Origin(self.x)
+        return self.origin
+
     def rows(self, index: NDArray[Any]) -> Dataset:
         """The dataset of some rows: an index or a mask. Inputs are copied only where `select` must."""
         index = np.flatnonzero(index) if index.dtype == bool else index
+        origin = self.traced().select(index)
         return replace(
             self,
-            x=select(self.x, index),
+            x=origin.x,
+            origin=origin,
             annotation=self.annotation[index],
             ids=[self.ids[int(i)] for i in index],
             groups=None if self.groups is None else self.groups[index],
@@ -109,11 +122,21 @@ class Dataset:
 
 
 def pixel_max(x: NDArray[Any]) -> float:
-    """White on the scale of some images: the usual one where it fits, else the brightest pixel (digits of 0 to 16)."""
-    if x.dtype == np.uint8:
-        return 255.0
+    """White on the scale of some images: the usual one where it fits, else the brightest pixel (digits of 0 to 16).
+
+    For bytes that is 255, unless none is above `SMALL`.
+    """
     high = float(x.max()) if x.size else 1.0
+    if x.dtype == np.uint8:
+        return high if 0 < high <= SMALL else 255.0
     return 1.0 if high <= 1 else next((top for top in (255.0, 65535.0) if top / 2 < high <= top), high)
+
+
+def small_scale(x: NDArray[Any], white: float | None) -> list[str]:
+    """The sentence that tells of images of bytes where white is not 255, if they are such."""
+    if white is None or white > SMALL or x.dtype != np.uint8 or x.ndim < 3 or x.max(initial=0) > white:
+        return []
+    return [f"The pixels are bytes from 0 to {white:g}, which is taken as white."]
 
 
 def as_images(x: NDArray[Any], name: str, white: float | None = None) -> NDArray[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from taut.data.arrays import ID_NAMES
 from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, merged, settle
-from taut.data.dataset import DataError, Dataset, as_images, pixel_max
+from taut.data.dataset import DataError, Dataset, as_images, pixel_max, small_scale
 from taut.data.joined import Column
 from taut.data.listing import Listing, TableOptions, from_table
 from taut.data.table import listed, plural, read_table
@@ -44,6 +44,7 @@ class Inputs:
     counted: bool
     names: list[str]
     white: float | None
+    notes: list[str] = field(default_factory=list)
 
 
 def read_inputs_file(path: Path, white: float | None = None, key: str | None = None) -> Inputs:
@@ -56,6 +57,7 @@ def read_inputs_file(path: Path, white: float | None = None, key: str | None = N
     kind = path.suffix.lower()
     x, ids, names = _parquet(path, key) if kind in (".parquet", ".pq") else _numpy(path, kind)
     white = None if x.ndim == 2 else pixel_max(x) if white is None else white
+    notes = small_scale(x, white)
     x = as_images(x, str(path), white)
     if ids is not None and len(ids) != len(x):
         raise DataError(f"{path}: {len(x):,} inputs but {len(ids):,} ids")
@@ -63,7 +65,7 @@ def read_inputs_file(path: Path, white: float | None = None, key: str | None = N
     if len(set(found)) < len(found):
         repeated = pd.Series(found)
         raise DataError(f"{path}: the id {repeated[repeated.duplicated()].iloc[0]!r} stands in several rows")
-    return Inputs(x, found, ids is None, names, white)
+    return Inputs(x, found, ids is None, names, white, notes)
 
 
 def load_embeddings(
@@ -92,11 +94,19 @@ def load_embeddings(
     inputs = read_inputs_file(path, white, options.path_column)
     if labels is None:
         if space is None:
-            raise DataError(f"{path} has no annotations: pass a table with --labels")
+            raise DataError(
+                f"{path} has no annotations: pass a table with --labels, or --classes N for clusters (in Python an "
+                "explicit label space)"
+            )
         nothing = annotate(space, np.full((len(inputs.x), len(space)), LATENT))
-        return Dataset(path.name, inputs.x, space, nothing, inputs.ids, pixel_max=inputs.white)
-    column = options.path_column or _key_column(read_table(labels), inputs, path, labels)
-    listing = from_table(path, inputs.ids, labels, replace(options, path_column=column), space, unlabeled)
+        return Dataset(path.name, inputs.x, space, nothing, inputs.ids, notes=inputs.notes, pixel_max=inputs.white)
+    table = read_table(labels)
+    column = options.path_column or _key_column(table, inputs, path, labels)
+    if inputs.counted and column in table and _counts_from_one(table[column], len(inputs.x)):
+        raise DataError(
+            f"{labels}: {column!r} counts from 1, but the rows of {path} are counted from 0: take 1 off each number"
+        )
+    listing = from_table(path, inputs.ids, labels, replace(options, path_column=column), space, unlabeled, uncertain)
     both = [name for name in listing.space.names if name in inputs.names]
     if both:
         raise DataError(f"{path}: {listed(both)} is among the features and among the labels of {labels}: drop it there")
@@ -122,7 +132,7 @@ def load_embeddings(
         ids=ids,
         groups=None if listing.grouped is None else groups.to_numpy(dtype=str),
         split=None if split.isna().all() else split.fillna("train").to_numpy(dtype=str),
-        notes=[*notes, *told, *cell_notes(listing.space, codes, policy)],
+        notes=[*notes, *inputs.notes, *told, *cell_notes(listing.space, codes, policy)],
         cells=codes.astype(np.int16),
         policy=policy,
         lines=entries["row"].fillna(0).to_numpy(dtype=np.int64),
@@ -181,6 +191,12 @@ def _key_column(table: pd.DataFrame, inputs: Inputs, path: Path, labels: Path) -
     )
 
 
+def _counts_from_one(cells: Column, count: int) -> bool:
+    """Whether the numbers of rows go from 1 to their count and none is 0."""
+    numbers = pd.to_numeric(cells, errors="coerce")
+    return bool(numbers.min() == 1 and numbers.max() == count)
+
+
 def _numpy(path: Path, kind: str) -> tuple[NDArray[Any], NDArray[Any] | None, list[str]]:
     try:
         with path.open("rb") as file:
@@ -224,7 +240,18 @@ def _parquet(path: Path, key: str | None) -> tuple[NDArray[Any], NDArray[Any] | 
     lists = [name for name in table if len(table) and isinstance(table[name].iloc[0], np.ndarray | list)]
     named = [key] if key in table else [name for name in table if str(name).lower() in ID_NAMES]
     weak = [name for name in table if str(name).lower() in WEAK_NAMES and table[name].is_unique]
-    texts = [name for name in table if name not in lists and not pd.api.types.is_numeric_dtype(table[name])]
+    objects = [name for name in table if table[name].dtype == object]
+    packed = [name for name in objects if isinstance(next(iter(table[name].dropna()), None), dict | bytes)]
+    if packed and not lists:
+        raise DataError(
+            f"{path}: column {packed[0]!r} holds images as bytes or records, not embeddings: write them as files into "
+            "a folder, or as an array into a .npz file"
+        )
+    texts = [
+        name
+        for name in table
+        if name not in lists and name not in packed and not pd.api.types.is_numeric_dtype(table[name])
+    ]
     ids = next(iter([*named, *(name for name in texts if table[name].is_unique), *weak]), None)
     if len(lists) > 1:
         raise DataError(f"{path} has several columns of lists ({listed(lists)}): keep the one with the embeddings")

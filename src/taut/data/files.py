@@ -8,12 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from taut.data.dataset import DataError
+from taut.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from taut.data.dicom import is_dicom
 from taut.data.joined import Column
-from taut.data.table import SUFFIXES
+from taut.data.table import listed
+
+RASTERS = ".png .jpg .jpeg .jfif .jp2 .bmp .gif .tif .tiff .webp .ppm .pgm .pbm .pnm"
+SUFFIXES = (*RASTERS.split(), *DICOM_SUFFIXES)
+SMALL_NUMBER = r"\d{1,4}"  # such as a class or an age, and an image only where nothing else is
 
 
 def find_images(folder: Path) -> list[str]:
@@ -41,6 +47,37 @@ def _is_image(place: str, name: str) -> bool:
     return suffix in SUFFIXES or ((not suffix or suffix[1:].isdigit()) and is_dicom(Path(place, name)))
 
 
+def find_path_column(table: pd.DataFrame, files: list[str]) -> tuple[str, list[str]]:
+    """The column that names images, and what is worth telling of it.
+
+    The first one most of whose cells end like an image file, else one most of whose cells are names of files without
+    their ending. DataError where there is none, or where the table has no header.
+    """
+    for name in table.columns:
+        cells = table[name].dropna().str.lower()
+        if len(cells) and cells.str.endswith(SUFFIXES).mean() >= 0.5:
+            if str(name).lower().endswith(SUFFIXES):
+                raise DataError(f"the table has no header: its first row names an image, {name!r}: name its columns")
+            return str(name), []
+    stems = {Path(file).stem for file in files}
+    named = [str(name) for name in table.columns if _bases(table[name].dropna()).isin(stems).mean() >= 0.5]
+    small = [name for name in named if table[name].dropna().str.fullmatch(SMALL_NUMBER).all()]
+    differ = [name for name in small if 2 * table[name].nunique() > len(table)]
+    found = [name for name in named if name not in small]
+    if not found and len(differ) == 1:
+        found = differ
+    if found:
+        return found[0], [f"Images are named by {found[0]!r}, without the ending of their files."]
+    raise DataError(
+        f"no column of the table looks like image files ({', '.join(SUFFIXES)}): name it with --path-column; "
+        f"columns: {listed(list(table.columns))}"
+    )
+
+
+def _bases(cells: Column) -> Column:
+    return cells.str.replace("\\", "/", regex=False).str.rpartition("/")[2]
+
+
 def read_list(path: Path, flag: str) -> set[str]:
     """The names in a text file of one a line; DataError naming the flag where there are none."""
     try:
@@ -59,7 +96,8 @@ def match_files(
 
     A cell is looked for relative to the folder, then to the table's folder. Then files that no cell has named
     so far are looked for by the cell's path without its first folders, and by the bare name, with or without
-    its ending; where two files, or two different cells, have that name, none is taken.
+    its ending, then in other letters (A for a) or with the ending of another kind of image; where two files, or two
+    different cells, have that name, none is taken.
     shared: how many last parts of its path, folders and name, must be left; above 1 a bare name is never enough.
     """
     texts = values.str.replace("\\", "/", regex=False).str.replace(r"^(\./)+", "", regex=True)
@@ -92,7 +130,19 @@ def match_files(
         return found
     look(lambda text: text.rpartition("/")[2], _unique(files, lambda file: file.rpartition("/")[2]), True)
     look(lambda text: text.rpartition("/")[2], _unique(files, lambda file: Path(file).stem), True)
+    look(_folded, _unique(files, _folded), True)
+    look(_folded_stem, _unique(files, _folded_stem), True)
     return found
+
+
+def _folded(text: str) -> str:
+    return text.rpartition("/")[2].casefold()
+
+
+def _folded_stem(text: str) -> str | None:
+    """The bare name without its ending, or None where that is not an image's, as in an id with a point."""
+    stem, suffix = os.path.splitext(_folded(text))
+    return stem if suffix in SUFFIXES else None
 
 
 def _tail(text: str, depth: int, shared: int) -> str | None:
@@ -101,8 +151,8 @@ def _tail(text: str, depth: int, shared: int) -> str | None:
     return "/".join(parts) if len(parts) >= shared else None
 
 
-def _unique(files: list[str], key: Callable[[str], str]) -> dict[str, int]:
+def _unique(files: list[str], key: Callable[[str], str | None]) -> dict[str, int]:
     """The position of every file whose key no other file has."""
     keys = [key(file) for file in files]
     counts = Counter(keys)
-    return {name: i for i, name in enumerate(keys) if counts[name] == 1}
+    return {name: i for i, name in enumerate(keys) if name is not None and counts[name] == 1}

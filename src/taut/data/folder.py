@@ -13,9 +13,9 @@ from taut.data.cache import Shape, decode_once, find_copies, read_headers, read_
 from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, merged, settle
 from taut.data.dataset import DataError, Dataset
 from taut.data.dicom import Header
-from taut.data.files import find_images
+from taut.data.files import SUFFIXES, find_images
 from taut.data.listing import Listing, TableOptions, from_subfolders, from_table
-from taut.data.table import SUFFIXES, listed, plural
+from taut.data.table import listed, plural
 from taut.labels import Annotation, LabelSpace, Scalar
 
 __all__ = ["load_folder", "read_images"]
@@ -55,7 +55,7 @@ def load_folder(
     skipped: Path | None = None,
     unlabeled: Scalar | None = -1,
 ) -> Dataset:
-    """The dataset of a folder of images (png, jpg, bmp, tif, webp, DICOM; subfolders too, hidden files not).
+    """The dataset of a folder of images (`files.SUFFIXES`; subfolders too, hidden files not).
 
     labels: a CSV table with a row for every image; images without a row are kept as unannotated, or left out where
         `others` is False. Without a table each subfolder is a class ("unlabeled" is none), below train, valid and
@@ -109,7 +109,7 @@ def load_folder(
             raise DataError(f"{', '.join(given)} is for columns of a table: pass the table with --labels")
         listing = from_subfolders(folder, files, space, unlabeled)
     else:
-        listing = from_table(folder, files, labels, options, space, unlabeled)
+        listing = from_table(folder, files, labels, options, space, unlabeled, uncertain)
     policy = CellPolicy(uncertain or CellPolicy.uncertain, blank or listing.blank)
     return _Reading(folder, files, listing, policy, skipped).dataset(image_size, channels)
 

@@ -54,7 +54,7 @@ def _list(text: str, row: object, column: object) -> list[str]:
 def other_separator(cells: Column, share: float = 1.0) -> str | None:
     """What joins the names of a column without `SEPARATOR`, or None.
 
-    Split at it, there are fewer different names than a share of the different cells, some of them the whole of one.
+    Split at it, there are fewer names than different cells, at most a share of them, and some are whole cells.
     """
     texts = cells.dropna().drop_duplicates()
     if are_lists(texts) or texts.str.contains(SEPARATOR, regex=False).any():
@@ -62,6 +62,7 @@ def other_separator(cells: Column, share: float = 1.0) -> str | None:
     for mark in SEPARATORS:
         names = texts.str.split(mark, regex=False).explode().str.strip()
         names = names[names != ""]
-        if names.nunique() < share * len(texts) and names.isin(texts).any():
+        fewer = names.nunique() < len(texts) and names.nunique() <= share * len(texts)
+        if fewer and names.isin(texts).any():
             return mark
     return None

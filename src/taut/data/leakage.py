@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from taut.data.dataset import DataError, Dataset
+from taut.data.mapped import UNKNOWN
 
 SHOWN = 5  # leaks named in the sentence; all of them are in the report
 
@@ -20,15 +22,21 @@ SHOWN = 5  # leaks named in the sentence; all of them are in the report
 def pixel_keys(dataset: Dataset) -> NDArray[np.object_]:
     """A hash of each image's decoded pixels, [N]; None for feature vectors and for images of one colour.
 
-    Images of one colour are all alike and give nothing away.
+    Images of one colour are all alike and give nothing away. A key is found once for all datasets that have rows of one
+    another, so that pixels changed in place afterwards keep theirs.
     """
-    keys = np.full(len(dataset), None, dtype=object)
-    if dataset.is_image:
-        for i in range(len(dataset)):
-            pixels = np.ascontiguousarray(dataset.x[i])
-            if np.any(pixels != pixels[:, :1, :1]):
-                keys[i] = hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
-    return keys
+    if not dataset.is_image:
+        return np.full(len(dataset), None, dtype=object)
+    rows, keys = dataset.traced().rows, dataset.traced().keys
+    for i in np.flatnonzero(keys[rows] == UNKNOWN):
+        keys[rows[i]] = _pixel_key(np.ascontiguousarray(dataset.x[i]))
+    return np.asarray(keys[rows])
+
+
+def _pixel_key(pixels: NDArray[Any]) -> str | None:
+    if np.all(pixels == pixels[:, :1, :1]):
+        return None
+    return hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
 
 
 def units(dataset: Dataset) -> NDArray[np.intp]:

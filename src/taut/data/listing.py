@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from taut.data.cells import UNSAID
 from taut.data.dataset import SPLITS, DataError
-from taut.data.files import match_files, read_list
+from taut.data.files import find_path_column, match_files, read_list
 from taut.data.formats import find_layout
 from taut.data.joined import Column
 from taut.data.layout import Layout, choose_view
+from taut.data.naming import PARTS, UNLABELED, folder_part
 from taut.data.table import (
     Cells,
     check_column,
     class_text,
-    find_path_column,
     listed,
     plural,
     read_joined,
@@ -30,16 +30,6 @@ from taut.data.table import (
 )
 from taut.labels import LabelError, LabelSpace, Scalar
 from taut.values import whole_numbers
-
-UNLABELED = ("unlabeled", "unlabelled")
-SPLIT_FOLDERS = {
-    **{part: part for part in SPLITS},
-    "training": "train",
-    "val": "valid",
-    "validation": "valid",
-    "testing": "test",
-    **dict.fromkeys(UNLABELED, "train"),
-}
 
 
 @dataclass(frozen=True)
@@ -94,8 +84,12 @@ def from_table(
     options: TableOptions,
     space: LabelSpace | None,
     unlabeled: Scalar | None,
+    uncertain: str | None = None,
 ) -> Listing:
-    """The listing of a CSV table; DataError or LabelError name the table."""
+    """The listing of a CSV table; DataError or LabelError name the table.
+
+    uncertain: what its flag says that −1 becomes.
+    """
     if options.joined_column is not None and options.label_columns is not None:
         raise DataError("--joined-column and --label-columns are two ways to name the labels: pass one of them")
     if options.split_column is not None and (options.train_list is not None or options.test_list is not None):
@@ -110,10 +104,15 @@ def from_table(
         ):
             if column is not None:
                 check_column(layout.table, column, flag)
-        path_column = options.path_column or layout.path or find_path_column(table)
+        notes = [layout.note] if layout.note else []
+        path_column = options.path_column or layout.path
+        if path_column is None:
+            path_column, found = find_path_column(table, files)
+            notes += found
         group = options.group or layout.group
         image = match_files(layout.table[path_column], files, folder, labels.parent, layout.shared)
-        cells = _read_cells(layout, [path_column, group, options.split_column], options, space, unlabeled, image)
+        used = [path_column, group, options.split_column]
+        cells = _read_cells(layout, used, options, space, unlabeled, image, uncertain == "negative")
         if (image < 0).all():
             said = listed(list(table[path_column].dropna()), 3)
             raise DataError(
@@ -127,9 +126,10 @@ def from_table(
             group=None if group is None else whole_numbers(layout.table[group]),
             split=None if options.split_column is None else _splits(table, options.split_column),
         )
-        notes = [layout.note] if layout.note else []
         if options.train_list is not None or options.test_list is not None:
             notes += _apply_lists(entries, options, layout.shared == 1)
+        elif options.split_column is None:
+            notes += _unused_splits(table, [*used, *cells.space.names, options.joined_column or layout.joined])
         if options.view is not None:
             other = ~choose_view(layout, options.view).to_numpy() & (entries["kind"] == "").to_numpy()
             entries.loc[other, ["kind", "reason"]] = ["view", f"it does not show the view {options.view}"]
@@ -137,7 +137,8 @@ def from_table(
         raise type(error)(f"{labels}: {error}") from error
     if options.joined_column is None and len(cells.space) == 1:
         notes += _several_classes(cells, image)
-    listing = Listing(entries, cells.space, cells.codes, layout.blank, group, notes + cells.notes)
+    blank = layout.blank if options.joined_column is None else Listing.blank
+    listing = Listing(entries, cells.space, cells.codes, blank, group, notes + cells.notes)
     return _with_others(listing, files) if options.others else listing
 
 
@@ -148,6 +149,7 @@ def _read_cells(
     space: LabelSpace | None,
     unlabeled: Scalar | None,
     image: NDArray[np.intp],
+    negative: bool,
 ) -> Cells:
     """The labels where flags say that they are, else where the format has them."""
     if options.joined_column is not None or (layout.joined is not None and options.label_columns is None):
@@ -160,7 +162,7 @@ def _read_cells(
         return read_joined(table, joined, space, options.separator, image)
     named = options.label_columns or (layout.labels if space is None else None)
     taken = [name for name in (*used, *layout.added) if name is not None]
-    return read_labels(layout.table, taken, named, space, unlabeled, options.separator, layout.yes_no)
+    return read_labels(layout.table, taken, named, space, unlabeled, options.separator, layout.yes_no, negative)
 
 
 def _several_classes(cells: Cells, image: NDArray[np.intp]) -> list[str]:
@@ -223,11 +225,12 @@ def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None, un
         hint = f" (such as {listed(tables, 3)})" if tables else ""
         raise DataError(
             f"{folder}: no image is annotated, as there are no subfolders for classes: pass a table with "
-            f"--labels{hint}, or an explicit label space"
+            f"--labels{hint}, or --classes N for clusters (in Python an explicit label space)"
         )
     if space is None:
         if len(found) < 2:
             raise DataError(f"{folder} has one subfolder for a class, {found[0]!r}: at least two are needed")
+        _check_depth(folder, [part for part, name in zip(parts, names, strict=True) if name is not None])
         space = LabelSpace.multiclass(found)
     if found and len(space) > 1:
         raise DataError(
@@ -244,8 +247,26 @@ def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None, un
     codes[:, 0] = [index.get(name, UNSAID) for name in names] if found else UNSAID
     entries = _entries(files, np.arange(len(files)), split=splits)
     bare = sum(name is None for name in names)
-    notes = [f"{plural(bare, 'image is', 'images are')} in no subfolder of a class: unannotated."] if bare else []
+    notes = [f"Classes are the subfolders: {listed(found)}."] if found else []
+    notes += [f"{plural(bare, 'image is', 'images are')} in no subfolder of a class: unannotated."] if bare else []
     return Listing(entries, space, codes, notes=notes)
+
+
+def _check_depth(folder: Path, parts: list[list[str]]) -> None:
+    """Refuse subfolders that all have the same subfolders, of which either may be the classes (DataError).
+
+    parts: the path of each file in a subfolder, from there on.
+    """
+    below: dict[str, set[str]] = {}
+    for part in parts:
+        below.setdefault(part[0], set()).add(part[1] if len(part) > 2 else "")
+    same = next(iter(below.values()))
+    if len(same) > 1 and "" not in same and all(names == same for names in below.values()):
+        raise DataError(
+            f"{folder}: the subfolders {listed(sorted(below))} all have the same subfolders {listed(sorted(same))}, so "
+            "that either may be the classes: call the former train, valid and test if they are that, move the images "
+            "up, or pass a table with --labels"
+        )
 
 
 def _split_folders(folder: Path, parts: list[list[str]]) -> list[str] | None:
@@ -254,7 +275,8 @@ def _split_folders(folder: Path, parts: list[list[str]]) -> list[str] | None:
     Raises DataError where some are parts and others are not.
     """
     tops = sorted({part[0] for part in parts if len(part) > 1})
-    known = {top: SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in SPLIT_FOLDERS}
+    found = {top: "train" if top.lower() in UNLABELED else folder_part(top) for top in tops}
+    known = {top: part for top, part in found.items() if part is not None}
     named = [top for top in known if top.lower() not in UNLABELED]
     if not named or (len(known) < len(tops) and len({known[top] for top in named}) < 2):
         return None  # a class may be called "train"
@@ -287,13 +309,27 @@ def _entries(
 
 
 def _splits(table: pd.DataFrame, column: str) -> Column:
-    wrong = ~table[column].isin(SPLITS).to_numpy()
+    parts = table[column].str.lower().map(PARTS)
+    wrong = parts.isna().to_numpy()
     if wrong.any():
         row = int(np.argmax(wrong))
         cell = table[column].iloc[row]
         said = "blank" if pd.isna(cell) else repr(cell)
         raise DataError(f"--split-column {column!r}, row {table.index[row]}: {said} is not one of {', '.join(SPLITS)}")
-    return table[column]
+    return parts
+
+
+def _unused_splits(table: pd.DataFrame, used: list[str | None]) -> list[str]:
+    """What to do about columns that say a split and are not used."""
+    notes = []
+    for name in table.columns:
+        said = {PARTS.get(str(cell).lower()) for cell in table[name].dropna().unique()}
+        if name not in used and None not in said and len(said) > 1:
+            notes.append(
+                f"Column {name!r} says {', '.join(part for part in SPLITS if part in said)} but is not used: "
+                f"--split-column {name} reads it as the split."
+            )
+    return notes
 
 
 def _with_others(listing: Listing, files: list[str]) -> Listing:

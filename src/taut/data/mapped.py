@@ -1,11 +1,15 @@
-"""Some rows of an array; those of a memory map stay on the disk until they are asked for."""
+"""Some rows of an array: those of a memory map stay on the disk, and what is known of a row stays known."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+BLOCK_VALUES = 2**22  # looked at together, so that a memory map is not read as a whole
+UNKNOWN = ""
 
 
 class MappedRows:
@@ -34,3 +38,30 @@ def select(x: Any, index: NDArray[np.intp]) -> Any:
     if len(index) and (np.diff(index) == 1).all():
         return x[index[0] : index[-1] + 1]
     return MappedRows(x, index) if isinstance(x, np.memmap) else x[index]
+
+
+class Origin:
+    """The rows of the first dataset that inputs x are from, and what all datasets of its rows know of them together.
+
+    rows: [N] positions there.  keys: of all M rows there, the hash of their pixels (see `pixel_keys`), None for those
+    that have none, and UNKNOWN until it is asked for.
+    """
+
+    def __init__(self, x: Any, rows: NDArray[np.intp] | None = None, keys: NDArray[np.object_] | None = None) -> None:
+        self.x = x
+        self.rows = np.arange(len(x)) if rows is None else rows
+        self.keys = np.full(len(x), UNKNOWN, dtype=object) if keys is None else keys
+
+    def select(self, index: NDArray[np.intp]) -> Origin:
+        """That of some rows [n], with inputs as `select` gives them."""
+        return Origin(select(self.x, index), self.rows[index], self.keys)
+
+
+def first_not_finite(x: Any) -> int | None:
+    """The first row of floats with NaN or infinity, None where there is none; read in blocks."""
+    block = max(1, BLOCK_VALUES // max(1, math.prod(x.shape[1:])))
+    for start in range(0, len(x), block):
+        wrong = ~np.isfinite(x[start : start + block])
+        if wrong.any():
+            return start + int(np.argwhere(wrong)[0][0])
+    return None

@@ -1,7 +1,8 @@
-"""What the arrays of a .npz file are called: x, y, x_train …, or the names that others use for the same."""
+"""What the parts of a split and the arrays of a .npz file are called: by the reader, and by others."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from taut.data.dataset import DataError
@@ -12,19 +13,30 @@ WORDS = {
 }
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "valid"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("valid", "validate", "validation", "val", "dev"), "valid"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+UNLABELED = ("unlabeled", "unlabelled")
+BESIDE = ("set", "seg", "data", "images")  # in the name of a folder beside that of a part
+
+
+def folder_part(name: str) -> str | None:
+    """The part of a split that a folder is, such as "val", "Training_Set", "seg_test" or "test1", or None."""
+    pieces = re.split(r"[_\- ]", name.lower().rstrip("0123456789"))
+    parts = [PARTS[piece] for piece in pieces if piece in PARTS]
+    return parts[0] if len(parts) == 1 and all(piece in PARTS or piece in BESIDE for piece in pieces) else None
 
 
 def known_names(names: Sequence[str], where: str) -> dict[str, str]:
     """The arrays of a file by the names that the reader knows, x, y, x_train …, and all others by their own.
 
     `train_images` (MedMNIST), `X_val` and the like stand for x_train and x_valid, `images` and `labels` for x and y
-    where there is no other x or y. DataError, naming where, if two arrays stand for the same one.
+    where there is no other x or y, and `unlabeled_images`, `X_unlabeled` or `unlabeled` for x_unlabeled.
+    DataError, naming where, if two arrays stand for the same one.
     """
     found = {name: name for name in names}
-    own = {name[0] for name in names if name in ("x", "y") or name[:2] in ("x_", "y_")}
+    labelled = [name for name in names if not any(piece in UNLABELED for piece in name.lower().split("_"))]
+    own = {name[0] for name in labelled if name in ("x", "y") or name[:2] in ("x_", "y_")}
     own |= {"x"} if "jpeg" in names else set()
     for name in names:
         known = _known(name)
@@ -40,8 +52,11 @@ def known_names(names: Sequence[str], where: str) -> dict[str, str]:
 def _known(name: str) -> str | None:
     """The reader's name for an array that is called otherwise, or None where there is none."""
     pieces = name.lower().split("_")
+    known = {**PARTS, **dict.fromkeys(UNLABELED, "unlabeled")}
     words = [WORDS[piece] for piece in pieces if piece in WORDS]
-    parts = [PARTS[piece] for piece in pieces if piece in PARTS]
-    if len(words) != 1 or len(parts) > 1 or len(words) + len(parts) != len(pieces):
+    parts = [known[piece] for piece in pieces if piece in known]
+    if len(pieces) == 1 and parts == ["unlabeled"]:
+        words = ["x"]
+    elif len(words) != 1 or len(parts) > 1 or len(words) + len(parts) != len(pieces):
         return None
     return "_".join(words + parts)

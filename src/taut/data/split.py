@@ -42,7 +42,7 @@ def draw_fraction(dataset: Dataset, fraction: float, seed: int, cells: bool = Fa
     cells: hide single cells at random instead of whole images. Every label keeps at least one observed cell.
     """
     if not 0 <= fraction <= 1:
-        raise DataError(f"--labelled-fraction {fraction:g} is not between 0 and 1")
+        raise DataError(f"--labelled-{'cells' if cells else 'fraction'} {fraction:g} is not between 0 and 1")
     rng = np.random.default_rng(seed)
     annotation = dataset.annotation
     if cells:

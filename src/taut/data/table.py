@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 
 from taut.data.cells import BLANK, UNCERTAIN, UNSAID
 from taut.data.dataset import DataError
-from taut.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from taut.data.joined import SEPARATOR, Column, are_lists, other_separator, split_names
 from taut.labels import Label, LabelError, LabelSpace, Scalar
 from taut.values import is_one_hot, whole_numbers
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", *DICOM_SUFFIXES)
 EMPTY = ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"]
 STRANGE = {"text": 0.5, "number": 0.1}  # share of other cells up to which a column was to be a yes/no label
 NO_FINDING = "no finding"
@@ -112,18 +110,6 @@ def check_column(table: pd.DataFrame, column: str, flag: str) -> None:
         raise DataError(f"{flag} {column!r} is not a column of the table; its columns: {listed(list(table.columns))}")
 
 
-def find_path_column(table: pd.DataFrame) -> str:
-    """The first column most of whose cells end like an image file; DataError where there is none."""
-    for name in table.columns:
-        cells = table[name].dropna().str.lower()
-        if len(cells) and cells.str.endswith(SUFFIXES).mean() >= 0.5:
-            return str(name)
-    raise DataError(
-        f"no column of the table looks like image files ({', '.join(SUFFIXES)}): name it with --path-column; "
-        f"columns: {listed(list(table.columns))}"
-    )
-
-
 def read_labels(
     table: pd.DataFrame,
     used: Sequence[str],
@@ -132,6 +118,7 @@ def read_labels(
     unlabeled: Scalar | None,
     separator: str | None,
     yes_no: Sequence[str] = (),
+    negative: bool = False,
 ) -> Cells:
     """The labels of columns: yes/no where all cells are 0, 1 (or such words), −1 or blank, else a class for each text.
 
@@ -139,6 +126,7 @@ def read_labels(
     as the labels of `space`, or all yes/no columns, or the only column that is left.
     unlabeled: a value that means unannotated; −1 does in a column of classes alone.
     yes_no: columns of yes/no labels, whatever their cells say, such as nothing.
+    negative: whether uncertain cells are to be negative, so that −1 is no where all yes/no cells are 1 or −1.
     Yes/no columns that no flag names, of which each row with annotations has a single 1, are one label's classes.
     Raises DataError where it is not clear which columns hold labels, LabelError for a cell that does not fit.
     """
@@ -154,8 +142,8 @@ def read_labels(
         check_column(table, name, "--label-columns")
     if not chosen and space is None:
         raise DataError(
-            "no column of the table holds labels: name them with --label-columns, or pass an explicit label "
-            f"space; columns: {listed(list(table.columns))}"
+            "no column of the table holds labels: name them with --label-columns, or pass --classes N for clusters (in "
+            f"Python an explicit label space); columns: {listed(list(table.columns))}"
         )
     if space is not None and chosen and not (len(space) == len(chosen) == 1 and (label_columns or chosen == rest)):
         if set(chosen) != set(space.names):
@@ -173,8 +161,13 @@ def read_labels(
     if left and space is None and label_columns is None and not yes_no:
         notes = [f"Labels, as the columns of only 0 and 1, or yes and no: {listed(chosen)}.", *notes]
         notes += [note for name in left if (note := _almost(table[name].dropna()))]
-    if space is None and not yes_no:
-        notes += _signed(codes[:, [label.classes == (0, 1) for label, _ in read]])
+    binary = np.array([label.classes == (0, 1) for label, _ in read])
+    if not yes_no and _no_zero(codes[:, binary]):
+        if negative and (codes[:, binary] != BLANK).all():
+            codes = np.where(binary & (codes == UNCERTAIN), 0, codes)
+            notes.append("The yes/no labels have 1 and -1 but no 0: -1 is read as no.")
+        elif space is None:
+            notes.append(_signed(codes[:, binary]))
     if (
         space is None
         and label_columns is None
@@ -201,14 +194,17 @@ def _read_one_hot(table: pd.DataFrame, columns: Sequence[str], space: LabelSpace
     return Cells(space, np.where(blank, UNSAID, codes.argmax(axis=1))[:, None])
 
 
-def _signed(codes: NDArray[np.int64]) -> list[str]:
+def _no_zero(codes: NDArray[np.int64]) -> bool:
+    """Whether yes/no cells [N, k] are 1, −1 or blank alone, and both 1 and −1 are there."""
+    return bool((codes == 1).any() and (codes == UNCERTAIN).any() and not (codes == 0).any())
+
+
+def _signed(codes: NDArray[np.int64]) -> str:
     """What to tell of yes/no cells [N, k] of 1 and −1 alone; DataError where none is blank, as all are then known."""
-    if not (codes == 1).any() or not (codes == UNCERTAIN).any() or (codes == 0).any():
-        return []
     words = "the yes/no labels have 1 and -1 but no 0, and -1 is read as uncertain: write 0 where it means no"
     if (codes != BLANK).all():
-        raise DataError(words)
-    return [words[0].upper() + words[1:] + "."]
+        raise DataError(f"{words}, or pass --uncertain negative")
+    return words[0].upper() + words[1:] + "."
 
 
 def _almost(cells: Column) -> str | None:
@@ -230,10 +226,10 @@ def read_joined(
 ) -> Cells:
     """Yes/no labels of a column of names such as "A|B" or "['A', 'B']": a name that a cell leaves out means no.
 
-    "No Finding" means no to all; a blank cell is unannotated. images: the image [N] of each row, −1 for none; the names
-    of all rows of an image count together, unless one row says "No Finding" and another does not. Raises LabelError
-    where a cell says so beside another name, DataError where no cell has a name (of the space), or where names that
-    repeat seem to be joined otherwise.
+    "No Finding" means no to all; a blank cell is BLANK for all. images: the image [N] of each row, −1 for none; the
+    names of all rows of an image count together, unless one row says "No Finding" and another does not. Raises
+    LabelError where a cell says so beside another name, DataError where no cell has a name (of the space), or where
+    names that repeat seem to be joined otherwise.
     """
     check_column(table, column, "--joined-column")
     cells = table[column].reset_index(drop=True)
@@ -263,7 +259,7 @@ def read_joined(
         raise DataError(f"--joined-column {column!r} gives yes/no labels, but other labels are asked for")
     position = {name: j for j, name in enumerate(space.names)}
     known = names[names.isin(list(position))]
-    codes = np.where(cells.notna().to_numpy()[:, None], 0, np.full((1, len(space)), UNSAID))
+    codes = np.where(cells.notna().to_numpy()[:, None], 0, np.full((1, len(space)), BLANK))
     codes[known.index.to_numpy(), known.map(position).to_numpy(dtype=np.int64)] = 1
     shared = pd.Series(images).duplicated(keep=False).to_numpy() & (images >= 0)
     shared &= ~np.isin(images, images[nothing]) | ~np.isin(images, images[names.index.to_numpy()])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from taut import latent
 from taut.data.dataset import Dataset
 from taut.evaluate.calibration import events, expected_calibration_error, reliability
-from taut.evaluate.predict import batches, predict_probabilities
+from taut.evaluate.predict import batches, predict_logits
 from taut.nn.decoders import reduce_image
 from taut.nn.vae import LabelVAE
 
@@ -80,7 +80,8 @@ def reliability_diagram(model: LabelVAE, dataset: Dataset, path: Path) -> None:
     Of two classes it is the probability of the last one, of more that of the most probable one. Blue is calibrated, the
     size of a point the number of images; grey is before calibration. At most 48 labels are shown.
     """
-    calibrated, plain = (predict_probabilities(model, dataset.x, with_it) for with_it in (True, False))
+    logits = predict_logits(model, dataset.x).double()
+    calibrated, plain = (model.log_probabilities(logits, with_it).exp().numpy() for with_it in (True, False))
     seen = dataset.annotation.observed
     labels = [j for j in range(len(dataset.space)) if seen[:, j].any()]
     shown = labels[:MOST_PANELS]

@@ -1,0 +1,87 @@
+"""A trained model to ship: a folder that taut reads, and a program of torch that needs no taut."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from taut.features import FrozenEncoder
+from taut.nn.vae import LabelVAE
+from taut.run import Run, load_about, save_model
+
+PROGRAM, ABOUT = "program.pt2", "program.json"
+
+
+class Shipped(nn.Module):
+    """From pixels, or features, to calibrated probabilities in one module.
+
+    forward: uint8 [N, C, H, W], of which 255 is white, or float features [N, F], to q(c|x), [N, W] of float64.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, model: LabelVAE, frozen: FrozenEncoder | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.encoder = None if frozen is None else frozen.encoder
+        if frozen is not None:
+            self.register_buffer("shift", frozen.shift)
+            self.register_buffer("scale", frozen.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Probabilities [N, W]; each label's block adds up to 1."""
+        if self.encoder is not None:
+            x = self.encoder((x.float() / 255 - self.shift) / self.scale).label.float()
+        return self.model.log_probabilities(self.model.classify(self.model.prepare(x)).double()).exp()
+
+
+def export(run: Run, folder: Path) -> dict[str, Any]:
+    """Write a run's model into a folder, without anything of the images that it was trained on.
+
+    model.safetensors and model.json are what `taut predict`, `taut explain` and `TautClassifier.load` read (with
+    frozen.json and frozen.safetensors where features are a frozen encoder's); program.pt2 is for
+    `torch.export.load(path).module()`, and program.json says what goes in and comes out, and is returned.
+    Raises DataError where the run has no trained model.
+    """
+    model, frozen = run.load_model(), FrozenEncoder.load(run.path)
+    about, plan = load_about(run.path), run.load_plan()
+    plan.model.weights = None  # a file of the machine that it was trained on
+    save_model(model, folder, {"unlabeled": -1, **about, "plan": dataclasses.asdict(plan)})
+    if frozen is not None:
+        frozen.about = dataclasses.replace(frozen.about, given=frozen.about.name)  # not where it once was
+        frozen.save(folder)
+    shipped = Shipped(model, frozen).eval().requires_grad_(False)
+    for tensor in (*shipped.parameters(), *shipped.buffers()):
+        tensor.data = tensor.clone(memory_format=torch.contiguous_format)  # each in memory of its own, and all of it
+    shape = model.architecture.shape if frozen is None else frozen.about.shape
+    example = torch.zeros((2, *shape), dtype=torch.uint8 if len(shape) == 3 else torch.float32)
+    with torch.no_grad():
+        program = torch.export.export(shipped, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    torch.export.save(program, folder / PROGRAM)
+    said = described(model, shape, about.get("pixel_max"))
+    (folder / ABOUT).write_text(json.dumps(said, indent=1) + "\n")
+    return said
+
+
+def described(model: LabelVAE, shape: tuple[int, ...], white: float | None) -> dict[str, Any]:
+    """What the program takes and gives: shapes, the white of the training images, and each column's label and class.
+
+    thresholds: of labels with two classes, above which probability of the last one it is decided for.
+    """
+    kind: dict[str, Any] = {"dtype": "uint8", "white": 255} if len(shape) == 3 else {"dtype": "float32"}
+    if len(shape) == 3 and white not in (None, 255.0):
+        kind["trained_white"] = white  # in the source's own numbers, which are to be scaled to 255
+    columns = [{"label": label.name, "class": value} for label in model.space for value in label.classes]
+    two = [label.name for label in model.space if len(label.classes) == 2]
+    limits = dict(zip([label.name for label in model.space], model.threshold.tolist(), strict=True))
+    return {
+        "input": {"shape": ["N", *shape], **kind},
+        "output": {"shape": ["N", model.space.width], "dtype": "float64", "columns": columns},
+        "thresholds": {name: round(limits[name], 6) for name in two},
+    }

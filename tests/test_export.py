@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torchvision import models
+
+from commands import Capture, refused, taut
+from taut.data import load_dataset
+from taut.estimator import TautClassifier
+from taut.evaluate.predict import predict_probabilities
+from taut.run import Run
+from tiny import FLAGS
+
+MODEL = {"model.safetensors", "model.json", "program.pt2", "program.json"}
+
+
+def program(folder: Path) -> Any:
+    return torch.export.load(str(folder / "program.pt2")).module()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_the_program_says_what_the_model_does(tmp_path: Path, capsys: Capture) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    taut("train", "digits", "--labels-per-class", 5, *FLAGS, "--out", run, "--quiet")
+    model = Run(run).load_model()
+    model.temperature.fill_(1.7)
+    Run(run).save_model(model, {"pixel_max": 16.0})
+    taut("export", run, "--out", out)
+    assert "takes uint8 ['N', 1, 8, 8] and gives probabilities ['N', 10]" in capsys.readouterr().out
+    assert names(out) == MODEL
+    x = load_dataset("digits").x[:9]
+    assert x.dtype == np.uint8
+    shipped = program(out)
+    for count in (1, 9):
+        np.testing.assert_allclose(
+            shipped(torch.from_numpy(x[:count])).detach(), predict_probabilities(model, x[:count]), atol=1e-6
+        )
+    said = json.loads((out / "program.json").read_text())
+    assert said["input"] == {"shape": ["N", 1, 8, 8], "dtype": "uint8", "white": 255, "trained_white": 16.0}
+    assert [column["class"] for column in said["output"]["columns"]] == list(range(10))
+    assert said["thresholds"] == {}
+
+
+def test_what_is_exported_knows_nothing_of_the_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(tmp_path / "images" / f"scan-{i}.png")
+    lines = [f"scan-{i}.png,jones-{i},{i % 2}" for i in range(12)]
+    (tmp_path / "t.csv").write_text("\n".join(["file,who,oedema", *lines]) + "\n")
+    run, out = tmp_path / "run", tmp_path / "out"
+    flags = ("--labels", tmp_path / "t.csv", "--group", "who")
+    taut("train", tmp_path / "images", *flags, *FLAGS, "--out", run, "--quiet")
+    taut("export", run, "--out", out)
+    assert names(out) == MODEL
+    for path in out.iterdir():
+        held = path.read_bytes()
+        assert not any(word in held for word in (b"jones", b"scan-", str(tmp_path).encode())), path.name
+    assert list(json.loads((out / "program.json").read_text())["thresholds"]) == ["oedema"]
+    for folder in (run, out):
+        taut("predict", folder, tmp_path / "images", "--out", folder / "p.csv")
+    assert (run / "p.csv").read_text() == (out / "p.csv").read_text()
+    taut("explain", out, tmp_path / "images" / "scan-0.png", "--label", "oedema", "--out", tmp_path / "e.png")
+    again = TautClassifier.load(out)
+    x = rng.integers(0, 256, (3, 1, 16, 16), dtype=np.uint8)
+    np.testing.assert_allclose(
+        again.predict_proba(x)[:, -1], program(out)(torch.from_numpy(x)).detach()[:, 1], atol=1e-6
+    )
+
+
+def test_a_frozen_encoder_is_in_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAUT_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    save_file(models.resnet18(weights=None).state_dict(), tmp_path / "w.safetensors")
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (30, 1, 32, 32), dtype=np.uint8), np.arange(30) % 2
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    run, out = tmp_path / "run", tmp_path / "out"
+    frozen = ("--frozen", "resnet-18", "--weights", tmp_path / "w.safetensors")
+    taut("train", tmp_path / "d.npz", *frozen, "--train.steps", 3, "--train.folds", 0, "--out", run, "--quiet")
+    taut("export", run, "--out", out)
+    assert names(out) == MODEL | {"frozen.json", "frozen.safetensors"}
+    assert str(tmp_path) not in (out / "frozen.json").read_text()
+    taut("predict", out, tmp_path / "d.npz", "--out", tmp_path / "p.csv")
+    rows = [line.split(",") for line in (tmp_path / "p.csv").read_text().splitlines()]
+    column = next(i for i, name in enumerate(rows[0]) if name.endswith(":calibrated"))
+    want = [float(row[column]) for row in rows[1:]]
+    got = program(out)(torch.from_numpy(x)).detach().numpy()
+    assert got.shape == (30, 2)
+    assert np.allclose(got[:, 1], want, atol=1e-4) or np.allclose(got[:, 0], want, atol=1e-4)
+
+
+def test_an_export_that_cannot_be(tmp_path: Path, capsys: Capture) -> None:
+    assert "holds no trained model" in refused(capsys, "export", tmp_path, "--out", tmp_path / "out")
+    assert "is the run itself" in refused(capsys, "export", tmp_path, "--out", tmp_path)
