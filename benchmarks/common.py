@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from taut.data.dataset import DataError
 from taut.rules import fast_bf16
 
 RESULTS = Path(__file__).parent / "results"
@@ -45,6 +46,14 @@ def commit() -> str | None:
     """The commit that is measured, or None outside of a repository."""
     found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return found.stdout.strip() or None
+
+
+def find_pack(file: str, arrays: str) -> Path:
+    """A file of data that is not part of the project; DataError, naming its arrays, where $TAUT_DATA has none."""
+    path = Path(os.environ.get("TAUT_DATA", "")) / file
+    if not path.is_file():
+        raise DataError(f"put {file} ({arrays}) into a folder that TAUT_DATA names")
+    return path
 
 
 def peak_mib() -> float:

@@ -8,7 +8,6 @@ names of settings to change them: `python -m benchmarks.generative 3 0.6 plain`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection
 from functools import cache, partial
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from benchmarks.common import RESULTS, chosen, record
+from benchmarks.common import RESULTS, chosen, find_pack, record
 from benchmarks.mnist import SETTINGS, changed, figures, hidden_part
 from taut.data.arrays import load_npz
 from taut.evaluate.ood import ood_auroc
@@ -53,9 +52,9 @@ def foreign() -> dict[str, NDArray[np.uint8]]:
     """Images that are no digits, or digits as no one writes them: up to [1000, 1, 28, 28] each."""
     others = halves()[1]
     generator = np.random.default_rng(0)
-    here = Path(os.environ["TAUT_DATA"])
-    colour = torch.from_numpy(load_npz(here / "cifar10_test_jpeg.npz").x[:MOST]).float()
-    rays = np.load(here / "nih_cxr14_all_64.npz")["x"][:MOST, None]
+    photographs = find_pack("cifar10_test_jpeg.npz", "jpeg, offsets, y, class_names")
+    colour = torch.from_numpy(load_npz(photographs).x[:MOST]).float()
+    rays = np.load(find_pack("nih_cxr14_all_64.npz", "x"))["x"][:MOST, None]
     noisy = others.astype(np.float64) + generator.normal(0, 60, others.shape)
     return {
         "cifar10": small(colour.mean(1, keepdim=True)),

@@ -10,7 +10,6 @@ No choice was made on test labels. Give the number of draws, the minutes, and na
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Collection, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -18,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, chosen, record
+from benchmarks.common import RESULTS, chosen, find_pack, record
 from taut.baselines import DEFAULT
 from taut.data import load_dataset
 from taut.data.cells import BLANK, UNCERTAIN, CellPolicy, annotate, settle
-from taut.data.dataset import DataError, Dataset
+from taut.data.dataset import Dataset
 from taut.data.leakage import check_leakage
 from taut.evaluate.metrics import evaluate
 from taut.fit import Fitted, fit
@@ -56,9 +55,7 @@ def parts(pack: str = PACK) -> tuple[Dataset, Dataset]:
 
     Raises DataError where $TAUT_DATA has no such pack.
     """
-    path = Path(os.environ.get("TAUT_DATA", "")) / pack
-    if not path.is_file():
-        raise DataError(f"put {pack} (x, y, label_names, patient_id, split) into a folder that TAUT_DATA names")
+    path = find_pack(pack, "x, y, label_names, patient_id, split")
     data = load_dataset(str(path), group="patient_id")
     training, testing = data.rows(data.split != "test"), data.part("test")
     check_leakage(named_parts(training, testing))

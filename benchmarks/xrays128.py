@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import RESULTS, numbers, peak_mib, record
+from benchmarks.common import RESULTS, find_pack, numbers, peak_mib, record
 from benchmarks.xrays import figures
 from benchmarks.xrays import parts as small_parts
 from taut.data import load_dataset
@@ -41,9 +40,7 @@ def parts() -> tuple[Dataset, Dataset]:
 
     Raises DataError where $TAUT_DATA has no such pack, or where it has images that the other one has not.
     """
-    path = Path(os.environ.get("TAUT_DATA", "")) / PACK
-    if not path.is_file():
-        raise DataError(f"put {PACK} (x, y, label_names, patient_id, image_id) into a folder that TAUT_DATA names")
+    path = find_pack(PACK, "x, y, label_names, patient_id, image_id")
     data = load_dataset(str(path), group="patient_id")
     known = {name: split for part in small_parts() for name, split in zip(part.ids, part.split, strict=True)}
     unknown = [name for name in data.ids if name not in known]

@@ -8,7 +8,6 @@ rows; no choice was made on the test rows.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -25,10 +24,10 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import ClassifierChain
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.common import RESULTS, numbers, record
+from benchmarks.common import RESULTS, find_pack, numbers, record
 from taut.baselines import DEFAULT
 from taut.data import load_dataset
-from taut.data.dataset import DataError, Dataset
+from taut.data.dataset import Dataset
 from taut.data.split import draw_fraction
 from taut.evaluate.metrics import evaluate, label_figures
 from taut.fit import fit
@@ -43,9 +42,7 @@ ITERATIONS = 5000
 @cache
 def parts() -> tuple[Dataset, Dataset]:
     """The training and the test rows, all annotated; DataError where $TAUT_DATA has no such pack."""
-    path = Path(os.environ.get("TAUT_DATA", "")) / PACK
-    if not path.is_file():
-        raise DataError(f"put {PACK} (x_train, y_train, x_test, y_test) into a folder that TAUT_DATA names")
+    path = find_pack(PACK, "x_train, y_train, x_test, y_test")
     data = load_dataset(str(path))
     return dataclasses.replace(data.part("train"), split=None), data.part("test")
 

@@ -22,6 +22,7 @@ from benchmarks import (
     overhead,
     report,
     rivals,
+    run,
     speed,
     stages,
     tightness,
@@ -165,6 +166,18 @@ def test_numbers_of_a_results_file_lie_in_one_line(tmp_path: Path) -> None:
     assert '"auroc": { "a": 0.5, "b": 1e-05 }' in text
     assert "[ 2, -1.0 ]" in text
     assert {**figures, "method": "one", "seed": 0}.items() <= json.loads(text)["draws"][0].items()
+
+
+def test_benchmarks_whose_data_are_not_there_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TAUT_DATA", "nowhere")
+    monkeypatch.setattr(run.report, "main", lambda: print("written"))
+    yeast.parts.cache_clear()
+    run.main([yeast])
+    said = capsys.readouterr()
+    assert said.err.startswith("benchmarks.yeast is left out: put mulan_yeast.npz (x_train, y_train, x_test, y_test)")
+    assert said.out == "written\n"
 
 
 def test_the_summary_by_hand() -> None:

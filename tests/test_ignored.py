@@ -187,7 +187,8 @@ def test_everything_annotated_or_ignored_is_trained_as_complete() -> None:
     fitted = fit(complete, tiny(), quiet=True)
     assert fitted.plan.objective.source == "none"
     assert fitted.plan.train.batch_unlabelled == TINY["train.batch_unlabelled"]
-    assert fit(data, tiny(), quiet=True).plan.objective.source == "teacher"
+    partly = dataclasses.replace(data, annotation=draw_fraction(data, 0.3, 0))
+    assert fit(partly, tiny(), quiet=True).plan.objective.source == "teacher"
 
 
 def test_ignored_cells_are_labels_of_one_space() -> None:

@@ -49,6 +49,16 @@ def test_the_facts_of_a_partly_annotated_table() -> None:
     assert not facts.is_image
 
 
+@pytest.mark.parametrize(("hidden", "source"), [(0.4, "none"), (0.6, "teacher")])
+def test_nothing_is_estimated_where_most_cells_of_images_are_known(hidden: float, source: str) -> None:
+    rng = np.random.default_rng(0)
+    y = np.where(rng.random((200, 2)) < hidden, np.nan, rng.integers(0, 2, (200, 2)))
+    objective = planned(images(y, LabelSpace.multilabel(2))).objective
+    assert objective.source == source
+    assert (objective.mutual_information > 0) == (source == "teacher")
+    assert planned(vectors(y, LabelSpace.multilabel(2))).objective.source == "teacher"
+
+
 def test_hidden_targets_are_no_facts() -> None:
     data = vectors(cells(), SEVERAL)
     filled = dataclasses.replace(

@@ -19,6 +19,7 @@ FEW_ANNOTATED = 1000
 HELD = 0.1  # share of the annotated inputs that calibrates
 FOLDS = 3  # on parts of yeast's training rows, 3, 5 and 10 calibrated alike
 SMALL = 5000
+MOSTLY = 0.5  # share of the cells of several labels that are known
 
 
 def make_plan(facts: Facts, seed: int = 0, encoder: str | None = None, weights: str | None = None) -> Plan:
@@ -121,6 +122,16 @@ def _plan_augmentation(plan: Plan, facts: Facts) -> None:
         augment.brightness, augment.contrast = 0.15, 0.3
 
 
+def mostly_known(facts: Facts) -> bool:
+    """Whether images with several labels have most of their cells annotated.
+
+    Estimates of the others then say less than the annotations do: of chest X-rays with nearly nine cells in ten they
+    cost AUROC, NLL and time.
+    """
+    known = sum(facts.annotated_cells)
+    return facts.is_image and facts.labels > 1 and known >= MOSTLY * facts.images * facts.labels
+
+
 def has_tones(facts: Facts) -> bool:
     """Whether grey images are scans or photographs rather than strokes on an even ground.
 
@@ -149,7 +160,7 @@ def _plan_objective(plan: Plan, facts: Facts) -> None:
         objective.sharpen, objective.marginal = 1.0, 1.0
     elif facts.is_image:
         objective.mix, objective.sharpen = 0.75, 0.7
-    if facts.images == facts.fully_annotated_images:
+    if facts.images == facts.fully_annotated_images or mostly_known(facts):
         objective.source, objective.mutual_information = "none", 0.0
     if facts.is_image:
         pixels = float(np.prod(facts.shape)) / plan.model.reduce**2
