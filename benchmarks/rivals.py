@@ -20,8 +20,11 @@ from taut.fit import fit
 
 # Self-training from the first step on needs a network that has learnt something by then; and without augmentation many
 # a method is past its best when the time is over, so that it may use a part of it.
-RISES = (("warm-up 0.3", {"train.warmup": 0.3}, 1.0), ("warm-up 0.02", {"train.warmup": 0.02}, 1.0))
-TRIES = (*RISES, ("warm-up 0.02, a fifth of the time", {"train.warmup": 0.02}, 0.2))
+TRIES = (
+    ("warm-up 0.3", {"train.warmup": 0.3}, 1.0),
+    ("warm-up 0.02", {"train.warmup": 0.02}, 1.0),
+    ("warm-up 0.02, a fifth of the time", {"train.warmup": 0.02}, 0.2),
+)
 # The papers' weight of the cross-entropy, and one at the scale of a bound of pixels.
 ALPHAS = {"m2": (0.1, 100.0), "m1m2": (0.1, 100.0), "siddharth": (0.1, 50.0)}
 WITHOUT_LABELS = ("joint-vae", "vae")

@@ -78,10 +78,9 @@ def described(model: LabelVAE, shape: tuple[int, ...], white: float | None) -> d
     if len(shape) == 3 and white not in (None, 255.0):
         kind["trained_white"] = white  # in the source's own numbers, which are to be scaled to 255
     columns = [{"label": label.name, "class": value} for label in model.space for value in label.classes]
-    two = [label.name for label in model.space if len(label.classes) == 2]
-    limits = dict(zip([label.name for label in model.space], model.threshold.tolist(), strict=True))
+    limits = zip(model.space, model.threshold.tolist(), strict=True)
     return {
         "input": {"shape": ["N", *shape], **kind},
         "output": {"shape": ["N", model.space.width], "dtype": "float64", "columns": columns},
-        "thresholds": {name: round(limits[name], 6) for name in two},
+        "thresholds": {label.name: round(limit, 6) for label, limit in limits if len(label.classes) == 2},
     }
