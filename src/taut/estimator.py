@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 from taut import latent
 from taut.baselines import DEFAULT, find_objective
 from taut.data.dataset import DataError, Dataset, as_images, pixel_max
-from taut.evaluate.predict import batches, predict_posterior, predict_probabilities
+from taut.evaluate.predict import batches, predict_probabilities
 from taut.fit import fit
 from taut.labels import LabelError, LabelSpace, Scalar
 from taut.nn.vae import LabelVAE
@@ -230,10 +230,12 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             why = "" if chosen.reconstruction else " with objective.reconstruction 0"
             raise DataError(f"the objective {chosen.name!r}{why} never trained z and the decoder: they give noise")
 
+    @torch.no_grad()
     def transform(self, X: ArrayLike) -> NDArray[np.float32]:
         """The means of q(z|x): [N, z_dim]; DataError where the objective trains no decoder, and with it no z."""
         self._check_decoder()
-        return np.asarray(predict_posterior(self.model_, self._inputs(X)).mean.numpy())
+        means = [self.model_.encode(x).mean for x in batches(self.model_, self._inputs(X))]
+        return np.asarray(torch.cat(means).cpu().numpy())
 
     @torch.no_grad()
     def sample(self, labels: ArrayLike, random_state: int | np.random.RandomState | None = None) -> NDArray[np.float32]:

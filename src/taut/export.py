@@ -38,7 +38,7 @@ class Shipped(nn.Module):
         """Probabilities [N, W]; each label's block adds up to 1."""
         if self.encoder is not None:
             x = self.encoder((x.float() / 255 - self.shift) / self.scale).label.float()
-        return self.model.log_probabilities(self.model.classify(self.model.prepare(x)).double()).exp()
+        return self.model.log_probabilities(self.model.predict(self.model.prepare(x)).logits.double()).exp()
 
 
 def export(run: Run, folder: Path) -> dict[str, Any]:

@@ -340,7 +340,11 @@ def _trained(
 ) -> TrainResult:
     model = build_model(dataset, plan, facts)
     objective = build_objective(model, plan, facts)
-    return train(model, objective, build_stream(dataset, plan, objective), plan, run, again, quiet, name, held)
+    result = train(model, objective, build_stream(dataset, plan, objective), plan, run, again, quiet, name, held)
+    maps = plan.augment.fixed_maps(facts.shape)
+    # Not before: what a training looks at on the way should cost one pass.
+    result.model.views = None if maps is None else maps.to(result.model.log_prior.device)
+    return result
 
 
 def _cross_calibrate(model: LabelVAE, training: Dataset, plan: Plan, run: Run | None, again: bool, quiet: bool) -> str:

@@ -22,6 +22,7 @@ RANGES = {
     **dict.fromkeys(("train.batch_labelled", "train.batch_unlabelled", "train.learning_rate"), (0, math.inf)),
     **dict.fromkeys(("objective.mix", "model.stack", "train.looks"), (0, math.inf)),
     **dict.fromkeys(("train.valid_fraction", "train.warmup", "train.ema", "objective.momentum"), (0, 1)),
+    "augment.views": (0, math.inf),
     "train.folds": (0, MOST_FOLDS),
     **dict.fromkeys(("objective.onset", "objective.full", "objective.ramp"), (0, 1)),
 }

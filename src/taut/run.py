@@ -207,7 +207,7 @@ def _load_weights(model: LabelVAE, state: dict[str, Tensor]) -> None:
     reference = {name.removeprefix("ood."): value for name, value in state.items() if name.startswith("ood.")}
     if reference:
         model.ood = OODReference(**{name: torch.empty_like(value) for name, value in reference.items()})
-    model.isotonic = state.get("isotonic")
+    model.isotonic, model.views = state.get("isotonic"), state.get("views")
     state.setdefault("threshold", model.threshold)  # a run from before there were any
     model.load_state_dict(state)
 

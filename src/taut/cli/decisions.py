@@ -23,7 +23,10 @@ PLANNED = {
         *("steps", "batch_labelled", "batch_unlabelled", "learning_rate", "weight_decay"),
         *("precision", "valid_fraction", "folds"),
     ),
-    "augment": ("rotation", "scale", "shift", "shear", "brightness", "contrast", "erase", "strong", "noise", "drop"),
+    "augment": (
+        *("rotation", "scale", "shift", "shear", "brightness", "contrast"),
+        *("erase", "strong", "noise", "drop", "views"),
+    ),
 }
 
 

@@ -18,6 +18,7 @@ from taut.data.cells import certain, unscored
 from taut.data.dataset import SPLITS
 from taut.data.leakage import seen_before
 from taut.evaluate.metrics import evaluate as figures_of
+from taut.evaluate.predict import predict_logits
 from taut.evaluate.predictions import prediction_table
 from taut.export import export as export_run
 from taut.features import FrozenEncoder
@@ -93,13 +94,14 @@ def evaluate(
     for note in [*(f"{source.data}: {note}" for note in dataset.notes), *unscored(dataset)]:
         print(f"taut: {note}", file=sys.stderr)
     dataset = certain(dataset)
-    figures = figures_of(_on_device(model), dataset, calibrated, resamples)
+    logits = predict_logits(_on_device(model), dataset.x)
+    figures = figures_of(model, dataset, calibrated, resamples, logits)
     figures = {"data": dataset.name, "split": chosen or "all", **figures}
     place = out or folder.path
     place.mkdir(parents=True, exist_ok=True)
     (place / "evaluation.json").write_text(dumps(figures, indent=1))
     evaluation_table(figures).to_csv(place / "evaluation.csv")
-    reliability_diagram(model, dataset, place / "reliability.png")
+    reliability_diagram(model, dataset, place / "reliability.png", logits)
     written = f"evaluation.json, evaluation.csv and reliability.png are in {place}"
     print(dumps(figures) if json else f"{evaluation_text(figures)}\n\n{written}")
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
+from torch import Tensor
 
 from taut.data.dataset import DataError, Dataset
 from taut.evaluate.bootstrap import bootstrap_intervals
@@ -21,20 +22,23 @@ RANKED, DECIDED = ("auroc", "ap"), ("f1", "sensitivity", "specificity")
 Row = dict[str, float | int | None]
 
 
-def evaluate(model: LabelVAE, dataset: Dataset, calibrated: bool = True, resamples: int = 0) -> dict[str, Any]:
+def evaluate(
+    model: LabelVAE, dataset: Dataset, calibrated: bool = True, resamples: int = 0, logits: Tensor | None = None
+) -> dict[str, Any]:
     """Figures of a model on annotated data.
 
     error: percent.  nll: nats.  ece: a fraction.  Each is the mean over the labels of their means over the annotated
     images.  elbo: eq. 11, mean nats an image.  images: their number.  The others, and per_label: see `label_figures`;
     decisions are always those of calibrated probabilities at the model's thresholds.
     resamples: draws of the 95 % intervals, see `bootstrap_intervals`; 0 for none.
+    logits: [N, W], what `predict_logits` found for the images, which need not be found again.
     Raises DataError where nothing is annotated, or the labels differ from the model's.
     """
     if dataset.space != model.space:
         raise DataError(f"{dataset.name}: its labels {_short(dataset.space)} are not the model's {_short(model.space)}")
     if not dataset.annotation.observed.any():
         raise DataError(f"{dataset.name}: nothing is annotated, so nothing can be evaluated")
-    logits = predict_logits(model, dataset.x).double()
+    logits = (predict_logits(model, dataset.x) if logits is None else logits).double()
     log_q = model.log_probabilities(logits, calibrated)
     decided = model.space.decide(
         model.log_probabilities(logits).exp().numpy(), model.threshold.cpu().numpy().astype(float)

@@ -26,9 +26,9 @@ def batches(model: LabelVAE, x: NDArray[Any], size: int | None = None) -> Iterat
 
 @torch.no_grad()
 def predict_posterior(model: LabelVAE, x: NDArray[Any]) -> Posterior:
-    """q(z|x) and q(c|x) of raw inputs [N, ...], on the CPU."""
+    """q(z|x) and q(c|x) of raw inputs [N, ...] as `LabelVAE.predict` has them, on the CPU."""
     model.eval()
-    parts = [model.encode(batch) for batch in batches(model, x)]
+    parts = [model.predict(batch) for batch in batches(model, x)]
     return Posterior(
         torch.cat([p.mean for p in parts]).cpu(),
         torch.cat([p.log_var for p in parts]).cpu(),

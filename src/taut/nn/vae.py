@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from taut.labels import LabelSpace
 from taut.nn.decoders import make_decoder, reduce_image, reduced_shape
 from taut.nn.encoders import Features, make_encoder
 from taut.nn.stacked import HIDDEN, StackedDecoder, StackedEncoder, gaussian_parameters, z_head
+from taut.nn.warp import warp
 
 Likelihood = Literal["bernoulli", "gaussian"]
 
@@ -78,13 +80,15 @@ class Architecture:
 class LabelVAE(nn.Module):
     """A variational autoencoder with k discrete label variables beside a continuous latent (Feng 2019, eq. 7-9).
 
-    The prior over labels, the standardisation of the inputs, the temperatures and isotonic maps of calibration and the
-    thresholds of decisions are buffers, so that they ship with the weights.
+    The prior over labels, the standardisation of the inputs, the views that predictions are averaged over, the
+    temperatures and isotonic maps of calibration and the thresholds of decisions are buffers, so that they ship with
+    the weights.
     """
 
     log_prior: Tensor
     shift: Tensor
     scale: Tensor
+    views: Tensor | None
     temperature: Tensor
     isotonic: Tensor | None
     threshold: Tensor
@@ -113,6 +117,7 @@ class LabelVAE(nn.Module):
         self.register_buffer("shift", torch.zeros(per_input))
         self.register_buffer("scale", torch.ones(per_input))
         self.register_buffer("log_prior", latent.log_softmax(torch.zeros(space.width), space.sizes))
+        self.register_buffer("views", None)  # [K, 2, 3] affine maps, of images once the training has ended
         self.register_buffer("temperature", torch.ones(len(space)))
         self.register_buffer("isotonic", None)  # [W, 2, K] knots, where this calibration is chosen
         # Of the probability of a two-class label's last class, above which it is decided for.
@@ -152,6 +157,18 @@ class LabelVAE(nn.Module):
     def classify(self, x: Tensor) -> Tensor:
         """The logits of q(c|x) alone, [N, W], of prepared inputs."""
         return self.encode(x).logits
+
+    def predict(self, x: Tensor) -> Posterior:
+        """q(z|x) of prepared inputs [N, ...], and as logits the log of the mean of q(c|x) over them and their `views`.
+
+        Errors of a network that are due to where exactly an image lies differ between views, and average out.
+        """
+        posterior = self.encode(x)
+        if self.views is not None:
+            seen = [posterior.logits, *(self.classify(warp(x, view[None])) for view in self.views)]
+            log_q = torch.stack([latent.log_softmax(logits, self.sizes) for logits in seen])
+            posterior.logits = log_q.logsumexp(0) - math.log(len(seen))
+        return posterior
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         """Likelihood parameters of p(x|z,c): logits (Bernoulli) or means (Gaussian), [N, *out_shape]."""

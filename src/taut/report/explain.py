@@ -91,7 +91,7 @@ def explain(
     j, c = find_label(model.space, text)
     label, block = model.space.labels[j], model.space.blocks[j]
     prepared = model.prepare(torch.from_numpy(np.ascontiguousarray(x)).to(model.log_prior.device))
-    posterior = model.eval().encode(prepared)
+    posterior = model.eval().predict(prepared)
     logits = posterior.logits.cpu().double()  # an Apple GPU has no float64
     plain, calibrated = (model.log_probabilities(logits, with_it)[0, block].exp() for with_it in (False, True))
     ranking = plain.argsort(descending=True).tolist()

@@ -74,13 +74,14 @@ def every_label(model: LabelVAE, dataset: Dataset, path: Path, count: int = 6) -
     _grid([torch.cat([small[i : i + 1], decoded[i]]) for i in range(len(x))], [""] * len(x), ["image", *names], path)
 
 
-def reliability_diagram(model: LabelVAE, dataset: Dataset, path: Path) -> None:
+def reliability_diagram(model: LabelVAE, dataset: Dataset, path: Path, logits: Tensor | None = None) -> None:
     """A panel for each annotated label: observed frequency against the probability that was said, and its ECE.
 
     Of two classes it is the probability of the last one, of more that of the most probable one. Blue is calibrated, the
     size of a point the number of images; grey is before calibration. At most 48 labels are shown.
+    logits: [N, W], what `predict_logits` found for the images, which need not be found again.
     """
-    logits = predict_logits(model, dataset.x).double()
+    logits = (predict_logits(model, dataset.x) if logits is None else logits).double()
     calibrated, plain = (model.log_probabilities(logits, with_it).exp().numpy() for with_it in (True, False))
     seen = dataset.annotation.observed
     labels = [j for j in range(len(dataset.space)) if seen[:, j].any()]
