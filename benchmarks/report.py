@@ -28,7 +28,7 @@ SHOWN = (
     "surrogate", "gap", "ood_cifar10", "ood_chest", "ood_turned", "ood_noisy",
     "elbo_11", "iw_11", "gap_11", "elbo_12", "iw_12", "gap_12", "bits_per_dim", "doublings a label",
     "last over first", "ratio", "loop_ms", "bare_ms", "parameters", "steps", "kept",
-    "step_ms", "seconds", "peak MiB", "before MiB", "planned MiB",
+    "step_ms", "ms an image", "seconds", "peak MiB", "before MiB", "planned MiB",
 )  # fmt: skip
 PERCENT = ("error", "worst error")
 PAIRED = ("error", "ap_macro", "auroc_macro", "nll", "ece")

@@ -19,6 +19,7 @@ from benchmarks import (
     speed,
     stages,
     tightness,
+    views,
     xrays,
     xrays128,
     yeast,
@@ -27,7 +28,7 @@ from taut.data.dataset import DataError
 
 MEASURED = (
     *(embedded, mnist, speed, generative, overhead, cross_entropy, label_cost, stages, tightness, rivals),
-    *(yeast, grid, xrays, xrays128),
+    *(yeast, grid, xrays, xrays128, views),
 )
 
 

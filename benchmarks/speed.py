@@ -51,10 +51,12 @@ def one(minutes: float, seed: int) -> dict[str, Any]:
         run = Snapshots(folder)
         fitted = fit(training, change, minutes, seed, run=run, quiet=True)
         model = build_model(training, fitted.plan, fitted.facts).eval()
+        model.views = fitted.model.views
         curve = []
         for seconds, path in run.kept():
             weights = {name: value for name, value in load_file(path).items() if name.startswith("average.")}
-            model.load_state_dict({name.removeprefix("average."): value for name, value in weights.items()})
+            found = {name.removeprefix("average."): value for name, value in weights.items()}
+            model.load_state_dict({**model.state_dict(), **found})
             curve.append((round(seconds, 2), test_error(model)))
     curve.append((round(fitted.result.seconds, 2), test_error(fitted.model)))
     return {"seconds_to_3.12": until(curve), "error": curve[-1][1], "seconds": curve[-1][0], "curve": curve}

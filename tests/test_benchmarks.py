@@ -27,6 +27,7 @@ from benchmarks import (
     speed,
     stages,
     tightness,
+    views,
     xrays,
     xrays128,
     yeast,
@@ -503,6 +504,24 @@ def test_the_x_ray_benchmark_in_miniature(tmp_path: Path) -> None:
             assert draw["steps"] == 7
             assert 1 <= draw["kept"] <= 7
     assert "| masked_cross_entropy | 1 |" in report.page(tmp_path)
+
+
+@NEEDS_MNIST
+@NEEDS_XRAYS
+@pytest.mark.usefixtures("few_images", "few_x_rays")
+def test_the_views_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "fit", tiny_fit)
+    training, hidden = views.hidden_patients(0)
+    assert training.groups is not None
+    assert hidden.groups is not None
+    assert not np.isin(hidden.groups, training.groups).any()
+    assert hidden.annotation.observed.all()
+    assert 0.1 < len(hidden) / (len(hidden) + len(training.part("train"))) < 0.4
+    views.main(seeds=1, minutes=0.01, folder=tmp_path)
+    digits, scans = (json.loads((tmp_path / f"views-{name}.json").read_text())["draws"] for name in ("mnist", "xrays"))
+    assert [d["method"] for d in digits] == [f"taut, {count} views" for count in views.COUNTS]
+    assert len({d["nll"] for d in digits}) == len({d["nll"] for d in scans}) / 2 == 4
+    assert all(0 < d["auroc_macro"] < 1 for d in scans)
 
 
 NEEDS_128 = pytest.mark.skipif(
