@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -168,11 +169,10 @@ def test_what_fits_into_memory_is_decoded_once_too(tmp_path, small_limit, monkey
 
 def test_a_set_of_32_mib_is_not_kept_and_a_larger_one_is(tmp_path, monkeypatch):
     monkeypatch.setenv("TAUT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "_fill", lambda *_: {})
-    monkeypatch.setattr(cache, "_key", lambda *_: "key")
+    monkeypatch.setattr(cache, "_fill", lambda *_, **__: {})
     for count, kept in ((8192, False), (8193, True)):
         cache.decode_once(tmp_path, ["1.png"] * count, (1, 64, 64))
-        assert (tmp_path / "cache" / "key.npy").exists() == kept
+        assert any((tmp_path / "cache").glob("*.npy")) == kept
 
 
 def test_what_fits_into_memory_needs_no_cache_folder(tmp_path, small_limit, monkeypatch):
@@ -268,10 +268,57 @@ def test_a_changed_file_is_decoded_again(tmp_path, small_limit):
     assert (after == 7).all()
 
 
+def decoded_by(monkeypatch, read):
+    """The names of the files that `read` decodes, and what it returns."""
+    names, decode = [], cache.decode_image
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "decode_image", lambda path, shape: (names.append(path.name), decode(path, shape))[1])
+        found = read()
+    return sorted(names), found
+
+
+def test_only_what_is_new_is_decoded(tmp_path, small_limit, monkeypatch):
+    folder = images(tmp_path, "cat/1.png", "cat/2.png", "dog/3.png")
+    first = np.array(load_folder(folder, image_size=8).x)
+    (folder / "cat" / "0.jpg").write_bytes(b"no image")
+    paint(folder / "cat" / "1b.png", 9)
+    paint(folder / "dog" / "3.png", 7)
+    names, data = decoded_by(monkeypatch, lambda: load_folder(folder, image_size=8))
+    assert names == ["1b.png", "3.png"]
+    assert data.ids == ["cat/1.png", "cat/1b.png", "cat/2.png", "dog/3.png"]
+    np.testing.assert_array_equal(data.x[[0, 2]], first[:2])
+    assert (data.x[1] == 9).all()
+    assert (data.x[3] == 7).all()
+    # The first array has the former dog, and serves no more.
+    assert len(list(small_limit.glob("*.npy"))) == len(list(small_limit.glob("*.json"))) == 1
+
+
+def test_lists_of_one_folder_share_what_is_decoded_and_both_stay(tmp_path, small_limit, monkeypatch):
+    folder = images(tmp_path, "1.png", "2.png", "3.png", "4.png")
+    shape = (1, 8, 8)
+    (folder / "broken.png").write_bytes(b"no image")
+    read = lambda *files: decoded_by(monkeypatch, lambda: cache.decode_once(folder, files, shape))  # noqa: E731
+    names, (some, failures) = read("broken.png", "3.png", "1.png")
+    assert names == ["1.png", "3.png", "broken.png"]
+    assert list(failures) == [0]
+    names, (others, failures) = read("1.png", "2.png", "broken.png", "3.png")
+    assert names == ["2.png", "broken.png"]  # what could not be read may be readable by now
+    assert list(failures) == [2]
+    np.testing.assert_array_equal(others[[2, 0]], some)
+    assert len(list(small_limit.glob("*.npy"))) == 2
+    assert read("broken.png", "3.png", "1.png")[0] == []
+    # Nor do another shape or another folder of the same names take anything over.
+    assert decoded_by(monkeypatch, lambda: cache.decode_once(folder, ["1.png"], (3, 8, 8)))[0] == ["1.png"]
+    other = images(tmp_path / "other", "1.png", "2.png")
+    for name in ("1.png", "2.png"):
+        os.utime(other / name, ns=(0, (folder / name).stat().st_mtime_ns))
+    assert decoded_by(monkeypatch, lambda: cache.decode_once(other, ["1.png"], shape))[0] == ["1.png"]
+
+
 def test_an_interrupted_run_leaves_nothing_that_looks_complete(tmp_path, small_limit, monkeypatch):
     folder = images(tmp_path, "cat/1.png", "dog/2.png")
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "_fill", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(cache, "_fill", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             load_folder(folder)
     assert list(small_limit.iterdir()) == []

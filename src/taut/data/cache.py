@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +17,7 @@ from tqdm import tqdm
 
 from taut.data.dataset import DataError
 from taut.data.dicom import Header, is_dicom, read_dicom, read_dicom_header
+from taut.data.kept import Kept, Known, stamp_of
 
 Shape = tuple[int, int, int]
 Result = TypeVar("Result")
@@ -28,7 +27,7 @@ BLOCK = 512  # files in flight at once, so that decoded images do not pile up be
 CACHE_BYTES = 2**25  # arrays above this size are kept in the cache
 MAP_BYTES = 2**30  # of these, arrays above this size are memory maps and not read into memory
 TAIL_BYTES = 4096
-VERSION = 2  # part of the cache key: raise it when decoding changes
+NOTHING: Known = {}
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 
 
@@ -119,16 +118,17 @@ def decode_once(folder: Path, files: Sequence[str], shape: Shape) -> tuple[NDArr
     """The images that can be read, uint8 [N, C, H, W] in order, and the reasons by position of the others.
 
     Above CACHE_BYTES the array is kept in the cache folder, and used again as long as no file has another size or
-    modification time; above MAP_BYTES it is a memory map. Raises DataError where that finds no room on the disk.
+    modification time; above MAP_BYTES it is a memory map. Of another list of the folder's files only those are decoded
+    that are in no array yet. Raises DataError where the disk has no room.
     """
     paths = [folder / file for file in files]
     size = len(files) * int(np.prod(shape))
     if size <= CACHE_BYTES:
         return _in_memory(paths, shape)
     root = cache_root()
-    key = _key(files, paths, shape)
-    array_path, report_path = root / f"{key}.npy", root / f"{key}.json"
-    if not (array_path.exists() and report_path.exists()):
+    stamps = [stamp_of(folder, file) or (file, 0, 0) for file in files]
+    kept = Kept.of(root, folder, stamps, shape)
+    if not kept.is_there():
         # Writing to a map on a full disk kills the process without a message.
         if _room(root) < size:
             if size <= MAP_BYTES:
@@ -137,10 +137,11 @@ def decode_once(folder: Path, files: Sequence[str], shape: Shape) -> tuple[NDArr
                 f"{folder}: the decoded images take {size / 2**30:.1f} GiB, more than is free in {root}: "
                 "set TAUT_CACHE to a folder with more room, or choose a smaller --image-size"
             )
-        _write(array_path, report_path, paths, shape)
-    failures = {int(i): reason for i, reason in json.loads(report_path.read_text(encoding="utf-8")).items()}
-    out = np.load(array_path, mmap_mode="r" if size > MAP_BYTES else None)
-    return out[: len(files) - len(failures)], failures
+        known = kept.known(stamps)
+        kept.write(shape, stamps, lambda out: _fill(out, paths, shape, known=known))
+        kept.remove_outdated()
+    failures = kept.failures()
+    return kept.images(mapped=size > MAP_BYTES)[: len(files) - len(failures)], failures
 
 
 def _in_memory(paths: Sequence[Path], shape: Shape) -> tuple[NDArray[np.uint8], dict[int, str]]:
@@ -190,39 +191,25 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _key(files: Sequence[str], paths: Sequence[Path], shape: Shape) -> str:
-    digest = hashlib.sha256(repr((VERSION, shape)).encode())
-    for file, path in zip(files, paths, strict=True):
-        stat = path.stat()
-        digest.update(repr((file, stat.st_size, stat.st_mtime_ns)).encode())
-    return digest.hexdigest()
+def _fill(
+    out: NDArray[np.uint8], paths: Sequence[Path], shape: Shape, stop: bool = True, known: Known = NOTHING
+) -> dict[int, str]:
+    """Decode files into the first rows of out without gaps; the reasons by position of those that failed.
 
-
-def _write(array_path: Path, report_path: Path, paths: Sequence[Path], shape: Shape) -> None:
-    """Decode under a temporary name; the report goes last, so that both are there only when complete."""
-    temporary = array_path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-    try:
-        out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(paths), *shape))
-        failures = _fill(out, paths, shape)
-        out.flush()
-        del out
-        os.replace(temporary, array_path)
-        temporary.write_text(json.dumps(failures), encoding="utf-8")
-        os.replace(temporary, report_path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _fill(out: NDArray[np.uint8], paths: Sequence[Path], shape: Shape, stop: bool = True) -> dict[int, str]:
-    """Decode files into the first rows of out without gaps; the reasons by position of those that failed."""
+    known: what is decoded already.
+    """
     failures: dict[int, str] = {}
     row = 0
-    for i, result in enumerate(_each(lambda path: decode_image(path, shape), paths, "decoding images", stop)):
+    others = [path for i, path in enumerate(paths) if i not in known]
+    decoded = _each(lambda path: decode_image(path, shape), others, "decoding images", stop)
+    for i in range(len(paths)):
+        result = known[i][0][known[i][1]] if i in known else next(decoded)
         if isinstance(result, str):
             failures[i] = result
         else:
             out[row] = result
             row += 1
+    next(decoded, None)  # which ends its threads
     return failures
 
 

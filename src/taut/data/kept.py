@@ -1,0 +1,111 @@
+"""Decoded images of a folder that are kept on the disk, and what a later list of its files can take over from them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+VERSION = 3  # part of the names: raise it when decoding changes
+
+Stamp = tuple[str, int, int]
+"""The name of a file in its folder, its size and its modification time: what tells whether it has changed."""
+Known = dict[int, tuple[NDArray[np.uint8], int]]
+"""Of some positions in a list of files the array and the row that hold the decoded image."""
+
+
+class Kept:
+    """NAME.npy, the images of some files that can be read, uint8 [N, C, H, W], and NAME.json, which files those are.
+
+    The names of all that is kept of a folder at one shape begin alike.
+    """
+
+    def __init__(self, array: Path, folder: Path) -> None:
+        self.array, self.report, self.folder = array, array.with_suffix(".json"), folder
+
+    @classmethod
+    def of(cls, root: Path, folder: Path, stamps: Sequence[Stamp], shape: tuple[int, ...]) -> Kept:
+        """What is, or will be, kept of these files of a folder in the cache folder `root`."""
+        place = _digest(VERSION, str(folder.resolve()), shape)[:16]
+        return cls(root / f"images-{place}-{_digest(list(stamps))[:32]}.npy", folder)
+
+    def is_there(self) -> bool:
+        """Whether both files are there, which they only are when complete."""
+        return self.array.exists() and self.report.exists()
+
+    def failures(self) -> dict[int, str]:
+        """The reasons by position of the files that could not be read."""
+        return {int(i): reason for i, reason in self._report()["failures"].items()}
+
+    def images(self, mapped: bool) -> NDArray[np.uint8]:
+        """The array, as a memory map or in memory; the rows of files that could not be read are at its end."""
+        images: NDArray[np.uint8] = np.load(self.array, mmap_mode="r" if mapped else None)
+        return images
+
+    def known(self, stamps: Sequence[Stamp]) -> Known:
+        """Which of some files of the folder are decoded in an array of another list, and where."""
+        found: Known = {}
+        for other in self._others():
+            rows: dict[Stamp, int] = {}
+            failures = other.failures()
+            for i, stamp in enumerate(other._stamps()):
+                if i not in failures:
+                    rows[stamp] = len(rows)
+            images = other.images(mapped=True)
+            found |= {i: (images, rows[stamp]) for i, stamp in enumerate(stamps) if stamp in rows}
+        return found
+
+    def write(self, shape: tuple[int, ...], stamps: Sequence[Stamp], fill: Callable[[Any], dict[int, str]]) -> None:
+        """Make both files, under temporary names first; `fill` writes the images and says what could not be read."""
+        temporary = self.array.with_suffix(f".{uuid.uuid4().hex}.tmp")
+        try:
+            out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(stamps), *shape))
+            failures = fill(out)
+            out.flush()
+            del out
+            os.replace(temporary, self.array)
+            report = json.dumps({"failures": failures, "files": list(stamps)})
+            temporary.write_text(report, encoding="utf-8")
+            os.replace(temporary, self.report)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def remove_outdated(self) -> None:
+        """Delete what else is kept of the folder and can serve no more, since a file of it has changed or is gone."""
+        for other in self._others():
+            if any(stamp_of(self.folder, stamp[0]) != stamp for stamp in other._stamps()):
+                for path in (other.report, other.array):
+                    with contextlib.suppress(OSError):  # Windows does not delete what is mapped
+                        path.unlink()
+
+    def _others(self) -> list[Kept]:
+        place = self.array.name.rsplit("-", 1)[0]
+        found = (Kept(path, self.folder) for path in sorted(self.array.parent.glob(f"{place}-*.npy")))
+        return [other for other in found if other.array != self.array and other.is_there()]
+
+    def _report(self) -> dict[str, Any]:
+        return dict(json.loads(self.report.read_text(encoding="utf-8")))
+
+    def _stamps(self) -> list[Stamp]:
+        return [(name, size, changed) for name, size, changed in self._report()["files"]]
+
+
+def stamp_of(folder: Path, file: str) -> Stamp | None:
+    """The stamp of a file in a folder, None where it is gone."""
+    try:
+        status = (folder / file).stat()
+    except OSError:
+        return None
+    return file, status.st_size, status.st_mtime_ns
+
+
+def _digest(*values: object) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()
