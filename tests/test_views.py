@@ -133,8 +133,10 @@ def test_trainings_on_folds_predict_with_them_too() -> None:
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_the_plan_has_eight_for_images_and_none_for_vectors() -> None:
-    assert make_plan(fingerprint(images(some_known()))).augment.views == 8
+def test_the_plan_has_eight_for_the_small_network_and_none_for_deep_ones_and_vectors() -> None:
+    facts = fingerprint(images(some_known()))
+    assert make_plan(facts).augment.views == 8
+    assert make_plan(facts, encoder="densenet-121").augment.views == 0
     assert make_plan(fingerprint(vectors(some_known()))).augment.views == 0
     with pytest.raises(ValueError, match=r"augment\.views -1 is not between 0 and inf"):
         override(Plan(), {"augment.views": -1}, "test")

@@ -106,7 +106,10 @@ def _plan_augmentation(plan: Plan, facts: Facts) -> None:
         # As strong as this on six data sets of vectors, half of them with several labels: less taught less.
         augment.noise, augment.drop = 0.5, 0.3
         return
-    augment.strong, augment.scale, augment.views = 1.0, 0.1, VIEWS
+    augment.strong, augment.scale = 1.0, 0.1
+    if plan.model.encoder == "conv":
+        # A deep encoder reads 200,000 images for hours already: nine passes are for its owner to ask for.
+        augment.views = VIEWS
     if facts.labels == 1:
         # Strong views of one object are mixed with one another instead of being distorted more.
         augment.erase, augment.shift = 1, 0.05
