@@ -21,7 +21,8 @@ from taut.baselines import DEFAULT
 from taut.data import load_dataset
 from taut.data.dataset import Dataset
 from taut.data.split import draw_per_class
-from taut.evaluate.metrics import evaluate
+from taut.evaluate.metrics import evaluate, label_figures
+from taut.evaluate.predict import predict_probabilities
 from taut.fit import Fitted, fit
 from taut.plan import Plan, override
 
@@ -85,9 +86,17 @@ def fitted(
 
 
 def figures(result: Fitted, testing: Dataset | None = None) -> dict[str, Any]:
-    """Figures on the test images, or on others, with parameters, steps, seconds and precision."""
-    found = evaluate(result.model, parts()[1] if testing is None else testing)
+    """Figures on the test images, or on others, with parameters, steps, seconds and precision.
+
+    error_one_pass: of the same model without views, as predictions of other code are.
+    """
+    testing = parts()[1] if testing is None else testing
+    found = evaluate(result.model, testing)
     del found["per_label"]
+    views, result.model.views = result.model.views, None
+    if views is not None:
+        found["error_one_pass"] = label_figures(predict_probabilities(result.model, testing.x), testing)["error"]
+        result.model.views = views
     parameters = sum(p.numel() for p in result.model.parameters())
     took: dict[str, Any] = {"steps": result.result.steps, "seconds": round(result.result.seconds, 1)}
     # Which of them is fast depends on the machine, and with it the number of steps.

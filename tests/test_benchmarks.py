@@ -238,6 +238,7 @@ def test_the_mnist_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.Mo
     for name in ("100-augmented-0.01-minutes", "100-plain-0.01-minutes", "20-augmented-0.01-minutes", "100-eq-16"):
         (row,) = json.loads((tmp_path / f"mnist-{name}.json").read_text())["summary"].values()
         assert row["images"]["mean"] == 10_000
+        assert ("error_one_pass" in row) == ("plain" not in name)
         assert row["steps"]["mean"] == 20
         assert 0 < row["error"]["mean"] < 100
     assert mnist.draw(0, 2).annotation.observed.sum() == 20
