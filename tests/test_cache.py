@@ -10,7 +10,7 @@ from PIL import Image
 
 from commands import taut
 from image_files import BINARY, images, paint
-from taut.data import DataError, cache, leakage
+from taut.data import DataError, cache, kept, leakage
 from taut.data.folder import load_folder, read_images
 from taut.data.mapped import MappedRows
 from taut.fit import fit
@@ -138,6 +138,15 @@ def small_limit(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+def decoded_by(monkeypatch, read):
+    """The names of the files that `read` decodes, and what it returns."""
+    names, decode = [], cache.decode_image
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "decode_image", lambda path, shape: (names.append(path.name), decode(path, shape))[1])
+        found = read()
+    return sorted(names), found
+
+
 def test_large_sets_are_decoded_once(tmp_path, small_limit, monkeypatch):
     folder = images(tmp_path, "cat/1.png", "cat/2.png", "dog/3.png")
     cut = paint(folder / "cat" / "0.jpg", size=(60, 60))
@@ -146,9 +155,8 @@ def test_large_sets_are_decoded_once(tmp_path, small_limit, monkeypatch):
     assert isinstance(first.x, np.memmap)
     assert first.ids == ["cat/1.png", "cat/2.png", "dog/3.png"]
     assert sorted(path.suffix for path in small_limit.iterdir()) == [".json", ".npy"]
-    with monkeypatch.context() as patch:
-        patch.setattr(cache, "decode_image", lambda *_: pytest.fail("decoded again"))
-        again = load_folder(folder, image_size=8)
+    names, again = decoded_by(monkeypatch, lambda: load_folder(folder, image_size=8))
+    assert names == ["0.jpg"]
     np.testing.assert_array_equal(first.x, again.x)
     assert again.notes == first.notes
     assert "1 image cannot be read" in again.notes[0]
@@ -170,9 +178,9 @@ def test_what_fits_into_memory_is_decoded_once_too(tmp_path, small_limit, monkey
 def test_a_set_of_32_mib_is_not_kept_and_a_larger_one_is(tmp_path, monkeypatch):
     monkeypatch.setenv("TAUT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "_fill", lambda *_, **__: {})
-    for count, kept in ((8192, False), (8193, True)):
+    for count, expected in ((8192, False), (8193, True)):
         cache.decode_once(tmp_path, ["1.png"] * count, (1, 64, 64))
-        assert any((tmp_path / "cache").glob("*.npy")) == kept
+        assert any((tmp_path / "cache").glob("*.npy")) == expected
 
 
 def test_what_fits_into_memory_needs_no_cache_folder(tmp_path, small_limit, monkeypatch):
@@ -268,15 +276,6 @@ def test_a_changed_file_is_decoded_again(tmp_path, small_limit):
     assert (after == 7).all()
 
 
-def decoded_by(monkeypatch, read):
-    """The names of the files that `read` decodes, and what it returns."""
-    names, decode = [], cache.decode_image
-    with monkeypatch.context() as patch:
-        patch.setattr(cache, "decode_image", lambda path, shape: (names.append(path.name), decode(path, shape))[1])
-        found = read()
-    return sorted(names), found
-
-
 def test_only_what_is_new_is_decoded(tmp_path, small_limit, monkeypatch):
     folder = images(tmp_path, "cat/1.png", "cat/2.png", "dog/3.png")
     first = np.array(load_folder(folder, image_size=8).x)
@@ -293,20 +292,29 @@ def test_only_what_is_new_is_decoded(tmp_path, small_limit, monkeypatch):
     assert len(list(small_limit.glob("*.npy"))) == len(list(small_limit.glob("*.json"))) == 1
 
 
-def test_lists_of_one_folder_share_what_is_decoded_and_both_stay(tmp_path, small_limit, monkeypatch):
+def test_lists_of_one_folder_share_what_is_decoded(tmp_path, small_limit, monkeypatch):
     folder = images(tmp_path, "1.png", "2.png", "3.png", "4.png")
     shape = (1, 8, 8)
     (folder / "broken.png").write_bytes(b"no image")
     read = lambda *files: decoded_by(monkeypatch, lambda: cache.decode_once(folder, files, shape))  # noqa: E731
-    names, (some, failures) = read("broken.png", "3.png", "1.png")
+    names, (first, failures) = read("broken.png", "3.png", "1.png")
     assert names == ["1.png", "3.png", "broken.png"]
     assert list(failures) == [0]
-    names, (others, failures) = read("1.png", "2.png", "broken.png", "3.png")
+    names, (second, failures) = read("1.png", "2.png", "broken.png")
     assert names == ["2.png", "broken.png"]  # what could not be read may be readable by now
     assert list(failures) == [2]
-    np.testing.assert_array_equal(others[[2, 0]], some)
+    np.testing.assert_array_equal(second[0], first[1])
     assert len(list(small_limit.glob("*.npy"))) == 2
-    assert read("broken.png", "3.png", "1.png")[0] == []
+    assert read("broken.png", "3.png", "1.png")[0] == ["broken.png"]
+    # Of a list with a repetition every image stays with its name.
+    names, (twice, _) = read("3.png", "1.png", "3.png", "4.png", "2.png")
+    assert names == ["4.png"]
+    names, (everything, _) = read("4.png", "2.png", "1.png", "3.png", "broken.png")
+    assert names == ["broken.png"]
+    np.testing.assert_array_equal(everything, twice[[3, 4, 1, 0]])
+    np.testing.assert_array_equal(everything[[3, 2]], first)
+    # What a longer list has too is not kept twice.
+    assert len(list(small_limit.glob("*.npy"))) == 1
     # Nor do another shape or another folder of the same names take anything over.
     assert decoded_by(monkeypatch, lambda: cache.decode_once(folder, ["1.png"], (3, 8, 8)))[0] == ["1.png"]
     other = images(tmp_path / "other", "1.png", "2.png")
@@ -343,3 +351,47 @@ def test_the_cache_is_in_the_home_folder_by_default(monkeypatch, tmp_path):
     monkeypatch.delenv("TAUT_CACHE", raising=False)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     assert cache.cache_root() == tmp_path / ".cache" / "taut"
+
+
+def test_a_file_that_can_be_read_again_is(tmp_path, small_limit, monkeypatch):
+    folder = images(tmp_path, "1.png", "2.png", "3.png")
+    shape, away, decode = (1, 8, 8), ["2.png"], cache.decode_image
+
+    def flaky(path, shape):
+        if path.name in away:
+            raise OSError("the drive is away")
+        return decode(path, shape)
+
+    monkeypatch.setattr(cache, "decode_image", flaky)
+    files = ["1.png", "2.png", "3.png"]
+    assert list(cache.decode_once(folder, files, shape)[1]) == [1]
+    away.clear()
+    names, (found, failures) = decoded_by(monkeypatch, lambda: cache.decode_once(folder, files, shape))
+    assert names == ["2.png", "2.png"]
+    assert (len(found), failures) == (3, {})
+    assert decoded_by(monkeypatch, lambda: cache.decode_once(folder, files, shape))[0] == []
+
+
+def test_memory_that_runs_out_is_not_the_file_s_fault(tmp_path, small_limit, monkeypatch):
+    folder = images(tmp_path, "1.png", "2.png")
+    monkeypatch.setattr(cache, "decode_image", lambda *_: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        cache.decode_once(folder, ["1.png", "2.png"], (1, 8, 8))
+    assert list(small_limit.iterdir()) == []
+
+
+def test_an_array_that_another_process_deletes_is_made_anew(tmp_path, small_limit, monkeypatch):
+    folder = images(tmp_path, "1.png", "2.png")
+    read = kept.Kept.images
+    lost = []
+
+    def once_gone(self, mapped):
+        if not lost:
+            lost.append(self.array)
+            self.array.unlink()
+        return read(self, mapped)
+
+    monkeypatch.setattr(kept.Kept, "images", once_gone)
+    found, failures = cache.decode_once(folder, ["1.png", "2.png"], (1, 8, 8))
+    assert lost
+    assert (len(found), failures) == (2, {})

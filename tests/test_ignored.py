@@ -136,6 +136,33 @@ def test_rivals_that_guess_do_not_guess_ignored_cells() -> None:
         assert total.item() == 0, name
 
 
+@pytest.mark.parametrize(
+    "name", ["pi-model", "mean-teacher", "vat", "mixmatch", "fixmatch", "freematch", "m2", "siddharth", "shot-vae"]
+)
+def test_no_rival_learns_of_ignored_cells(name: str) -> None:
+    model = LinearGaussian(SIZES)
+    x = model.sample(6)
+    ignored = torch.tensor([[False, True]]).expand(6, 2)
+    observed = torch.tensor([[True, False]] * 3 + [[False, False]] * 3)
+    targets = torch.where(
+        latent.spread_labels(observed, SIZES), latent.hard_sample(random_logits(6, SIZES), SIZES), math.nan
+    )
+    plan = override(Plan(), {"objective.threshold": 0.0, "objective.source": "none"}, "test")
+    facts = fingerprint(images(np.zeros((4, 2)), SEVERAL))
+    method = find_objective(name).from_plan(model, plan, facts)
+    strong = None if name in ("vat", "m2", "siddharth", "shot-vae") else x + 0.1
+    # Without an annotated row, so that nothing but what is estimated teaches.
+    for rows in (slice(0, 6), slice(3, 6)):
+        model.zero_grad()
+        batch = Batch(x[rows], targets[rows], observed[rows], None if strong is None else strong[rows], ignored[rows])
+        method.loss(model, batch, plan.train.steps).total.backward()
+        gradient = model.to_logits.grad
+        assert gradient is not None
+        assert bool((gradient[:, 2:] == 0).all())
+        if rows.start == 0:
+            assert bool((gradient[:, :2] != 0).any())
+
+
 # --- through the data ---------------------------------------------------------------------------------------
 
 

@@ -87,6 +87,14 @@ def annotated_term(logits: Tensor, batch: Batch, sizes: Sizes) -> Tensor:
     return annotation_kl(logits, batch.targets, batch.observed, sizes).sum() / rows
 
 
+def shielded(logits: Tensor, batch: Batch, sizes: Sizes) -> Tensor:
+    """Logits [N, W] of a batch, or [N + M, W] with its second views, of which those of ignored cells teach nothing."""
+    if batch.ignored is None:
+        return logits
+    ignored = torch.cat([batch.ignored, last_rows(batch.ignored, len(logits) - len(batch.ignored))])
+    return torch.where(latent.spread_labels(ignored, sizes), logits.detach(), logits)
+
+
 def annotation_kl(logits: Tensor, targets: Tensor, counts: Tensor, sizes: Sizes) -> Tensor:
     """KL(p̃(c_j|x) ‖ q(c_j|x)) times how much each cell counts: [N, W] and counts [N, k] to [N, k] nats.
 

@@ -32,7 +32,7 @@ class M1M2(M2):
             return self.first_stage(model, batch)
         with torch.no_grad():
             z1 = latent.gaussian_sample(*model.encoder.z1(model.standardise(batch.x)))
-        return super().loss(Second(model), Batch(z1, batch.targets, batch.observed), step)
+        return super().loss(Second(model), Batch(z1, batch.targets, batch.observed, ignored=batch.ignored), step)
 
     def first_stage(self, model: Any, batch: Batch) -> LossTerms:
         """Minus ρ·E log p(x|z1) + β_z·KL(q(z1|x) ‖ p(z1)), a batch mean in nats."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from taut import latent
-from taut.baselines.base import Baseline, annotated_term
+from taut.baselines.base import Baseline, annotated_term, shielded
 from taut.objective import Batch, LossTerms
 from taut.plan import Plan
 
@@ -58,7 +58,7 @@ class M2(Baseline):
     def bound(self, model: Any, batch: Batch, posterior: Any) -> Tensor:
         """Σ_c r(c)·(−L_l(x, c)) + H(q) of the labels that are not annotated: [N] nats."""
         mask = latent.spread_labels(batch.observed, self.sizes)
-        log_q = latent.log_softmax(posterior.logits, self.sizes)
+        log_q = latent.log_softmax(shielded(posterior.logits, batch, self.sizes), self.sizes)
         log_known = torch.where(mask, batch.targets.to(log_q.dtype), 1.0).log()
         log_r = torch.where(mask, log_known.clamp_min(-1e4), log_q)
         whole = batch.observed.all(1) & (latent.max_labels(torch.where(mask, batch.targets, 0), self.sizes) == 1).all(1)

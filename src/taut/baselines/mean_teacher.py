@@ -7,7 +7,15 @@ from typing import Any, ClassVar
 import torch
 
 from taut import latent
-from taut.baselines.base import Baseline, annotated_term, last_rows, sigmoid_ramp, squared_distance, terms_of
+from taut.baselines.base import (
+    Baseline,
+    annotated_term,
+    last_rows,
+    shielded,
+    sigmoid_ramp,
+    squared_distance,
+    terms_of,
+)
 from taut.facts import Facts
 from taut.objective import Batch, LossTerms, SecondView
 from taut.plan import Plan
@@ -34,7 +42,7 @@ class MeanTeacher(Baseline):
 
     def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch."""
-        logits = model.classify(batch.x)
+        logits = shielded(model.classify(batch.x), batch, self.sizes)
         kl = annotated_term(logits, batch, self.sizes)
         if batch.strong is None:
             return terms_of(kl, kl)

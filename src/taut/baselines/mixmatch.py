@@ -53,9 +53,10 @@ class MixMatch(Baseline):
             x, partner, share = mixed(x, self.plan.mix)
             labels = torch.lerp(labels[partner], labels, share.to(labels.dtype)[:, None])
         logits = model.classify(x)
-        rows, others = observed.any(1).sum().clamp_min(1), (~observed).any(1).sum().clamp_min(1)
+        settled = torch.cat([batch.settled, last_rows(batch.settled, count)])
+        rows, others = observed.any(1).sum().clamp_min(1), (~settled).any(1).sum().clamp_min(1)
         kl = annotation_kl(logits, labels, observed, self.sizes).sum() / rows
         q = latent.log_softmax(logits, self.sizes).exp()
-        distance = torch.where(observed, 0, squared_distance(q, labels, self.sizes)).sum() / others
+        distance = torch.where(settled, 0, squared_distance(q, labels, self.sizes)).sum() / others
         weight = self.plan.consistency * min(1.0, step / self.steps)
         return terms_of(kl + weight * distance, kl, consistency=distance.detach())

@@ -7,7 +7,15 @@ from typing import Any, ClassVar
 import torch
 
 from taut import latent
-from taut.baselines.base import Baseline, annotated_term, last_rows, sigmoid_ramp, squared_distance, terms_of
+from taut.baselines.base import (
+    Baseline,
+    annotated_term,
+    last_rows,
+    shielded,
+    sigmoid_ramp,
+    squared_distance,
+    terms_of,
+)
 from taut.objective import Batch, LossTerms, SecondView
 
 RAMP = 0.27  # 80 of 300 epochs
@@ -30,7 +38,7 @@ class PiModel(Baseline):
         if second is None:
             kl = annotated_term(model.classify(batch.x), batch, self.sizes)
             return terms_of(kl, kl)
-        logits = model.classify(torch.cat([batch.x, second]))
+        logits = shielded(model.classify(torch.cat([batch.x, second])), batch, self.sizes)
         kl = annotated_term(logits[:n], batch, self.sizes)
         q = latent.log_softmax(logits, self.sizes).exp()
         distance = squared_distance(last_rows(q[:n], len(second)), q[n:], self.sizes).sum(1).mean()

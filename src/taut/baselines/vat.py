@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from taut import latent
-from taut.baselines.base import Baseline, annotated_term, terms_of
+from taut.baselines.base import Baseline, annotated_term, shielded, terms_of
 from taut.facts import Facts
 from taut.objective import Batch, LossTerms
 from taut.plan import Plan
@@ -41,23 +41,23 @@ class VAT(Baseline):
 
     def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch."""
-        logits = model.classify(batch.x)
+        logits = shielded(model.classify(batch.x), batch, self.sizes)
         kl = annotated_term(logits, batch, self.sizes)
         log_q = latent.log_softmax(logits, self.sizes)
         with frozen_statistics(model):
-            change = self.divergence(model, batch.x, log_q.detach(), self.direction(model, batch.x, log_q.detach()))
+            change = self.divergence(model, batch, log_q.detach(), self.direction(model, batch, log_q.detach()))
         entropy = latent.label_entropy(log_q, self.sizes).sum(1).mean()
         return terms_of(kl + self.plan.consistency * (change + entropy), kl, consistency=change.detach())
 
-    def direction(self, model: Any, x: Tensor, log_q: Tensor) -> Tensor:
+    def direction(self, model: Any, batch: Batch, log_q: Tensor) -> Tensor:
         """The virtual adversarial perturbation r, [N, ...], of length ε."""
-        probe = (PROBE * unit(torch.randn_like(x))).requires_grad_()
-        (gradient,) = torch.autograd.grad(self.divergence(model, x, log_q, probe), probe)
+        probe = (PROBE * unit(torch.randn_like(batch.x))).requires_grad_()
+        (gradient,) = torch.autograd.grad(self.divergence(model, batch, log_q, probe), probe)
         return unit(gradient) * self.epsilon
 
-    def divergence(self, model: Any, x: Tensor, log_q: Tensor, r: Tensor) -> Tensor:
+    def divergence(self, model: Any, batch: Batch, log_q: Tensor, r: Tensor) -> Tensor:
         """Mean KL(q(c|x) ‖ q(c|x + r)) in nats."""
-        moved = latent.log_softmax(model.classify(x + r), self.sizes)
+        moved = latent.log_softmax(shielded(model.classify(batch.x + r), batch, self.sizes), self.sizes)
         return latent.label_kl(log_q, moved, self.sizes).sum(1).mean()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -119,7 +119,8 @@ def decode_once(folder: Path, files: Sequence[str], shape: Shape) -> tuple[NDArr
 
     Above CACHE_BYTES the array is kept in the cache folder, and used again as long as no file has another size or
     modification time; above MAP_BYTES it is a memory map. Of another list of the folder's files only those are decoded
-    that are in no array yet. Raises DataError where the disk has no room.
+    that are in no array yet, and those that could not be read are tried again. Raises DataError where the disk has no
+    room.
     """
     paths = [folder / file for file in files]
     size = len(files) * int(np.prod(shape))
@@ -128,7 +129,7 @@ def decode_once(folder: Path, files: Sequence[str], shape: Shape) -> tuple[NDArr
     root = cache_root()
     stamps = [stamp_of(folder, file) or (file, 0, 0) for file in files]
     kept = Kept.of(root, folder, stamps, shape)
-    if not kept.is_there():
+    if not kept.is_there() or _can_be_read_now(paths, kept.failures(), shape):
         # Writing to a map on a full disk kills the process without a message.
         if _room(root) < size:
             if size <= MAP_BYTES:
@@ -139,9 +140,18 @@ def decode_once(folder: Path, files: Sequence[str], shape: Shape) -> tuple[NDArr
             )
         known = kept.known(stamps)
         kept.write(shape, stamps, lambda out: _fill(out, paths, shape, known=known))
-        kept.remove_outdated()
-    failures = kept.failures()
-    return kept.images(mapped=size > MAP_BYTES)[: len(files) - len(failures)], failures
+        kept.remove_others()
+    try:
+        failures, images = kept.failures(), kept.images(mapped=size > MAP_BYTES)
+    except FileNotFoundError:  # another process has just put a longer list in its place
+        return decode_once(folder, files, shape)
+    return images[: len(files) - len(failures)], failures
+
+
+def _can_be_read_now(paths: Sequence[Path], failures: Collection[int], shape: Shape) -> bool:
+    """Whether a file that could not be read, as on a drive that was away for a moment, can be by now."""
+    again = [paths[i] for i in failures]
+    return len(_fill(np.empty((len(again), *shape), dtype=np.uint8), again, shape)) < len(again)
 
 
 def _in_memory(paths: Sequence[Path], shape: Shape) -> tuple[NDArray[np.uint8], dict[int, str]]:
@@ -228,6 +238,8 @@ def _each(
             if stop:
                 raise
             return str(error).replace(f"{path} is", "it is", 1)
+        except MemoryError:
+            raise  # which says nothing of the file
         except Exception as error:  # a damaged file can raise anything in a decoder; one file must not end the run
             return _reason(error)
 

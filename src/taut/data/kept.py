@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 3  # part of the names: raise it when decoding changes
+VERSION = 4  # part of the names: raise it when decoding changes
 
 Stamp = tuple[str, int, int]
 """The name of a file in its folder, its size and its modification time: what tells whether it has changed."""
@@ -51,16 +51,15 @@ class Kept:
         return images
 
     def known(self, stamps: Sequence[Stamp]) -> Known:
-        """Which of some files of the folder are decoded in an array of another list, and where."""
+        """Which of some files of the folder are decoded in an array, of this list or another, and where."""
         found: Known = {}
-        for other in self._others():
-            rows: dict[Stamp, int] = {}
-            failures = other.failures()
-            for i, stamp in enumerate(other._stamps()):
-                if i not in failures:
-                    rows[stamp] = len(rows)
-            images = other.images(mapped=True)
-            found |= {i: (images, rows[stamp]) for i, stamp in enumerate(stamps) if stamp in rows}
+        for other in [*self._others(), *([self] if self.is_there() else [])]:
+            # Another process may delete it at any time; what is mapped stays.
+            with contextlib.suppress(OSError):
+                failures, images = other.failures(), other.images(mapped=True)
+                readable = (stamp for i, stamp in enumerate(other._stamps()) if i not in failures)
+                rows = {stamp: row for row, stamp in enumerate(readable)}
+                found |= {i: (images, rows[stamp]) for i, stamp in enumerate(stamps) if stamp in rows}
         return found
 
     def write(self, shape: tuple[int, ...], stamps: Sequence[Stamp], fill: Callable[[Any], dict[int, str]]) -> None:
@@ -78,13 +77,15 @@ class Kept:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def remove_outdated(self) -> None:
-        """Delete what else is kept of the folder and can serve no more, since a file of it has changed or is gone."""
+    def remove_others(self) -> None:
+        """Delete what else is kept of the folder where a file of it has changed or is gone, or all are in this too."""
+        mine = set(self._stamps())
         for other in self._others():
-            if any(stamp_of(self.folder, stamp[0]) != stamp for stamp in other._stamps()):
-                for path in (other.report, other.array):
-                    with contextlib.suppress(OSError):  # Windows does not delete what is mapped
-                        path.unlink()
+            with contextlib.suppress(OSError):  # another process was first, or Windows keeps what is mapped
+                stamps = other._stamps()
+                if mine.issuperset(stamps) or any(stamp_of(self.folder, stamp[0]) != stamp for stamp in stamps):
+                    other.report.unlink()
+                    other.array.unlink()
 
     def _others(self) -> list[Kept]:
         place = self.array.name.rsplit("-", 1)[0]
