@@ -50,7 +50,10 @@ def test_one_colour_image_makes_all_of_them_colour(tmp_path):
     data = load_folder(folder, space=BINARY)
     assert data.x.shape == (2, 3, 8, 6)
     assert data.x[0].tolist() == np.full((3, 8, 6), 100).tolist()
-    assert "1 of 2 images are grey, the others in colour: all are read as RGB." in data.notes
+    assert (
+        "1 of 2 images are grey, the others in colour: all are read as RGB; --channels 1 reads them as grey."
+        in data.notes
+    )
     assert load_folder(folder, space=BINARY, channels=1).x[:, 0, 0, 0].tolist() == [100, 60]
 
 

@@ -208,6 +208,14 @@ def test_uncertain_cells_are_not_scored_whatever_they_became(tmp_path: Path) -> 
     assert unscored(arrays) == []
 
 
+def test_blank_cells_that_are_taken_as_a_probability_are_not_scored(tmp_path: Path) -> None:
+    rows = "a.png,1,\nb.png,,0\nc.png,-1,1\n"
+    data = read(tmp_path, rows, blank="A=soft=0.6,B=negative")
+    np.testing.assert_equal(yes(certain(data)), [[1, 0], [NAN, 0], [NAN, 1]])
+    assert data.annotation.observed[1, 0]
+    assert unscored(data) == ["1 uncertain cell is not scored. 1 blank cell is not scored."]
+
+
 def test_the_plan_says_what_each_cell_became(tmp_path: Path) -> None:
     data = read(tmp_path, "a.png,1,-1\nb.png,,0\nc.png,-1,1\n", uncertain="A=soft=0.5", blank="negative")
     facts = fingerprint(data)

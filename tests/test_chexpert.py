@@ -90,6 +90,17 @@ def test_the_root_may_be_anywhere_on_the_path(small: Path, tmp_path: Path) -> No
     assert "1 image file is named by no row: unannotated." in folder.notes
 
 
+def test_images_that_were_converted_are_found(tmp_path: Path) -> None:
+    paint(tmp_path / "patient00001" / "study1" / "view1_frontal.png")
+    paint(tmp_path / "patient00001" / "study2" / "view1_frontal.jpg")
+    table = write(tmp_path / "train.csv", [row(1, Edema="1.0"), row(1, 2), row(2, Edema="0.0")])
+    data = load_dataset(str(table))
+    assert data.ids == ["patient00001/study1/view1_frontal.png", "patient00001/study2/view1_frontal.jpg"]
+    # Of two conversions neither is taken for the other.
+    paint(tmp_path / "patient00001" / "study1" / "view1_frontal.bmp")
+    assert load_dataset(str(table)).ids == ["patient00001/study2/view1_frontal.jpg"]
+
+
 def test_a_view_of_another_patient_is_never_taken(tmp_path: Path) -> None:
     """Every image of CheXpert is called view1_frontal.jpg: a bare name means nothing."""
     paint(tmp_path / "patient00002" / "study1" / "view1_frontal.jpg")

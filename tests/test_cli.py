@@ -206,7 +206,7 @@ def test_groups_that_other_data_have_are_kept(pack: Path, tmp_path: Path) -> Non
 
 def test_images_that_the_run_has_seen_are_told_in_other_data(pack: Path, tmp_path: Path, capsys: Capture) -> None:
     run, other = tmp_path / "run", patients()
-    taut("train", pack, *FLAGS, "--out", run)
+    taut("train", pack, "--group", "patient_id", *FLAGS, "--out", run)
     taut("evaluate", run, "--data", pack)  # its test part, which the run has not seen
     assert "pixel for pixel" not in capsys.readouterr().err
     del other["split"]
@@ -217,6 +217,11 @@ def test_images_that_the_run_has_seen_are_told_in_other_data(pack: Path, tmp_pat
     said = capsys.readouterr().err
     assert "3 of these 40 images are, pixel for pixel, ones that the run was trained or calibrated on" in said
     assert "such as scan1 = " in said
+    other["x"] = np.random.default_rng(8).integers(0, 256, other["x"].shape, dtype=np.uint8)
+    np.savez(tmp_path / "later.npz", **other)
+    taut("evaluate", run, "--data", tmp_path / "later.npz")
+    said = capsys.readouterr().err
+    assert "of these 40 images are of groups that the run was trained or calibrated on, such as " in said
     (run / "split.csv").write_text("image,group,split\n")  # of a run from before pixels were written
     taut("evaluate", run, "--data", tmp_path / "other.npz")
     assert "pixel for pixel" not in capsys.readouterr().err

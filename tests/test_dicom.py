@@ -85,6 +85,13 @@ def test_the_first_window_is_applied(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_dicom(sigmoid), 255 / (1 + np.exp(values)), atol=0.01)
 
 
+def test_a_window_without_a_width_is_none(tmp_path: Path) -> None:
+    plain = read_dicom(write(tmp_path / "a.dcm"))
+    np.testing.assert_array_equal(read_dicom(write(tmp_path / "b.dcm", WindowCenter=0, WindowWidth=0)), plain)
+    exact = write(tmp_path / "c.dcm", WindowCenter=1000, WindowWidth=0.5, VOILUTFunction="LINEAR_EXACT")
+    np.testing.assert_allclose(read_dicom(exact), 255.0 * (RAMP > 1000), atol=0.01)
+
+
 def test_slope_and_intercept_come_before_the_window(tmp_path: Path) -> None:
     signed = (RAMP.astype(np.int16) - 1000).astype(np.int16)
     path = write(

@@ -56,6 +56,12 @@ def test_rows_are_found_by_their_ids(name: str, tmp_path: Path) -> None:
     assert data.notes == ["3 inputs are named by no row: unannotated."]
 
 
+def test_an_id_with_a_point_is_not_another_id(tmp_path: Path) -> None:
+    np.savez(tmp_path / "e.npz", x=vectors(), ids=np.array(["1.2.7.1", "7.1", "8.0", "9.npy", "1.2.9", "10"]))
+    data = load_embeddings(tmp_path / "e.npz", table(tmp_path, "id,sick\n7,1\n1.2.7,1\n8,1\n9,0\n10,0\n"))
+    assert data.annotation.observed[:, 0].tolist() == [False, False, True, True, False, True]
+
+
 @pytest.mark.parametrize("column", ["row", "index", "id"])
 def test_arrays_without_ids_are_counted_from_zero(column: str, tmp_path: Path) -> None:
     lines = f"sick,{column}\n1,5\n0,0\n"

@@ -52,6 +52,8 @@ class ReadFlags:
     image_size: int | None = None
     """side in pixels to which the images of a folder or a table are resized; by default 64, or less where all are
     smaller, and with --frozen what its encoder takes."""
+    channels: int | None = None
+    """1 reads the images of a folder or a table as grey, 3 as RGB; by default RGB where one of them is in colour."""
     path_column: str | None = None
     """the column of the table that names the images, or the rows of embeddings."""
     label_columns: list[str] | str | None = None

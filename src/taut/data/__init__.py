@@ -91,7 +91,7 @@ def load_dataset(
         dataset = load_npz(path, space, group, unlabeled, white)
         dataset = dataset if blank is None else with_policy(dataset, CellPolicy(blank=blank))
     elif kind in EMBEDDINGS:
-        _refuse(source, {"--images": images, "--image-size": image_size, "--view": view})
+        _refuse(source, {"--images": images, "--image-size": image_size, "--channels": channels, "--view": view})
         dataset = load_embeddings(
             path,
             labels,

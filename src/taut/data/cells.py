@@ -194,14 +194,26 @@ def with_policy(dataset: Dataset, policy: CellPolicy) -> Dataset:
 
 
 def certain(dataset: Dataset) -> Dataset:
-    """The dataset to judge a model on: uncertain cells are not annotated, whatever they are taken as in training."""
-    if dataset.cells is None or not (dataset.cells == UNCERTAIN).any():
+    """The dataset to judge a model on, whatever cells are taken as in training: uncertain ones are not annotated.
+
+    Nor are blank ones that are taken as a probability: nobody has said what is true of them.
+    """
+    kept = ~_unknown(dataset)
+    if kept.all():
         return dataset
-    kept = dataset.cells != UNCERTAIN
     annotation = dataset.annotation
     seen = np.repeat(kept, dataset.space.sizes, axis=1)
     targets = np.where(seen, annotation.targets, np.nan).astype(np.float32)
     return replace(dataset, annotation=replace(annotation, targets=targets, observed=annotation.observed & kept))
+
+
+def _unknown(dataset: Dataset) -> NDArray[np.bool_]:
+    """The cells [N, k] that say nothing certain."""
+    if dataset.cells is None:
+        return np.zeros(dataset.annotation.observed.shape, dtype=bool)
+    policy = dataset.policy or CellPolicy()
+    soft = np.array([fate.startswith("soft") for fate in policy.fates(dataset.space)[BLANK]], dtype=bool)
+    return np.asarray((dataset.cells == UNCERTAIN) | ((dataset.cells == BLANK) & soft))
 
 
 def cell_notes(space: LabelSpace, codes: NDArray[np.integer], policy: CellPolicy) -> list[str]:
@@ -223,9 +235,11 @@ def cell_notes(space: LabelSpace, codes: NDArray[np.integer], policy: CellPolicy
 
 def unscored(dataset: Dataset) -> list[str]:
     """The sentence that says how many cells of a test set are not scored, if any."""
-    count = 0 if dataset.cells is None else int((dataset.cells == UNCERTAIN).sum())
-    noun = "cell is" if count == 1 else "cells are"
-    return [f"{count:,} uncertain {noun} not scored."] if count else []
+    unknown = _unknown(dataset)
+    blank = 0 if dataset.cells is None else int((unknown & (dataset.cells == BLANK)).sum())
+    counts = {"uncertain": int(unknown.sum()) - blank, "blank": blank}
+    said = [f"{n:,} {what} {'cell is' if n == 1 else 'cells are'} not scored." for what, n in counts.items() if n]
+    return [" ".join(said)] if said else []
 
 
 def prior_notes(dataset: Dataset) -> list[str]:

@@ -91,8 +91,9 @@ def _grey(values: NDArray[Any], data: Any) -> NDArray[np.float32]:
     if data.get("VOILUTSequence"):
         shown = pixels.apply_voi(rescaled.astype(np.int64), data, index=0)
         return _spread(shown, 0, 2 ** int(data.VOILUTSequence[0].LUTDescriptor[2]) - 1)
-    if data.get("WindowWidth") is not None and data.get("WindowCenter") is not None:
-        center, width = (float(np.atleast_1d(data[name].value)[0]) for name in ("WindowCenter", "WindowWidth"))
+    window = _window(data)
+    if window is not None:
+        center, width = window
         with np.errstate(over="ignore"):  # a sigmoid far from its window
             # Values far outside tell what the window's ends are shown as.
             low, high = pixels.apply_windowing(center + width * np.array([-50.0, 50.0]), data, index=0)
@@ -102,6 +103,15 @@ def _grey(values: NDArray[Any], data: Any) -> NDArray[np.float32]:
     kept = rescaled[values != data.PixelPaddingValue] if data.get("PixelPaddingValue") is not None else rescaled
     kept = kept if kept.size else rescaled
     return _spread(rescaled, float(kept.min()), float(kept.max()))
+
+
+def _window(data: Any) -> tuple[float, float] | None:
+    """Centre and width of a file's first window, None where it has none or one without a width, as some scanners do."""
+    if data.get("WindowWidth") is None or data.get("WindowCenter") is None:
+        return None
+    center, width = (float(np.atleast_1d(data[name].value)[0]) for name in ("WindowCenter", "WindowWidth"))
+    least = 1.0 if data.get("VOILUTFunction", "LINEAR") == "LINEAR" else np.finfo(float).tiny
+    return (center, width) if width >= least else None
 
 
 def _spread(values: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def find_path_column(table: pd.DataFrame, files: list[str]) -> tuple[str, list[s
             if str(name).lower().endswith(SUFFIXES):
                 raise DataError(f"the table has no header: its first row names an image, {name!r}: name its columns")
             return str(name), []
-    stems = {Path(file).stem for file in files}
+    stems = {_stem(file) for file in files}
     named = [str(name) for name in table.columns if _bases(table[name].dropna()).isin(stems).mean() >= 0.5]
     small = [name for name in named if table[name].dropna().str.fullmatch(SMALL_NUMBER).all()]
     differ = [name for name in small if 2 * table[name].nunique() > len(table)]
@@ -98,7 +99,8 @@ def match_files(
     so far are looked for by the cell's path without its first folders, and by the bare name, with or without
     its ending, then in other letters (A for a) or with the ending of another kind of image; where two files, or two
     different cells, have that name, none is taken.
-    shared: how many last parts of its path, folders and name, must be left; above 1 a bare name is never enough.
+    shared: how many last parts of its path, folders and name, must be left; above 1 a bare name is never enough, and
+    the ending may be that of another kind of image.
     """
     texts = values.str.replace("\\", "/", regex=False).str.replace(r"^(\./)+", "", regex=True)
     found = np.full(len(values), -1, dtype=np.intp)
@@ -127,12 +129,26 @@ def match_files(
     for depth in range(1, deepest if shared == 1 else deepest + 2 - shared):
         look(lambda text, depth=depth: _tail(text, depth, shared), index, True)  # type: ignore[misc]
     if shared > 1:
+        whole_tail = partial(_stem_tail, shared=shared)
+        look(whole_tail, _unique(files, whole_tail), True)
         return found
     look(lambda text: text.rpartition("/")[2], _unique(files, lambda file: file.rpartition("/")[2]), True)
-    look(lambda text: text.rpartition("/")[2], _unique(files, lambda file: Path(file).stem), True)
+    look(lambda text: text.rpartition("/")[2], _unique(files, _stem), True)
     look(_folded, _unique(files, _folded), True)
     look(_folded_stem, _unique(files, _folded_stem), True)
     return found
+
+
+def _stem(file: str) -> str:
+    """The bare name without its ending; digits after the last point, as in 1.2.840.7, are none, but for a 0 alone."""
+    stem, suffix = os.path.splitext(file.rpartition("/")[2])
+    return stem + suffix if suffix[1:].isdigit() and suffix != ".0" else stem
+
+
+def _stem_tail(text: str, shared: int) -> str | None:
+    """The last parts of a path without the ending of an image, or None where there are fewer parts."""
+    stem, suffix = os.path.splitext(text)
+    return _tail(stem if suffix.lower() in SUFFIXES else text, text.count("/") + 1 - shared, shared)
 
 
 def _folded(text: str) -> str:

@@ -268,5 +268,8 @@ def _choose_shape(
         )
     grey = sum(header.grey for header in headers)
     if channels is None and 0 < grey < len(headers):
-        notes.append(f"{grey:,} of {len(headers):,} images are grey, the others in colour: all are read as RGB.")
+        notes.append(
+            f"{grey:,} of {len(headers):,} images are grey, the others in colour: all are read as RGB; --channels 1 "
+            "reads them as grey."
+        )
     return (channels or (1 if grey == len(headers) else 3), height, width), notes

@@ -110,17 +110,27 @@ def check_leakage(
 
 
 def seen_before(path: Path, dataset: Dataset) -> str | None:
-    """The sentence that names images whose pixels the run of a split.csv learnt from or held out, None for none."""
+    """The sentence that names images whose pixels or group the run of a split.csv learnt from or held out, or None."""
     table = pd.read_csv(path, dtype=str) if path.is_file() else pd.DataFrame()
     if "pixels" not in table.columns:  # a run from before they were written
         return None
-    known = table[table["split"] != "test"].dropna(subset="pixels").drop_duplicates("pixels").set_index("pixels")
+    known = table[table["split"] != "test"]
+    by_pixels = known.dropna(subset="pixels").drop_duplicates("pixels").set_index("pixels")["image"]
     keys = pixel_keys(dataset)
-    found = [i for i, key in enumerate(keys) if key in known.index]
+    same = [i for i, key in enumerate(keys) if key in by_pixels.index]
+    if same:
+        first = f"{dataset.ids[same[0]]} = {by_pixels[keys[same[0]]]}"
+        found, what = same, f"are, pixel for pixel, ones that the run was trained or calibrated on, such as {first}"
+    elif dataset.groups is not None and "group" in known:
+        groups = set(known["group"].dropna())
+        found = [i for i, name in enumerate(dataset.groups.astype(str)) if name in groups]
+        first = dataset.groups[found[0]] if found else ""
+        what = f"are of groups that the run was trained or calibrated on, such as {first}"
+    else:
+        found, what = [], ""
     if not found:
         return None
-    first = f"{dataset.ids[found[0]]} = {known.loc[keys[found[0]], 'image']}"
     return (
-        f"{len(found)} of these {len(keys)} images are, pixel for pixel, ones that the run was trained or calibrated "
-        f"on, such as {first}: on them figures flatter the model, and a calibration is too sure"
+        f"{len(found)} of these {len(keys)} images {what}: on them figures flatter the model, and a calibration is too "
+        "sure"
     )

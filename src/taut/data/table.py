@@ -77,6 +77,9 @@ def read_table(path: Path) -> pd.DataFrame:
         raise DataError(f"{path} is not a CSV table: {' '.join(str(error).split())}") from error
     table.index = pd.RangeIndex(FIRST_ROW, FIRST_ROW + len(table))
     table.columns = pd.Index([str(name).strip() for name in table.columns])
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise DataError(f"{path} has two columns named {twice[0]!r}: name them differently")
     known = table.apply(_known).dropna(how="all")
     if known.empty:
         raise DataError(f"{path} has no rows below its header")
