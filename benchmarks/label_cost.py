@@ -80,7 +80,7 @@ def measured(objective: str, labels: int, classes: int) -> dict[str, float]:
 
 
 def sweep(objective: str, settings: list[tuple[int, int]]) -> dict[str, Any]:
-    """Every setting of one objective; where M2 would take too long, its fitted growth stands in, and is marked."""
+    """Every setting of one objective; where M2 would take too long, its time grows with the combinations, marked so."""
     figures: dict[str, Any] = {}
     times: dict[tuple[int, int], float] = {}
     extrapolated: list[str] = []

@@ -615,9 +615,8 @@ def test_joint_vae_holds_batch_means_at_their_capacities(rise: float, monkeypatc
     assert terms.reconstruction is not None
     reached = min(rise, 1.0)
     kl_z = to_prior(Normal(posterior.mean, (0.5 * posterior.log_var).exp()))
-    assert float(kl_z.min()) < 15
-    assert float(kl_z.max()) > 30
-    penalty = 30 * (kl_z.mean() - 30 * reached).abs()
+    assert float(kl_z.min()) < 5 < float(kl_z.max())
+    penalty = 30 * (kl_z.mean() - 5 * reached).abs()
     for size, logits in zip(sizes, posterior.logits.split(sizes, 1), strict=True):
         kl_c = kl_divergence(Categorical(logits=logits), Categorical(probs=torch.ones(size) / size)).mean()
         penalty = penalty + 30 * (kl_c - math.log(size) * reached).abs()

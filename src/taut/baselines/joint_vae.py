@@ -14,7 +14,7 @@ class JointVAE(Unlabelled):
 
     It is eq. 16 with α = 0 on images without annotations: a reference for what the bound finds by itself. Its classes
     are clusters whose numbers mean nothing, so that its error says something only after they are matched with classes.
-    Limits: C_z = 30 and C_c = log K nats are the paper's for digits; clusters follow style as readily as class.
+    Limits: C_z = 5 and C_c = log K nats are its authors' for digits; clusters follow style as readily as class.
     """
 
     @classmethod
@@ -24,7 +24,7 @@ class JointVAE(Unlabelled):
             **super().plan_for(facts),
             "objective.beta_z": 30.0,
             "objective.beta_c": 30.0,
-            "objective.capacity_z": 30.0,
+            "objective.capacity_z": 5.0,
             "objective.capacity_c": 1.0,
             "objective.ramp": 0.5,
             "objective.per": "batch",

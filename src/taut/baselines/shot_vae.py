@@ -27,8 +27,9 @@ class ShotVAE(TighterELBO):
     steps. Annotated images are learnt from as mixtures with one another too, λ ~ Beta(0.1, 0.1).
     With several labels both are done label by label; a cell of a mixture counts by the shares of the images in which it
     is annotated.
-    Constants, ramps and mixtures are those of the authors' code, in which the two KL terms weigh 10⁻³ of the
-    reconstruction, C_z is 0 and |KL − C| is of the batch; its optimiser is not.
+    Constants, mixtures and the rise of what is estimated are those of the authors' code, in which the two KL terms
+    weigh 10⁻³ of the reconstruction, C_z is 0 and |KL − C| is of the batch. Its optimiser, the rise of its bound and KL
+    weights, the term that mixes q(z|x) too and its squared error of pixels are not.
     Limits: it trusts its own posteriors from the start of the ramp on; nothing keeps the classes in balance.
     """
 
