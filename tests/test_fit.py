@@ -63,6 +63,7 @@ def test_nothing_annotated_gives_clusters_without_labels_in_the_loss(tmp_path: A
     assert fitted.facts.annotated_images == 0
     assert set(fitted.model.log_prior.exp().tolist()) == {0.25}
     assert predict_probabilities(fitted.model, data.x).shape == (60, 4)
+    assert "no image is annotated: the classes are clusters, in any order" in fitted.notes
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -253,6 +253,8 @@ def fit(
         )
     facts = fingerprint(training)
     notes = [*prior_notes(training), *ignored_requests(dataset, change, plan)]
+    if not training.annotation.observed.any():
+        notes.append("no image is annotated: the classes are clusters, in any order")
     for note in notes:
         tell(note)
     if minutes is not None:

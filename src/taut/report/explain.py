@@ -125,7 +125,8 @@ def attribute(
 
     target, other: columns of the logits of one label.  "occlusion": what is lost where a window of an eighth of the
     image is replaced by the training images' mean (Zeiler 2014), averaged over windows.  "gradients": integrated
-    gradients from that mean (Sundararajan 2017), whose sum is the whole difference to it.
+    gradients from that mean (Sundararajan 2017), whose sum is the whole difference to it. Both are of one pass, not of
+    the mean over views that `LabelVAE.predict` takes.
     Raises DataError where captum is not installed.
     """
     try:
