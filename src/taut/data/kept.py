@@ -70,6 +70,7 @@ class Kept:
             failures = fill(out)
             out.flush()
             del out
+            self.report.unlink(missing_ok=True)  # of rows that may now be others
             os.replace(temporary, self.array)
             report = json.dumps({"failures": failures, "files": list(stamps)})
             temporary.write_text(report, encoding="utf-8")
