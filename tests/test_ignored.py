@@ -25,7 +25,7 @@ from taut.objective import Batch, Weights, capacity_penalty, information_penalty
 from taut.plan import Plan, override
 from taut.targets import Interpolation, Source, Teacher
 from taut.tighter import Sampling, TighterELBO
-from tiny import NAN, SEVERAL, TINY, images, tiny
+from tiny import NAN, SEVERAL, TINY, images, strokes, tiny
 
 SIZES = (2, 3)
 IGNORED = torch.tensor([[False, False], [True, False], [False, True], [True, True], [False, False], [True, False]])
@@ -171,7 +171,7 @@ def left_out(n: int = 40) -> Any:
     y = (np.arange(n)[:, None] % [2, 3] == 0).astype(float)
     y[::4, 0] = NAN
     y[::2, 1] = NAN
-    data = images(y, SEVERAL)
+    data = strokes(y)
     ignored = np.zeros((n, 2), dtype=bool)
     ignored[::2, 1] = True
     data.annotation = dataclasses.replace(data.annotation, ignored=ignored)

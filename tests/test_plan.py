@@ -12,7 +12,7 @@ from taut.facts import fingerprint
 from taut.labels import Label, LabelSpace
 from taut.plan import Plan, override
 from taut.rules import FOLDS, advice, describe, fast_bf16, make_plan
-from tiny import NAN, ONE, SEVERAL, cells, images, made, some_known, vectors
+from tiny import NAN, ONE, SEVERAL, cells, images, made, some_known, strokes, vectors
 
 
 def planned(data: Dataset) -> Plan:
@@ -53,10 +53,24 @@ def test_the_facts_of_a_partly_annotated_table() -> None:
 def test_nothing_is_estimated_where_most_cells_of_images_are_known(hidden: float, source: str) -> None:
     rng = np.random.default_rng(0)
     y = np.where(rng.random((200, 2)) < hidden, np.nan, rng.integers(0, 2, (200, 2)))
-    objective = planned(images(y, LabelSpace.multilabel(2))).objective
+    objective = planned(strokes(y)).objective
     assert objective.source == source
     assert (objective.mutual_information > 0) == (source == "teacher")
-    assert planned(vectors(y, LabelSpace.multilabel(2))).objective.source == "teacher"
+    assert planned(vectors(y, SEVERAL)).objective.source == "teacher"
+
+
+def test_nothing_is_estimated_of_several_labels_of_scans() -> None:
+    few = cells(200, 0.2)
+    for data, source in (
+        (images(few, SEVERAL), "none"),
+        (strokes(few), "teacher"),
+        (images(few, SEVERAL, channels=3), "teacher"),
+        (images(some_known(200, 20)), "teacher"),
+        (vectors(few, SEVERAL), "teacher"),
+    ):
+        objective = planned(data).objective
+        assert objective.source == source
+        assert (objective.mutual_information > 0) == (source == "teacher")
 
 
 def test_hidden_targets_are_no_facts() -> None:
@@ -153,7 +167,7 @@ def test_feature_vectors_get_their_own_networks(features: int) -> None:
 
 def test_several_labels_are_believed_where_they_are_nearly_certain_or_hardened_less() -> None:
     vector, table, one = (
-        planned(data).objective for data in (vectors(cells(), SEVERAL), images(cells(), SEVERAL), images(some_known()))
+        planned(data).objective for data in (vectors(cells(), SEVERAL), strokes(cells()), images(some_known()))
     )
     assert 0 < table.mutual_information == vector.mutual_information < one.mutual_information
     assert (table.threshold, table.sharpen) == (0.99, 0)

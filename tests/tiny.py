@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,12 @@ def images(y: Any, space: LabelSpace = ONE, channels: int = 1, seed: int = 0, **
     """8x8 images of noise with annotations as `LabelSpace.encode` takes them."""
     x = np.random.default_rng(seed).integers(0, 256, (len(y), channels, 8, 8), dtype=np.uint8)
     return made(x, y, space, **parts)
+
+
+def strokes(y: Any, space: LabelSpace = SEVERAL) -> Dataset:
+    """The same in black and white alone, which are no scans to `taut.rules`."""
+    data = images(y, space)
+    return replace(data, x=np.where(data.x > 127, np.uint8(255), np.uint8(0)))
 
 
 def made(x: Any, y: Any, space: LabelSpace, **parts: Any) -> Dataset:

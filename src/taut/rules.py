@@ -83,8 +83,8 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
         others = total - total // 5
         if facts.is_image and facts.labels > 1 and facts.annotated_images == facts.fully_annotated_images:
             # Several labels take longer to learn than to guess: of equal time, more steps are worth more than more
-            # images that nothing is said of.
-            others = total // 5
+            # images that nothing is said of. On chest X-rays 1,000, 2,000 and 3,000 steps rank ever better.
+            others, train.steps = total // 20, 3000
         train.batch_unlabelled = min(others, max(32, unfinished))
     if facts.images < SMALL and facts.labels == 1:  # several labels take longer to learn
         train.steps = 500
@@ -126,14 +126,19 @@ def _plan_augmentation(plan: Plan, facts: Facts) -> None:
         augment.brightness, augment.contrast = 0.15, 0.3
 
 
-def mostly_known(facts: Facts) -> bool:
-    """Whether images with several labels have most of their cells annotated.
+def estimates(facts: Facts) -> bool:
+    """Whether labels are estimated where they are not annotated.
 
-    Estimates of the others then say less than the annotations do: of chest X-rays with nearly nine cells in ten they
-    cost AUROC, NLL and time.
+    Not where nothing is missing; nor of images with several labels where most cells are annotated, or which are scans:
+    the findings of chest X-rays are told so badly by a few hundred images that estimates of others cost steps, AUROC
+    and NLL, with a tenth and a fifth of the patients annotated, a fifth of the cells, and nearly nine in ten.
     """
-    known = sum(facts.annotated_cells)
-    return facts.is_image and facts.labels > 1 and known >= MOSTLY * facts.images * facts.labels
+    if facts.images == facts.fully_annotated_images:
+        return False
+    if not facts.is_image or facts.labels == 1 or facts.annotated_images == 0:
+        return True
+    mostly_known = sum(facts.annotated_cells) >= MOSTLY * facts.images * facts.labels
+    return not mostly_known and not (facts.grey and has_tones(facts))
 
 
 def has_tones(facts: Facts) -> bool:
@@ -164,7 +169,7 @@ def _plan_objective(plan: Plan, facts: Facts) -> None:
         objective.sharpen, objective.marginal = 1.0, 1.0
     elif facts.is_image:
         objective.mix, objective.sharpen = 0.75, 0.7
-    if facts.images == facts.fully_annotated_images or mostly_known(facts):
+    if not estimates(facts):
         objective.source, objective.mutual_information = "none", 0.0
     if facts.is_image:
         pixels = float(np.prod(facts.shape)) / plan.model.reduce**2
