@@ -476,15 +476,16 @@ def test_a_virtual_adversary_changes_more_than_chance() -> None:
     assert method.epsilon == pytest.approx(0.25 * 0.3 * 8)
     x = torch.rand(200, 1, 8, 8).double()
     log_q = latent.log_softmax(model.classify(x), model.sizes).detach()
-    r = method.direction(model, x, log_q)
+    batch = Batch(x, torch.zeros(200, 5), torch.zeros(200, 2, dtype=torch.bool))
+    r = method.direction(model, batch, log_q)
     torch.testing.assert_close(r.flatten(1).norm(dim=1), torch.full((200,), method.epsilon).double())
     assert not r.requires_grad
     assert all(p.grad is None for p in model.parameters())
-    changed = method.divergence(model, x, log_q, r)
+    changed = method.divergence(model, batch, log_q, r)
     for _ in range(3):
         chance = torch.randn_like(x)
         chance *= method.epsilon / chance.flatten(1).norm(dim=1)[:, None, None, None]
-        assert bool(changed > 3 * method.divergence(model, x, log_q, chance))
+        assert bool(changed > 3 * method.divergence(model, batch, log_q, chance))
 
 
 def test_perturbed_images_leave_running_statistics_alone() -> None:
