@@ -299,7 +299,10 @@ def test_lists_of_one_folder_share_what_is_decoded(tmp_path, small_limit, monkey
     folder = images(tmp_path, "1.png", "2.png", "3.png", "4.png")
     shape = (1, 8, 8)
     (folder / "broken.png").write_bytes(b"no image")
-    read = lambda *files: decoded_by(monkeypatch, lambda: cache.decode_once(folder, files, shape))  # noqa: E731
+
+    def read(*files):
+        return decoded_by(monkeypatch, lambda: cache.decode_once(folder, files, shape))
+
     names, (first, failures) = read("broken.png", "3.png", "1.png")
     assert names == ["1.png", "3.png", "broken.png"]
     assert list(failures) == [0]

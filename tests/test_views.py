@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from taut.plan import Plan, override
 from taut.report.explain import explain
 from taut.rules import make_plan
 from taut.run import load_model, save_model
-from tiny import SEVERAL, TINY, cells, images, some_known, tiny, vectors
+from tiny import SEVERAL, cells, images, some_known, tiny, vectors
 
 SHAPE = (1, 12, 10)
 
@@ -42,7 +43,7 @@ def test_the_maps_are_within_half_of_the_ranges_and_always_the_same() -> None:
     maps = augment.fixed_maps((1, 16, 16))
     assert maps is not None
     assert maps.shape == (64, 2, 3)
-    assert torch.equal(maps, augment.fixed_maps((1, 16, 16)))  # type: ignore[arg-type]
+    torch.testing.assert_close(augment.fixed_maps((1, 16, 16)), maps, rtol=0, atol=0)
     turned = torch.atan2(maps[:, 1, 0], maps[:, 0, 0]).rad2deg().abs()
     zoomed = maps[:, :, 0].norm(dim=1).log().abs()
     moved = maps[:, :, 2].abs() / 2
@@ -59,8 +60,7 @@ def test_mirror_images_are_among_them_only_where_augmentation_has_them() -> None
 
 
 def test_there_are_none_without_ranges_and_none_of_vectors() -> None:
-    still = {"rotation": 0.0, "scale": 0.0, "shift": 0.0, "shear": 0.0}
-    assert Augment(views=8, **still).fixed_maps(SHAPE) is None  # type: ignore[arg-type]
+    assert Augment(rotation=0, scale=0, shift=0, shear=0, views=8).fixed_maps(SHAPE) is None
     assert Augment(views=0).fixed_maps(SHAPE) is None
     assert Augment(views=8).fixed_maps((5,)) is None
 
@@ -105,9 +105,9 @@ def test_only_a_finished_training_has_them_and_calibrates_with_them(monkeypatch:
         during.append(model.views)
         return torch.zeros(40)
 
-    def with_logits(model: LabelVAE, logits: torch.Tensor, *others: object) -> str:
+    def with_logits(model: LabelVAE, logits: torch.Tensor, *others: Any) -> str:
         calibrated.append(logits)
-        return calibrate_on(model, logits, *others)  # type: ignore[arg-type]
+        return calibrate_on(model, logits, *others)
 
     monkeypatch.setattr("taut.looks.held_out_nll", look)
     monkeypatch.setattr("taut.evaluate.calibration.calibrate_on", with_logits)
@@ -125,9 +125,7 @@ def test_only_a_finished_training_has_them_and_calibrates_with_them(monkeypatch:
 
 def test_trainings_on_folds_predict_with_them_too() -> None:
     data = images(cells(80, 0.9), SEVERAL)
-    plans = [{"train.folds": 2, "augment.views": views} for views in (0, 4)]
-    found = [fit(data, lambda plan, p=p: override(plan, {**TINY, **p}, "test"), quiet=True) for p in plans]  # type: ignore[misc]
-    one, several = (f.model for f in found)
+    one, several = (fit(data, tiny(train={"folds": 2}, augment={"views": views}), quiet=True).model for views in (0, 4))
     assert not torch.equal(one.temperature, several.temperature)
     weights = [dict(model.named_parameters()) for model in (one, several)]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
