@@ -26,7 +26,7 @@ SHOWN = (
     "error", "worst error", "error_one_pass", "seconds_to_3.12", "ap_macro", "auroc_macro", "nll", "ece",
     "raw_nll", "raw_ece", "elbo", "annotated_q", "alpha", "bound",
     "surrogate", "gap", "ood_cifar10", "ood_chest", "ood_turned", "ood_noisy",
-    "elbo_11", "iw_11", "gap_11", "elbo_12", "iw_12", "gap_12", "bits_per_dim", "doublings a label",
+    "elbo_11", "iw_11", "gap_11", "elbo_12", "iw_12", "gap_12", "bits_per_dim", "exponent of c^k",
     "last over first", "ratio", "loop_ms", "bare_ms", "parameters", "steps", "kept",
     "step_ms", "ms an image", "seconds", "peak MiB", "before MiB", "planned MiB",
 )  # fmt: skip

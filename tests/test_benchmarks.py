@@ -602,13 +602,16 @@ def test_labels_of_one_class_keep_their_frequency() -> None:
 
 def test_the_cost_of_labels_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(label_cost, "measured", lambda *setting: label_cost.step_cost(*setting, budget=0.05))
-    monkeypatch.setattr(label_cost, "LIMIT_COMBINATIONS", 16)
+    monkeypatch.setattr(label_cost, "ENUMERATION_LIMIT", 16)
+    monkeypatch.setattr(label_cost, "FAR", 2)
     label_cost.main(seeds=1, folder=tmp_path, settings=[(1, 2), (3, 2), (6, 2)])
     rows = {d["method"]: d for d in json.loads((tmp_path / "label-cost.json").read_text())["draws"]}
     assert rows["taut"]["extrapolated"] == []
     assert rows["M2"]["extrapolated"] == ["k=6 c=2"]
-    # 64 combinations at the cost that 8 had each.
-    assert rows["M2"]["k=6 c=2 ms"] == pytest.approx(8 * rows["M2"]["k=3 c=2 ms"], rel=0.01)
+    # The line through log time at 2 and at 8 combinations, at 64.
+    one, three = rows["M2"]["k=1 c=2 ms"], rows["M2"]["k=3 c=2 ms"]
+    assert rows["M2"]["k=6 c=2 ms"] == pytest.approx(three * (three / one) ** 1.5, rel=0.01)
+    assert rows["M2"]["exponent of c^k"] == pytest.approx(np.log2(three / one) / 2, abs=1e-3)
     report.pictures(tmp_path, tmp_path / "pictures")
     assert (tmp_path / "pictures" / "label-cost.png").stat().st_size > 5000
 
