@@ -171,9 +171,18 @@ def test_a_table_by_every_policy_and_what_its_notes_say(tmp_path: Path) -> None:
 
 def test_rows_contradict_by_what_their_cells_become(tmp_path: Path) -> None:
     folder = images(tmp_path, "a.png", "b.png")
-    labels = table(tmp_path, "file,A,B\na.png,1,-1\na.png,1,\nb.png,1,0\n")
+    labels = table(tmp_path, "file,A,B\na.png,1,-1\na.png,1,0\nb.png,1,0\n")
     assert load_folder(folder, labels).ids == ["a.png", "b.png"]
     assert load_folder(folder, labels, uncertain="positive", blank="negative").ids == ["b.png"]
+
+
+def test_what_one_row_of_an_image_leaves_blank_another_fills_in(tmp_path: Path) -> None:
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    labels = table(tmp_path, "file,A,B\na.png,1,\na.png,,1\nb.png,,1\nb.png,,-1\nc.png,,\nc.png,-1,\n")
+    data = load_folder(folder, labels, blank="negative")
+    assert data.ids == ["a.png", "b.png", "c.png"]
+    np.testing.assert_equal(data.annotation.targets[:, 1::2], [[1, 1], [0, 1], [NAN, 0]])
+    np.testing.assert_array_equal(data.cells, [[1, 1], [BLANK, 1], [UNCERTAIN, BLANK]])
 
 
 def test_unannotated_cells_of_arrays_are_blank_cells(tmp_path: Path) -> None:

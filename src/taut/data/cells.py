@@ -141,23 +141,26 @@ def _value(fate: str) -> float:
     return {"latent": LATENT, "ignore": IGNORED, "positive": 1.0, "negative": 0.0}[fate]
 
 
-def merged(
-    values: NDArray[np.float64], codes: NDArray[np.int64], images: NDArray[Any]
+def settle_together(
+    space: LabelSpace, codes: NDArray[np.int64], policy: CellPolicy, images: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Values and codes [N, k] of rows where the rows of one image [N] say together what each says in part.
+    """Values, as from `settle`, and codes [N, k] where the rows of one image [N] say together what each says in part.
 
-    Rows of which a cell differs stay as they are.
+    A cell is blank that no row fills in. Rows of which a cell differs stay as they are.
     """
-    rows = np.flatnonzero(pd.Series(images).duplicated(keep=False))
-    values, codes, keys = values.copy(), codes.copy(), np.asarray(images)[rows]
-    latent = values[rows] == LATENT
+    codes, rows = codes.copy(), np.flatnonzero(pd.Series(images).duplicated(keep=False))
+    values = settle(space, codes, replace(policy, blank="latent"))
+    keys, latent = np.asarray(images)[rows], values[rows] == LATENT
     known = pd.DataFrame(np.where(latent, np.nan, values[rows])).groupby(keys)
     low, high = known.transform("min").to_numpy(), known.transform("max").to_numpy()
-    said = pd.DataFrame(np.where(latent, np.nan, codes[rows])).groupby(keys).transform("max").to_numpy()
-    agree = ((low == high) | np.isnan(low)).all(axis=1, keepdims=True) & ~np.isnan(low)
-    values[rows] = np.where(agree, low, values[rows])
-    codes[rows] = np.where(agree, np.nan_to_num(said), codes[rows])
-    return values, codes
+    unknown = np.isnan(low)
+    agree = ((low == high) | unknown).all(axis=1, keepdims=True)
+    said = pd.DataFrame(np.where(latent & ~unknown, UNCERTAIN, codes[rows])).groupby(keys)
+    # Of what states no class, uncertain says more than blank does, and blank more than UNSAID.
+    code = np.where(unknown, said.transform("min"), said.transform("max"))
+    values[rows] = np.where(agree & ~unknown, low, values[rows])
+    codes[rows] = np.where(agree, code, codes[rows])
+    return np.where(codes == BLANK, settle(space, codes, policy), values), codes
 
 
 def annotate(space: LabelSpace, values: NDArray[np.float64]) -> Annotation:

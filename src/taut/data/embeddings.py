@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from taut.data.arrays import ID_NAMES
-from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, merged, settle
+from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, settle_together
 from taut.data.dataset import DataError, Dataset, as_images, pixel_max, small_scale
 from taut.data.joined import Column
 from taut.data.listing import Listing, TableOptions, from_table
@@ -111,8 +111,7 @@ def load_embeddings(
     if both:
         raise DataError(f"{path}: {listed(both)} is among the features and among the labels of {labels}: drop it there")
     policy = CellPolicy(uncertain or CellPolicy.uncertain, blank or listing.blank)
-    values = settle(listing.space, listing.codes, policy)
-    values, codes = merged(values, listing.codes, listing.entries["image"].to_numpy())
+    values, codes = settle_together(listing.space, listing.codes, policy, listing.entries["image"].to_numpy())
     rows, notes = _choose(listing, values, skipped, path)
     entries, codes = listing.entries.iloc[rows], codes[rows]
     images = entries["image"].to_numpy()

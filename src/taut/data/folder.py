@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from taut.data.cache import Shape, decode_once, find_copies, read_headers, read_images
-from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, merged, settle
+from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, settle, settle_together
 from taut.data.dataset import DataError, Dataset
 from taut.data.dicom import Header
 from taut.data.files import SUFFIXES, find_images
@@ -208,8 +208,8 @@ class _Reading:
         lower = said["rank"] < said.groupby("image")["rank"].transform("max")
         best = said[~lower].copy()
         at = best.index.to_numpy()
-        self.values[at], self.listing.codes[at] = merged(
-            self.values[at], self.listing.codes[at], best["image"].to_numpy()
+        self.values[at], self.listing.codes[at] = settle_together(
+            self.listing.space, self.listing.codes[at], self.policy, best["image"].to_numpy()
         )
         best[list(range(self.values.shape[1]))] = self.values[at]
         versions = (~best.drop(columns="split").duplicated()).groupby(best["image"]).transform("sum")
