@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from conftest import Array
 from taut.data.dataset import DataError, Dataset
 from taut.evaluate.predict import predict_logits, predict_posterior, predict_probabilities
 from taut.facts import fingerprint
+from taut.features import About, FrozenEncoder
 from taut.fit import build_model
 from taut.labels import Label, LabelSpace
 from taut.nn.vae import LabelVAE
@@ -148,6 +150,38 @@ def test_integrated_gradients_add_up_to_the_difference_to_the_mean() -> None:
     mean = np.broadcast_to(model.shift.numpy(), x.shape)
     assert found.shape == (8, 8)
     assert float(found.sum()) == pytest.approx(float((odds(model, x) - odds(model, mean))[0]), rel=0.05, abs=1e-3)
+
+
+def test_a_map_of_a_frozen_encoder_is_of_the_image() -> None:
+    pytest.importorskip("captum")
+    data = images(cells(), SEVERAL, channels=3)
+    whole = model_of(data)
+    backbone = {f"backbone.{name}": value for name, value in whole.encoder.backbone.state_dict().items()}
+    about = About("conv", "a run", (3, 8, 8), whole.architecture.width, whole.architecture.pool)
+    frozen = FrozenEncoder(about, {**backbone, "shift": whole.shift + 0.1, "scale": whole.scale})
+    features = dataclasses.replace(data, x=frozen.compute(data.x))
+    head = model_of(features)
+
+    @torch.no_grad()
+    def difference(x: torch.Tensor) -> float:
+        logits = head.classify(head.prepare(torch.from_numpy(frozen.compute(x.numpy()))))[0]
+        return float(logits[3] - logits[2])
+
+    x = torch.from_numpy(data.x[:1].astype(np.float32) / 255)
+    found = explain(head, data.x[:1], "b", attribution="gradients", frozen=frozen)
+    assert found.decoded is None
+    assert found.attribution is not None
+    assert found.attribution.shape == (8, 8)
+    mean = frozen.shift.expand(x.shape).contiguous()
+    assert float(found.attribution.sum()) == pytest.approx(difference(x) - difference(mean), rel=0.05, abs=1e-3)
+    np.testing.assert_allclose(found.image, x[0])
+    assert found.probability[1] == pytest.approx(predict_probabilities(head, features.x[:1], False)[0, 3], abs=1e-5)
+    # One window of the image replaced by the mean, by hand: the first one.
+    lost = explain(head, data.x[:1], "b", attribution="occlusion", frozen=frozen).attribution
+    assert lost is not None
+    covered = x.clone()
+    covered[..., :1, :1] = frozen.shift
+    assert float(lost[0, 0]) == pytest.approx(difference(x) - difference(covered), abs=1e-4)
 
 
 def test_the_classes_of_a_map_are_those_that_are_compared() -> None:

@@ -110,10 +110,19 @@ def test_a_folder_through_a_frozen_network(
         scores = [float(row["ood:score"]) for row in csv.DictReader(file)]
     np.testing.assert_allclose(scores, ood_scores(model, compute(frozen, read(scans))), rtol=1e-3)
     out = tmp_path / "why.png"
-    said = refused(capsys, "explain", run, scans / "07.png", "--label", "mass", "--out", out)
-    assert f"{run} was trained on the features of the frozen encoder resnet-18" in said
-    assert "no image to explain" in said
+    why = ("explain", run, scans / "07.png", "--label", "mass", "--out", out)
+    said = refused(capsys, *why)
+    assert f"the decoder of {run} draws features of resnet-18 and no images, so it has no counterfactual" in said
     assert not out.exists()
+    pytest.importorskip("captum")
+    taut(*why, "--attribution", "occlusion")
+    said = capsys.readouterr().out
+    assert float(said.partition("before")[0].rpartition("(")[2]) == pytest.approx(alone["07.png"][1], abs=1e-3)
+    assert "no counterfactual" in said
+    with Image.open(out) as picture:
+        assert picture.size[0] == 2 * 300
+    taut("explain", run, tmp_path / "pack.npz", *why[3:], "--row", 7, "--attribution", "occlusion")
+    assert capsys.readouterr().out == said
 
 
 def test_a_run_is_a_frozen_encoder_for_another_one(scans: Path, tmp_path: Path, capsys: Capture) -> None:

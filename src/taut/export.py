@@ -23,21 +23,14 @@ class Shipped(nn.Module):
     forward: uint8 [N, C, H, W], of which 255 is white, or float features [N, F], to q(c|x), [N, W] of float64.
     """
 
-    shift: Tensor
-    scale: Tensor
-
     def __init__(self, model: LabelVAE, frozen: FrozenEncoder | None = None) -> None:
         super().__init__()
-        self.model = model
-        self.encoder = None if frozen is None else frozen.encoder
-        if frozen is not None:
-            self.register_buffer("shift", frozen.shift)
-            self.register_buffer("scale", frozen.scale)
+        self.model, self.frozen = model, frozen
 
     def forward(self, x: Tensor) -> Tensor:
         """Probabilities [N, W]; each label's block adds up to 1."""
-        if self.encoder is not None:
-            x = self.encoder((x.float() / 255 - self.shift) / self.scale).label.float()
+        if self.frozen is not None:
+            x = self.frozen(x.float() / 255)
         return self.model.log_probabilities(self.model.predict(self.model.prepare(x)).logits.double()).exp()
 
 

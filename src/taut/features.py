@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from taut.data.cache import MAP_BYTES, cache_root
@@ -50,19 +50,24 @@ class About:
     pool: str = "mean"
 
 
-class FrozenEncoder:
+class FrozenEncoder(nn.Module):
     """An encoder whose weights stay as they are: images [N, C, H, W] to features [N, F], the same for every run.
 
     In evaluation mode and float32, from standardised images: with ImageNet's (or the timm network's own) means and
     deviations where the weights were given in a file, with those of its training set for the encoder of a run.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, about: About, state: dict[str, Tensor] | None = None) -> None:
         """Build it with the weights and standardisation of a state; they are random where there is none."""
+        super().__init__()
         self.about = about
         self.encoder = make_encoder(about.name, about.shape, about.width, about.pool).eval().requires_grad_(False)
         per_channel = (about.shape[0], 1, 1)
-        self.shift, self.scale = torch.zeros(per_channel), torch.ones(per_channel)
+        self.register_buffer("shift", torch.zeros(per_channel))
+        self.register_buffer("scale", torch.ones(per_channel))
         if state is not None:
             self.shift, self.scale = state["shift"], state["scale"]
             own = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
@@ -112,7 +117,7 @@ class FrozenEncoder:
     def state(self) -> dict[str, Tensor]:
         """Everything that its features depend on, by name: what q(z|x) reads beside them is not among it."""
         own = {f"{PREFIX}{name}": v.cpu().contiguous() for name, v in self.encoder.backbone.state_dict().items()}
-        return {**own, "shift": self.shift.contiguous(), "scale": self.scale.contiguous()}
+        return {**own, "shift": self.shift.cpu().contiguous(), "scale": self.scale.cpu().contiguous()}
 
     def check(self, shape: tuple[int, ...], name: str) -> None:
         """DataError where inputs are no images of the shape that the encoder takes."""
@@ -127,6 +132,11 @@ class FrozenEncoder:
                 f"but these are {_size(shape)}{hint}"
             )
 
+    def forward(self, images: Tensor) -> Tensor:
+        """Features [N, F] of images [N, C, H, W] in [0, 1], which gradients pass through."""
+        standard = ((images - self.shift) / self.scale).contiguous(memory_format=torch.channels_last)
+        return self.encoder(standard).label.float()  # type: ignore[no-any-return]
+
     @torch.no_grad()
     def compute(self, x: NDArray[Any], name: str = "the images") -> NDArray[np.float32]:
         """Features [N, F] of images [N, C, H, W], uint8 or floats in [0, 1], without the cache.
@@ -135,14 +145,12 @@ class FrozenEncoder:
         """
         self.check(x.shape[1:], name)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        encoder = self.encoder.to(device)
-        shift, scale = self.shift.to(device), self.scale.to(device)
+        self.to(device)
         out = np.empty((len(x), self.width), dtype=np.float32)
         for start in tqdm(range(0, len(x), BATCH), "features", unit="batch", delay=2, disable=None):
             images = torch.from_numpy(np.ascontiguousarray(x[start : start + BATCH])).to(device)
             images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-            standard = ((images - shift) / scale).contiguous(memory_format=torch.channels_last)
-            out[start : start + BATCH] = encoder(standard).label.float().cpu().numpy()
+            out[start : start + BATCH] = self(images).cpu().numpy()
         if not np.isfinite(out).all():
             row = int(np.argwhere(~np.isfinite(out))[0][0])
             raise DataError(f"{name}: the features of image {row} are NaN or infinite: are the weights right?")

@@ -26,29 +26,32 @@ def read_inputs(
     source: ReadFlags,
     frozen: FrozenEncoder | None = None,
     most: int | None = None,
+    encode: bool = True,
 ) -> Iterator[tuple[list[str], Any, list[tuple[Path, str]]]]:
     """Names, inputs and what could not be read, from an image, a folder, an .npz pack or a file of embeddings.
 
     Annotations are not read, so that they need not be those of the model.
     white: as in `load_source`.  source: the flags of the run, for what its files call the ids.
     frozen: the encoder whose features the model takes; vectors are taken for its features.
+    encode: whether these features stand in for images, or images stay as the encoder reads them.
     most: so many image files at once, of which any number may be unread; all of them by default.
     Raises DataError, after the last ones, where none could be read.
     """
     if not path.exists():
         raise DataError(f"{path} does not exist")
+    shape = model.architecture.shape if frozen is None else frozen.about.shape
+    encoder = frozen if encode else None
     if path.suffix.lower() in EMBEDDINGS:
         key = source.path_column if path.suffix.lower() in (".parquet", ".pq") else None
         if path.suffix.lower() == ".npz" and is_pack(path):
             dataset = load_npz(path, model.space, white=white, annotated=False)
         else:
             dataset = load_embeddings(path, None, TableOptions(path_column=key), space=model.space, white=white)
-        if frozen is not None and dataset.is_image:
-            dataset = dataclasses.replace(dataset, x=frozen.compute(dataset.x, dataset.name))
-        check_shape(dataset, model.architecture.shape)
+        if encoder is not None and dataset.is_image:
+            dataset = dataclasses.replace(dataset, x=encoder.compute(dataset.x, dataset.name))
+        check_shape(dataset, model.architecture.shape if encode else shape)
         yield list(dataset.ids), dataset.x, []
         return
-    shape = model.architecture.shape if frozen is None else frozen.about.shape
     if len(shape) != 3:
         raise DataError(f"{path}: the model takes feature vectors, not images")
     files = [path / name for name in find_images(path)] if path.is_dir() else [path]
@@ -61,6 +64,6 @@ def read_inputs(
         bad = {file for file, _ in unread}
         names = [str(file) for file in some if file not in bad]
         count, reasons = count + len(names), reasons + unread
-        yield names, x if frozen is None or not names else frozen.compute(x, str(path)), unread
+        yield names, x if encoder is None or not names else encoder.compute(x, str(path)), unread
     if not count:
         raise DataError(f"{path}: no image can be read" + (f" ({reasons[0][0]}: {reasons[0][1]})" if reasons else ""))

@@ -160,11 +160,8 @@ def explain(
         raise DataError(f"--label names no label; there are {', '.join(model.space.names)}")
     frozen = FrozenEncoder.load(run)
     if frozen is not None:
-        raise DataError(
-            f"{run} was trained on the features of the frozen encoder {frozen.about.given}: "
-            "its decoder draws features, so that there is no image to explain"
-        )
-    names, x, unread = next(read_inputs(image, model, folder.pixel_max(), _source(folder)))
+        frozen.to(model.log_prior.device)
+    names, x, unread = next(read_inputs(image, model, folder.pixel_max(), _source(folder), frozen, encode=False))
     if unread:
         raise DataError(f"{unread[0][0]} cannot be read: {unread[0][1]}")
     chosen = [i for i, name in enumerate(names) if row in (None, name)]
@@ -174,11 +171,15 @@ def explain(
             f"{image} has {known}: --row names one of them" if row is None else f"--row {row}: {image} has {known}"
         )
     plan = folder.load_plan()
-    decodes = find_objective(plan.objective.name).decodes(plan)
-    untrained = f"the objective {plan.objective.name!r} of {run} never trained the decoder, so it has no counterfactual"
+    decodes = frozen is None and find_objective(plan.objective.name).decodes(plan)
+    untrained = (
+        f"the objective {plan.objective.name!r} of {run} never trained the decoder, so it has no counterfactual"
+        if frozen is None
+        else f"the decoder of {run} draws features of {frozen.about.given} and no images, so it has no counterfactual"
+    )
     if not decodes and attribution == "none":
         raise DataError(f"{untrained}; --attribution occlusion shows where the classifier looks")
-    found = explain_image(model, x[chosen], label, decodes, attribution)
+    found = explain_image(model, x[chosen], label, decodes, attribution, frozen)
     draw_explanation(found, out)
     print(f"{found.describe()}; the picture is {out}" + ("" if decodes else f"; {untrained}"))
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from taut import latent
 from taut.data.dataset import DataError
+from taut.features import FrozenEncoder
 from taut.labels import LabelSpace, Scalar
 from taut.nn.vae import LabelVAE
 
@@ -78,20 +79,28 @@ def find_label(space: LabelSpace, text: str) -> tuple[int, int | None]:
 
 @torch.no_grad()
 def explain(
-    model: LabelVAE, x: NDArray[Any], text: str, decodes: bool = True, attribution: Attribution = "none"
+    model: LabelVAE,
+    x: NDArray[Any],
+    text: str,
+    decodes: bool = True,
+    attribution: Attribution = "none",
+    frozen: FrozenEncoder | None = None,
 ) -> Explanation:
     """The explanation of a label, NAME or NAME=CLASS, of one raw image [1, C, H, W].
 
     Of two classes, the last one (or CLASS) is compared with the other; of more, CLASS, or without one the second most
-    probable, with the most probable of the others.  decodes: whether the decoder was trained.
+    probable, with the most probable of the others.
+    decodes: whether the decoder was trained.  frozen: the encoder whose features the model takes in place of the image;
+    nothing is decoded then, since the decoder draws features.
     Raises DataError for an unknown label or class, and for feature vectors.
     """
-    if len(model.architecture.shape) != 3:
+    if len(model.architecture.shape if frozen is None else frozen.about.shape) != 3:
         raise DataError("the model takes feature vectors: there is no image to explain")
     j, c = find_label(model.space, text)
     label, block = model.space.labels[j], model.space.blocks[j]
-    prepared = model.prepare(torch.from_numpy(np.ascontiguousarray(x)).to(model.log_prior.device))
-    posterior = model.eval().predict(prepared)
+    raw = torch.from_numpy(np.ascontiguousarray(x)).to(model.log_prior.device)
+    image = model.prepare(raw) if frozen is None else raw.float() / (255 if raw.dtype == torch.uint8 else 1)
+    posterior = model.eval().predict(image if frozen is None else model.prepare(frozen(image)))
     logits = posterior.logits.cpu().double()  # an Apple GPU has no float64
     plain, calibrated = (model.log_probabilities(logits, with_it)[0, block].exp() for with_it in (False, True))
     ranking = plain.argsort(descending=True).tolist()
@@ -99,34 +108,42 @@ def explain(
         c = 1 if len(label.classes) == 2 else ranking[1]
     other = next(value for value in ranking if value != c)
     decoded = None
-    if decodes:
+    if decodes and frozen is None:
         whole = latent.hard_sample(latent.log_softmax(logits, model.sizes), model.sizes, torch.zeros_like(logits))
         both = whole.to(posterior.logits).repeat(2, 1)
         both[:, block] = F.one_hot(torch.tensor([other, c]), len(label.classes)).to(both)
         decoded = model.mean_image(model.decode(posterior.mean.expand(2, -1), both)).cpu().numpy()
     shown = (
-        None if attribution == "none" else attribute(model, prepared, block.start + c, block.start + other, attribution)
+        None
+        if attribution == "none"
+        else attribute(model, image, block.start + c, block.start + other, attribution, frozen)
     )
     return Explanation(
         label.name,
         (label.classes[other], label.classes[c]),
         (float(plain[other]), float(plain[c])),
         (float(calibrated[other]), float(calibrated[c])),
-        prepared[0].cpu().numpy(),
+        image[0].cpu().numpy(),
         decoded,
         shown,
     )
 
 
 def attribute(
-    model: LabelVAE, x: Tensor, target: int, other: int, how: Literal["occlusion", "gradients"]
+    model: LabelVAE,
+    x: Tensor,
+    target: int,
+    other: int,
+    how: Literal["occlusion", "gradients"],
+    frozen: FrozenEncoder | None = None,
 ) -> NDArray[np.float32]:
     """How far each place of a prepared image [1, C, H, W] raises log q(target|x) − log q(other|x): [H, W] nats.
 
-    target, other: columns of the logits of one label.  "occlusion": what is lost where a window of an eighth of the
-    image is replaced by the training images' mean (Zeiler 2014), averaged over windows.  "gradients": integrated
-    gradients from that mean (Sundararajan 2017), whose sum is the whole difference to it. Both are of one pass, not of
-    the mean over views that `LabelVAE.predict` takes.
+    target, other: columns of the logits of one label.  frozen: as `explain` takes it.
+    "occlusion": what is lost where a window of an eighth of the image is replaced by the mean of the images that the
+    encoder learnt from (Zeiler 2014), averaged over windows.  "gradients": integrated gradients from that mean
+    (Sundararajan 2017), whose sum is the whole difference to it. Both are of one pass, not of the mean over views that
+    `LabelVAE.predict` takes.
     Raises DataError where captum is not installed.
     """
     try:
@@ -135,10 +152,10 @@ def attribute(
         raise DataError("--attribution needs captum: pip install 'taut[explain]'") from error
 
     def odds(inputs: Tensor) -> Tensor:
-        logits = model.classify(inputs)
+        logits = model.classify(inputs if frozen is None else model.prepare(frozen(inputs)))
         return logits[:, target] - logits[:, other]
 
-    baseline = model.shift.expand(x.shape[1:])[None]
+    baseline = (model.shift if frozen is None else frozen.shift).expand(x.shape[1:])[None]
     if how == "gradients":
         with torch.enable_grad():
             found = IntegratedGradients(odds).attribute(x, baseline, n_steps=64, internal_batch_size=16)
