@@ -11,7 +11,8 @@ from PIL import Image
 from commands import taut
 from image_files import BINARY, images, paint
 from taut.data import DataError, cache, kept, leakage
-from taut.data.folder import load_folder, read_images
+from taut.data.cache import read_images
+from taut.data.folder import load_folder
 from taut.data.mapped import MappedRows
 from taut.fit import fit
 from tiny import FLAGS, ONE, some_known, tiny, vectors

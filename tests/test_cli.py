@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -217,6 +218,11 @@ def test_images_that_the_run_has_seen_are_told_in_other_data(pack: Path, tmp_pat
     said = capsys.readouterr().err
     assert "3 of these 40 images are, pixel for pixel, ones that the run was trained or calibrated on" in said
     assert "such as scan1 = " in said
+    saved = pd.read_csv(run / "split.csv", dtype=str)
+    learnt = set(saved.loc[saved["split"] != "test", "group"])
+    related = sum(str(name) in learnt for name in other["patient_id"]) - 3
+    assert related > 0
+    assert f", and {related} others are of groups that the run was trained or calibrated on, such as " in said
     other["x"] = np.random.default_rng(8).integers(0, 256, other["x"].shape, dtype=np.uint8)
     np.savez(tmp_path / "later.npz", **other)
     taut("evaluate", run, "--data", tmp_path / "later.npz")

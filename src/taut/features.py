@@ -23,13 +23,12 @@ from tqdm import tqdm
 
 from taut.data.cache import MAP_BYTES, cache_root
 from taut.data.dataset import DataError, Dataset
-from taut.nn.encoders import TIMM, make_encoder
+from taut.nn.encoders import IMAGENET, TIMM, make_encoder
 from taut.nn.weights import load_weights
 from taut.run import load_model
 
 VERSION = 1  # part of the cache key: raise it when what is computed changes
 BATCH = 64
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224  # means, standard deviations, side in pixels
 CLASSIC = ("densenet-121", "resnet-18", "resnet-50")  # torchvision's weights are for ImageNet's normalisation
 PREFIX = "backbone."
 FILES = ("frozen.json", "frozen.safetensors")

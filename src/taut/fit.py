@@ -263,7 +263,7 @@ def fit(
     if run is not None and processes().is_main_process:
         run.save_plan(plan, facts, dict(source or {}))
         run.save_draw(kept, held, dataset.annotation.observed)
-    return _train(dataset, training, held, plan, facts, run, False, [*dataset.notes, *notes], quiet, tell)
+    return _train_and_calibrate(dataset, training, held, plan, facts, run, False, [*dataset.notes, *notes], quiet, tell)
 
 
 def resume(dataset: Dataset, run: Run, quiet: bool = False, tell: Callable[[str], None] = lambda note: None) -> Fitted:
@@ -281,10 +281,10 @@ def resume(dataset: Dataset, run: Run, quiet: bool = False, tell: Callable[[str]
     facts = fingerprint(training)
     if not run.has_facts(facts):
         raise other
-    return _train(dataset, training, held, plan, facts, run, True, list(dataset.notes), quiet, tell)
+    return _train_and_calibrate(dataset, training, held, plan, facts, run, True, list(dataset.notes), quiet, tell)
 
 
-def _train(
+def _train_and_calibrate(
     dataset: Dataset,
     training: Dataset,
     held: NDArray[np.intp],
@@ -301,7 +301,7 @@ def _train(
         tell(sentence)
 
     judges = _judges(dataset, held)
-    result = _trained(training, plan, facts, run, again, quiet, held=judges)
+    result = _train_once(training, plan, facts, run, again, quiet, held=judges)
     model = result.model
     if result.kept < result.steps:
         note(f"the weights of step {result.kept} of {result.steps} are kept: later ones are clearly worse")
@@ -330,7 +330,7 @@ def _judges(dataset: Dataset, held: NDArray[np.intp]) -> Dataset | None:
     return certain(dataset.rows(held)) if len(held) else None
 
 
-def _trained(
+def _train_once(
     dataset: Dataset,
     plan: Plan,
     facts: Facts,
@@ -356,7 +356,7 @@ def _cross_calibrate(model: LabelVAE, training: Dataset, plan: Plan, run: Run | 
 
     def trained(hidden: Dataset, fold: int) -> LabelVAE:
         name = f"fold {fold + 1} of {settings.folds}"
-        return _trained(hidden, plan, fingerprint(hidden), None, False, quiet, name).model
+        return _train_once(hidden, plan, fingerprint(hidden), None, False, quiet, name).model
 
     try:
         held, logits = cross_fit(training, parts, trained, run, again)

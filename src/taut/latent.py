@@ -150,16 +150,17 @@ def relaxed_sample(
     soft = _by_label(perturbed, sizes, lambda block: (block / temperature).softmax(-1))
     if not straight_through:
         return soft
-    return _one_hot_argmax(perturbed, sizes) + (soft - soft.detach())
+    return most_probable(perturbed, sizes) + (soft - soft.detach())
 
 
 def hard_sample(log_p: Tensor, sizes: Sizes, noise: Tensor | None = None) -> Tensor:
     """An exact one-hot c ~ p(c), without gradient: [N, W] (Gumbel-max)."""
     noise = gumbel_noise(log_p) if noise is None else noise
-    return _one_hot_argmax(log_p.detach() + noise, sizes)
+    return most_probable(log_p.detach() + noise, sizes)
 
 
-def _one_hot_argmax(scores: Tensor, sizes: Sizes) -> Tensor:
+def most_probable(scores: Tensor, sizes: Sizes) -> Tensor:
+    """The class of the greatest score of each label, one-hot and without gradient: [..., W] to [..., W]."""
     return _by_label(scores, sizes, lambda block: F.one_hot(block.argmax(-1), block.shape[-1]).to(block.dtype))
 
 

@@ -41,11 +41,15 @@ class ModelPlan:
     pool: Literal["mean", "meanmax", "grid"] = "mean"
     """How the label head reads the last map; see `MapEncoder`."""
     z_dim: int = 16
+    """Dimension of z."""
     decoder_width: int | None = None
+    """Channels before the decoder's last doubling (or units of an MLP); None is its usual width."""
     reduce: int = 1
     """The reconstruction is at 1/reduce of the resolution, of area averages."""
     likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
+    """p(x|z,c): bernoulli for grey values in [0, 1]; gaussian with one learnt variance for colours and features."""
     dropout: float = 0.0
+    """Share of the features that the label head loses at random in training."""
     z_given_c: bool = False
     """Whether z has the posterior q(z|x,c) of M2 instead of q(z|x)."""
     stack: int = 0
@@ -59,11 +63,14 @@ class ObjectivePlan:
     name: str = "tighter-elbo"
     """The method: tighter-elbo, or a rival of `taut.baselines`."""
     reconstruction: float = 1e-3
-    """ρ."""
+    """ρ, the weight of log p(x|z,c); 0 trains no decoder."""
     beta_z: float = 1e-3
+    """β_z, the weight of |KL(q(z|x) ‖ p(z)) − C_z|."""
     beta_c: float = 0.0
+    """β_c, the weight of |KL(q(c_j|x) ‖ p(c_j)) − C_c|, summed over the labels."""
     alpha: float | None = None
-    """α; None weighs annotated images as if every image of a batch were annotated."""
+    """α, the weight of KL(p̃(c_j|x) ‖ q(c_j|x)) of annotated cells; None weighs annotated images as if every image of a
+    batch were annotated."""
     capacity_z: float = 10.0
     """C_z in nats."""
     capacity_c: float = 1.0
@@ -71,24 +78,36 @@ class ObjectivePlan:
     ramp: float = 0.3
     """Share of the steps in which the budgets rise from 0."""
     per: Literal["example", "batch"] = "example"
+    """Whether the distances from the budgets are those of each image, or of the means over a batch."""
     prior: Literal["empirical", "uniform"] = "empirical"
+    """p(c): smoothed frequencies of the annotated cells, or equal for all classes; --prevalence goes before both."""
     balance: Literal["prior", "loss"] = "prior"
     """What knows of unequal frequencies of classes: p(c) alone, or the annotated term too, whose classes then weigh
     alike without a shift of q(c|x)."""
     mutual_information: float = 0.3
+    """Weight of the mutual information I(x; c_j) over a batch (eq. 14)."""
     marginal: float = 2.0
+    """Weight in it of KL(mean q(c_j|x) ‖ p(c_j)) over the batch; that of the mean entropy of q(c_j|x) is 1."""
     sampling: Literal["relaxed", "straight-through", "enumerate"] = "relaxed"
+    """How c ~ q(c|x) reaches the decoder: relaxed (Gumbel-softmax), hard with that gradient, or as a sum over all c."""
     temperature: float = 0.67
+    """Temperature of the relaxation."""
     share: float = 0.25
     """Share of the rows that is decoded in a step."""
     source: Literal["none", "interpolation", "teacher"] = "teacher"
+    """Where p(c|x) of what is not annotated is estimated: nowhere, by mixing images, or by a teacher on a weak view."""
     consistency: float = 1.0
+    """Weight of KL(estimate ‖ q(c_j|x)) on the views of that source."""
     z_consistency: float = 0.0
+    """Weight of the divergence between q(z|x) of a mixed image and the mixture of those of its two (interpolation)."""
     momentum: float = 0.0
     """Of the averaged teacher; 0 lets the network teach itself."""
     sharpen: float = 0.5
+    """Temperature T of the teacher's estimates, q^(1/T): 1 leaves them, 0 takes the most probable class."""
     threshold: float = 0.0
+    """Estimates whose greatest probability is below it do not count, label by label; 0 counts all."""
     alignment: float = 0.0
+    """Power of distribution alignment, q·(p(c)/mean q)^a, label by label; 0 does not align."""
     onset: float = 0.0
     """Share of the steps before the mutual information and what is only estimated count."""
     full: float = 0.0
@@ -96,6 +115,7 @@ class ObjectivePlan:
     mix: float = 0.0
     """Mixup of strong views, λ ~ Beta(mix, mix); 0 does not mix."""
     match: Literal["optimal", "random"] = "optimal"
+    """Which images interpolation mixes: each with the one of the nearest q(z|x), or with any."""
 
 
 @dataclass
@@ -103,16 +123,23 @@ class TrainPlan:
     """The training loop."""
 
     steps: int = 1500
+    """Optimiser steps; --minutes sets them to what the time allows."""
     batch_labelled: int = 64
+    """Images in a batch that are annotated, completely or in part."""
     batch_unlabelled: int = 256
+    """Images in a batch that lack an annotation of some label."""
     learning_rate: float = 4e-3
+    """The greatest one, of AdamW."""
     weight_decay: float = 5e-4
+    """Of AdamW."""
     warmup: float = 0.3
     """Share of the steps in which the learning rate rises, before it falls along a cosine."""
     ema: float = 0.999
     """Decay of the averaged weights, which are the ones that are kept."""
     accumulate: int = 1
+    """Batches of which the gradients add up to one step."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Mixed precision of the networks; losses are float32 in any case."""
     valid_fraction: float = 0.0
     """Share of the annotated images held out for calibration; whole groups."""
     folds: int = 0
@@ -125,6 +152,7 @@ class TrainPlan:
     """How often held-out annotations, where there are any, judge the averaged weights during a training, to keep the
     latest ones that are not clearly worse than the best; 0 keeps the last ones."""
     log_every: int = 20
+    """Steps between rows of metrics.jsonl."""
     checkpoint_every: int = 500
     """Steps between checkpoints; there is one after five minutes too, and where Ctrl-C ends a run of one process."""
 
@@ -138,6 +166,7 @@ class Plan:
     train: TrainPlan = field(default_factory=TrainPlan)
     augment: Augment = field(default_factory=Augment)
     seed: int = 0
+    """Of weights, batches, views, and the draw of annotations."""
 
     def architecture(self, shape: tuple[int, ...]) -> Architecture:
         """The networks for inputs of a shape."""

@@ -254,7 +254,7 @@ def load_parts(
         shape = dataset.x.shape[1:]
         other = load_source(test_flags(source), space or dataset.space, None, shape, dataset.pixel_max)
     training, testing = _divide(dataset, other)
-    report = None if skipped is None else skipped.with_name(skipped.name.replace("skipped", "leakage"))
+    report = None if skipped is None else skipped.with_name(skipped.name.removesuffix("skipped.csv") + "leakage.csv")
     leaks = check_leakage(
         named_parts(training, testing),
         report,

@@ -171,7 +171,7 @@ def believed(confidence: Tensor, ignored: Tensor | None, rows: slice | Tensor) -
 def sharpened(log_q: Tensor, temperature: float, sizes: Sizes) -> Tensor:
     """q^(1/T), normalised within each label: [..., W] probabilities; T = 0 takes the most probable class."""
     if temperature == 0:
-        return latent.hard_sample(log_q, sizes, torch.zeros_like(log_q))
+        return latent.most_probable(log_q, sizes)
     return latent.log_softmax(log_q / temperature, sizes).exp()
 
 

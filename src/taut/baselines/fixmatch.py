@@ -40,7 +40,7 @@ class FixMatch(Baseline):
         kl = annotated_term(logits[:n], batch, self.sizes)
         with torch.no_grad():
             log_q = latent.log_softmax(last_rows(logits[:n], count), self.sizes)
-            guess = latent.hard_sample(log_q, self.sizes, torch.zeros_like(log_q))
+            guess = latent.most_probable(log_q, self.sizes)
             sure = self.sure(log_q)
             if batch.ignored is not None:
                 sure &= ~last_rows(batch.ignored, count)

@@ -45,7 +45,7 @@ class FreeMatch(FixMatch):
     def sure(self, log_q: Tensor) -> Tensor:
         """Which estimates count, after the running figures have followed this batch."""
         q = log_q.exp()
-        guess = latent.hard_sample(log_q, self.sizes, torch.zeros_like(log_q))
+        guess = latent.most_probable(log_q, self.sizes)
         greatest = latent.max_labels(q, self.sizes)
         if self.training:
             self.threshold.lerp_(greatest.mean(0).to(self.threshold.dtype), 1 - self.decay)
@@ -59,7 +59,7 @@ class FreeMatch(FixMatch):
         """The fairness term in nats, times its weight (Wang 2023, eq. 10-11)."""
         counts = latent.spread_labels(sure.to(log_q.dtype), self.sizes)
         strong = latent.log_softmax(strong_logits, self.sizes)
-        guess = latent.hard_sample(strong, self.sizes, torch.zeros_like(strong))
+        guess = latent.most_probable(strong, self.sizes)
         rows = counts.sum(0).clamp_min(1)
         mean, shown = (counts * strong.exp()).sum(0) / rows, (counts * guess).sum(0) / rows
         wanted = self.shares(self.marginal / self.histogram.clamp_min(1e-6))

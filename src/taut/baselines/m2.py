@@ -65,7 +65,7 @@ class M2(Baseline):
         free = torch.where(batch.observed, 0, latent.label_entropy(log_q, self.sizes)).sum(1)
         value = torch.zeros(len(log_q), dtype=log_q.dtype, device=log_q.device)
         if bool(whole.any()):
-            one = latent.hard_sample(log_r[whole], self.sizes, torch.zeros_like(log_r[whole]))
+            one = latent.most_probable(log_r[whole], self.sizes)
             value = value.index_put(
                 (whole.nonzero().flatten(),), self.joint(model, batch.x[whole], posterior[whole], one)
             )

@@ -29,7 +29,7 @@ class PseudoLabel(Baseline):
         kl = annotated_term(logits, batch, self.sizes)
         with torch.no_grad():
             log_q = latent.log_softmax(logits, self.sizes)
-            guess = latent.hard_sample(log_q, self.sizes, torch.zeros_like(log_q))
+            guess = latent.most_probable(log_q, self.sizes)
             sure = latent.max_labels(log_q, self.sizes).exp() >= self.plan.threshold
             counts = sure & ~batch.settled
         rows = (~batch.settled).any(1).sum().clamp_min(1)

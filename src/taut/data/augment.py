@@ -30,10 +30,13 @@ class Augment:
     shift: float = 0.1
     """Share of the side."""
     shear: float = 0.15
+    """Greatest shear, as the shift of a row over its distance."""
     flip: bool = False
     """Mirror left and right with probability one half."""
     brightness: float = 0.0
+    """Greatest change of all pixels, of values in [0, 1]."""
     contrast: float = 0.0
+    """Log of the greatest factor of the distances from the mean pixel."""
     erase: int = 0
     """Rectangles of a strong view that become black or white (random erasing, Zhong 2020)."""
     erase_area: float = 0.06

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from taut.data.cache import Shape, decode_once, find_copies, read_headers, read_images
+from taut.data.cache import Shape, decode_once, find_copies, read_headers
 from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, settle, settle_together
 from taut.data.dataset import DataError, Dataset
 from taut.data.dicom import Header
@@ -17,8 +17,6 @@ from taut.data.files import SUFFIXES, find_images
 from taut.data.listing import Listing, TableOptions, from_subfolders, from_table
 from taut.data.table import listed, plural
 from taut.labels import Annotation, LabelSpace, Scalar
-
-__all__ = ["load_folder", "read_images"]
 
 DEFAULT_SIZE = 64
 SKIPS = {

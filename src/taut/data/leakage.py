@@ -117,20 +117,19 @@ def seen_before(path: Path, dataset: Dataset) -> str | None:
     known = table[table["split"] != "test"]
     by_pixels = known.dropna(subset="pixels").drop_duplicates("pixels").set_index("pixels")["image"]
     keys = pixel_keys(dataset)
-    same = [i for i, key in enumerate(keys) if key in by_pixels.index]
-    if same:
-        first = f"{dataset.ids[same[0]]} = {by_pixels[keys[same[0]]]}"
-        found, what = same, f"are, pixel for pixel, ones that the run was trained or calibrated on, such as {first}"
-    elif dataset.groups is not None and "group" in known:
-        groups = set(known["group"].dropna())
-        found = [i for i, name in enumerate(dataset.groups.astype(str)) if name in groups]
-        first = dataset.groups[found[0]] if found else ""
-        what = f"are of groups that the run was trained or calibrated on, such as {first}"
-    else:
-        found, what = [], ""
+    same = np.array([key in by_pixels.index for key in keys], dtype=bool)
+    found, learnt = [], "that the run was trained or calibrated on, such as"
+    if same.any():
+        i = int(np.argmax(same))
+        what = f"are, pixel for pixel, ones {learnt} {dataset.ids[i]} = {by_pixels[keys[i]]}"
+        found.append(f"{same.sum()} of these {len(keys)} images {what}")
+    if dataset.groups is not None and "group" in known:
+        names = set(known["group"].dropna())
+        groups = dataset.groups.astype(str)
+        related = np.array([name in names for name in groups], dtype=bool) & ~same
+        if related.any():
+            which = "others" if found else f"of these {len(keys)} images"
+            found.append(f"{related.sum()} {which} are of groups {learnt} {groups[int(np.argmax(related))]}")
     if not found:
         return None
-    return (
-        f"{len(found)} of these {len(keys)} images {what}: on them figures flatter the model, and a calibration is too "
-        "sure"
-    )
+    return f"{', and '.join(found)}: on them figures flatter the model, and a calibration is too sure"

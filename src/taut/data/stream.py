@@ -46,7 +46,8 @@ class Stream:
     """Batches of annotated rows first, then rows with something unannotated.
 
     labelled, unlabelled: rows of each kind in a batch of one process; the last `unlabelled` rows get the second view
-    that is asked for. Images whose labels are partly annotated belong to both kinds.
+    that is asked for. Images whose labels are partly annotated belong to both kinds. Raises ValueError where that
+    leaves a batch empty.
     """
 
     def __init__(
@@ -66,7 +67,8 @@ class Stream:
         self.labelled = labelled if len(self.annotated.rows) else 0
         self.unlabelled = unlabelled if len(self.rest.rows) else 0
         if self.labelled + self.unlabelled == 0:
-            raise ValueError("the plan's batches are empty: batch_labelled and batch_unlabelled fit no image")
+            flags = "--train.batch_labelled and --train.batch_unlabelled"
+            raise ValueError(f"the batches are empty: {flags} fit no image of these data")
         self.augment, self.seed, self.second = augment, seed, second
         self.process, self.processes = process, processes
         self.x = dataset.x

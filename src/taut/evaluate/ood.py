@@ -151,7 +151,7 @@ class _Terms:
                 "complexity": _complexity(batch, model.out_shape),
             }
             if decodes:
-                c = latent.hard_sample(log_q, model.sizes, torch.zeros_like(log_q)).float().to(batch.device)
+                c = latent.most_probable(log_q, model.sizes).float().to(batch.device)
                 found["reconstruction"] = _lacking(model, batch, model.decode(own.mean.to(batch.device), c))
                 found["kl_z"] = latent.gaussian_kl(own.mean, own.log_var)
             for name, value in found.items():

@@ -10,11 +10,10 @@ from torch.nn import functional as F
 class MLPDecoder(nn.Module):
     """Fully connected p(x|z,c) of feature vectors: [N, D], [N, W] to [N, F]."""
 
-    def __init__(self, z_dim: int, label_width: int, out_features: int, width: int = 256, depth: int = 2) -> None:
+    def __init__(self, z_dim: int, label_width: int, out_features: int, width: int = 256) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for layer in range(depth):
-            inp = z_dim + label_width if layer == 0 else width
+        for inp in (z_dim + label_width, width):
             layers += [nn.Linear(inp, width), nn.LayerNorm(width), nn.ReLU()]
         self.body = nn.Sequential(*layers, nn.Linear(width, out_features))
 
@@ -30,13 +29,10 @@ class ConvDecoder(nn.Module):
     resolution followed by a pixel shuffle (Shi 2016), the cheapest form on a CPU.
     """
 
-    def __init__(
-        self, z_dim: int, label_width: int, shape: tuple[int, int, int], width: int = 16, doublings: int | None = None
-    ) -> None:
+    def __init__(self, z_dim: int, label_width: int, shape: tuple[int, int, int], width: int = 16) -> None:
         super().__init__()
         channels, self.height, self.wide = shape
-        if doublings is None:
-            doublings = next(n for n in range(1, 12) if max(self.height, self.wide) <= 8 << n)
+        doublings = next(n for n in range(1, 12) if max(self.height, self.wide) <= 8 << n)
         self.start = (-(-self.height // (1 << doublings)), -(-self.wide // (1 << doublings)))
         widths = [width * min(4, 1 << (doublings - 1 - i)) for i in range(doublings)]
         self.linear = nn.Linear(z_dim + label_width, widths[0] * self.start[0] * self.start[1])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224  # means, standard deviations, side in pixels
 GRID = 4
 Z_CHANNELS = 16
 POOLS = {"mean": 1, "meanmax": 2, "grid": GRID * GRID}  # label features for each channel
@@ -43,13 +44,11 @@ class Encoder(nn.Module):
 class MLP(Encoder):
     """Fully connected layers for feature vectors."""
 
-    def __init__(self, in_features: int, width: int = 256, depth: int = 2, dropout: float = 0.0) -> None:
+    def __init__(self, in_features: int, width: int = 256) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for layer in range(depth):
-            layers += [nn.Linear(in_features if layer == 0 else width, width), nn.LayerNorm(width), nn.ReLU()]
-            if dropout:
-                layers.append(nn.Dropout(dropout))
+        for inp in (in_features, width):
+            layers += [nn.Linear(inp, width), nn.LayerNorm(width), nn.ReLU()]
         self.body = nn.Sequential(*layers)
         self.label_features = self.place_features = width
 
@@ -64,22 +63,35 @@ class MLP(Encoder):
         return Features(h, h)
 
 
+def pooled_features(channels: int, pool: str) -> int:
+    """The number of features that `pooled` gives; ValueError for a pool that there is not."""
+    if pool not in POOLS:
+        raise ValueError(f"model.pool {pool!r} is not one of {', '.join(POOLS)}")
+    return channels * POOLS[pool]
+
+
+def pooled(h: Tensor, pool: str) -> Tensor:
+    """What the label head reads of a map: [N, C, h, w] to [N, F]."""
+    if pool == "grid":
+        return F.adaptive_avg_pool2d(h, GRID).flatten(1)
+    mean = h.mean((2, 3))
+    return torch.cat([mean, h.amax((2, 3))], dim=1) if pool == "meanmax" else mean
+
+
 class MapEncoder(Encoder):
     """A convolution body and what the heads read of its map.
 
     pool: how the label head reads it. "mean" is the usual one; "meanmax" finds small parts and objects as well; "grid"
-    keeps a 4x4 grid of places.
+    keeps a 4x4 grid of places; ValueError for any other.
     q(z|x) always reads a 4x4 grid of a few channels: a decoder needs places.
     """
 
     def __init__(self, body: nn.Module, channels: int, pool: str) -> None:
         super().__init__()
-        if pool not in POOLS:
-            raise ValueError(f"model.pool {pool!r} is not one of {', '.join(POOLS)}")
         self.body = body
         self.pool = pool
         self.reduce = nn.Conv2d(channels, Z_CHANNELS, 1)
-        self.label_features = channels * POOLS[pool]
+        self.label_features = pooled_features(channels, pool)
         self.place_features = Z_CHANNELS * GRID * GRID
 
     @property
@@ -90,10 +102,7 @@ class MapEncoder(Encoder):
     def forward(self, x: Tensor) -> Features:
         """[N, C, H, W] to Features."""
         h = self.body(x)
-        label = F.adaptive_avg_pool2d(h, GRID).flatten(1) if self.pool == "grid" else h.mean((2, 3))
-        if self.pool == "meanmax":
-            label = torch.cat([label, h.amax((2, 3))], dim=1)
-        return Features(label, F.adaptive_avg_pool2d(self.reduce(h), GRID).flatten(1))
+        return Features(pooled(h, self.pool), F.adaptive_avg_pool2d(self.reduce(h), GRID).flatten(1))
 
 
 def strides(size: int) -> list[int]:

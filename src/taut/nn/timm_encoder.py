@@ -8,23 +8,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from taut.nn.encoders import GRID, POOLS, Z_CHANNELS, Encoder, Features
+from taut.nn.encoders import GRID, IMAGENET, Z_CHANNELS, Encoder, Features, pooled, pooled_features
 
 
 class TimmEncoder(Encoder):
     """timm's network of a name, without weights and classifier, for images [C, H, W] of any number of channels.
 
     pool: "mean" is the network's own way to its classifier's input (the class token of many transformers); "grid" and
-    "meanmax" read its last map, as `MapEncoder` does, and so does q(z|x).
+    "meanmax" read its last map, as `MapEncoder` does, and so does q(z|x). Raises ValueError where the network does not
+    take such images.
     """
 
     def __init__(self, name: str, shape: tuple[int, int, int], pool: str = "mean") -> None:
         super().__init__()
-        if pool not in POOLS:
-            raise ValueError(f"model.pool {pool!r} is not one of {', '.join(POOLS)}")
         self.pool, self.shape = pool, shape
         self.net = create(name, shape)
         channels = int(self.net.num_features)
+        features = pooled_features(channels, pool)
         try:
             self.net.eval()
             with torch.no_grad():
@@ -38,7 +38,7 @@ class TimmEncoder(Encoder):
             ) from error
         self.net.train()
         self.reduce = nn.Conv2d(channels, Z_CHANNELS, 1)
-        self.label_features = int(own.shape[1]) if pool == "mean" else channels * POOLS[pool]
+        self.label_features = int(own.shape[1]) if pool == "mean" else features
         self.place_features = Z_CHANNELS * GRID * GRID
 
     @property
@@ -52,12 +52,7 @@ class TimmEncoder(Encoder):
         raw = self.net.forward_features(x)
         prefix = int(getattr(self.net, "num_prefix_tokens", 0))
         h = as_map(raw, int(self.net.num_features), self.shape, prefix)
-        if self.pool == "mean":
-            label = self.net.forward_head(raw, pre_logits=True)
-        elif self.pool == "grid":
-            label = F.adaptive_avg_pool2d(h, GRID).flatten(1)
-        else:
-            label = torch.cat([h.mean((2, 3)), h.amax((2, 3))], dim=1)
+        label = self.net.forward_head(raw, pre_logits=True) if self.pool == "mean" else pooled(h, self.pool)
         return Features(label, F.adaptive_avg_pool2d(self.reduce(h), GRID).flatten(1))
 
 
@@ -110,5 +105,5 @@ def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...], int]
     """Means and standard deviations of the channels, and the side in pixels, that a network's weights are for."""
     config = find_timm().get_pretrained_cfg(name)
     if config is None:
-        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224
+        return IMAGENET
     return tuple(config.mean), tuple(config.std), int(config.input_size[-1])

@@ -109,7 +109,7 @@ def explain(
     other = next(value for value in ranking if value != c)
     decoded = None
     if decodes and frozen is None:
-        whole = latent.hard_sample(latent.log_softmax(logits, model.sizes), model.sizes, torch.zeros_like(logits))
+        whole = latent.most_probable(logits, model.sizes)
         both = whole.to(posterior.logits).repeat(2, 1)
         both[:, block] = F.one_hot(torch.tensor([other, c]), len(label.classes)).to(both)
         decoded = model.mean_image(model.decode(posterior.mean.expand(2, -1), both)).cpu().numpy()

@@ -112,4 +112,4 @@ def reliability_diagram(model: LabelVAE, dataset: Dataset, path: Path, logits: T
 
 
 def _most_probable(model: LabelVAE, logits: Tensor) -> Tensor:
-    return latent.hard_sample(latent.log_softmax(logits, model.sizes), model.sizes, torch.zeros_like(logits))
+    return latent.most_probable(logits, model.sizes)
