@@ -114,7 +114,7 @@ def _write(path: Path, name: str, about: str, data: dict[str, Any]) -> None:
     content = {
         "benchmark": name,
         "about": about,
-        "command": f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem}",
+        "command": " ".join([f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "machines": data["machines"],
         "summary": summary(data["draws"]),
         "draws": data["draws"],

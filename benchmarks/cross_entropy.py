@@ -74,7 +74,7 @@ def on_test(objective: str, changes: dict[str, Any], minutes: float, seed: int) 
 
 def main(seeds: int = 3, minutes: float = 0.5, folder: Path = RESULTS, alphas: tuple[float, ...] = ALPHAS) -> None:
     """Tune α on draw 0's validation part, then measure all on draws 0 … seeds − 1."""
-    about = f"MNIST, 100 labels, no augmentation, {minutes:g} minutes each"
+    about = f"MNIST, 100 labels, no augmentation, {minutes:g} min each"
     bases: dict[str, tuple[str, dict[str, Any]]] = {"eq_13": ("tighter-elbo", EQ_13), "m2": ("m2", STILL)}
     tuning: dict[str, Callable[[int], dict[str, Any]]] = {
         f"{name}, alpha {alpha:g}": partial(on_validation, objective, {**base, "objective.alpha": alpha}, minutes)

@@ -84,7 +84,7 @@ def main(seeds: int = 3, minutes: float = 0.6, names: Collection[str] = (), fold
         for setting in names or SETTINGS:
             changes = SETTINGS[setting]
             for per_class in (2, 5, 10):
-                labels = f"MNIST, {10 * per_class} labels, {setting}, {minutes:g} minutes each"
+                labels = f"MNIST, {10 * per_class} labels, {setting}, {minutes:g} min each"
                 about = f"{labels}; error in percent and AUROC against other images, on hidden training images"
                 variants = {**WEIGHTS, **(DETAILS if per_class == 10 else {})}
                 methods: dict[str, Callable[[int], dict[str, Any]]] = {

@@ -64,7 +64,7 @@ def main(seeds: int = 5, minutes: float = 1.0, names: list[str] | None = None, f
     """Measure draws 0 … seeds − 1 of some settings, by default both, draw by draw."""
     for seed in range(seeds):
         for setting in names or SETTINGS:
-            about = f"digit-grid, {SETTINGS[setting]}, {minutes:g} minutes a training; macro average precision"
+            about = f"digit-grid, {SETTINGS[setting]}, {minutes:g} min a training; macro average precision"
             methods: dict[str, Callable[[int], dict[str, Any]]] = {
                 name: partial(drawn, setting, NAMES[name], minutes) for name in METHODS
             }

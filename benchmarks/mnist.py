@@ -120,13 +120,11 @@ def main(
     """Measure draws 0 … seeds − 1 of the default, and 0 … plain_seeds − 1 of eq. 16 alone, or some of these."""
     for name in names or MEASURED:
         if name == "100-eq-16":
-            about = (
-                f"100 labels, eq. 16 alone, last checkpoint, test error in percent; {plain_minutes:g} minutes a draw"
-            )
+            about = f"100 labels, eq. 16 alone, last checkpoint, test error in percent; {plain_minutes:g} min a draw"
             record(f"mnist-{name}", about, {"eq_16": partial(one, EQ_16, plain_minutes)}, range(plain_seeds), folder)
             continue
         labels, setting = name.split("-")
-        about = f"{labels} labels, {setting}, last checkpoint, test error in percent; {minutes:g} minutes a draw"
+        about = f"{labels} labels, {setting}, last checkpoint, test error in percent; {minutes:g} min a draw"
         method = partial(one, SETTINGS[setting], minutes, per_class=int(labels) // 10)
         # Every budget has a file of its own, the default's under the short name.
         file = f"mnist-{name}" + ("" if minutes == MINUTES else f"-{minutes:g}-minutes")

@@ -63,7 +63,9 @@ def section(data: dict[str, Any]) -> list[str]:
         lines.append(f"| {method} | {draws} | " + " | ".join(_cell(row.get(c)) for c in columns) + " |")
     where = " and ".join(dict.fromkeys(_where(machine) for machine in data["machines"]))
     tables = ["\n".join(lines), *tuned(data), *settings_table(data), *paired_table(data), *shares(data)]
-    return [f"## {data['benchmark']}", f"{data['about']}. `{data['command']}`; {where}.", *tables]
+    commits = ", ".join(dict.fromkeys(str(draw["commit"]) for draw in data["draws"] if draw.get("commit")))
+    measured = f"`{data['command']}`; {where}" + (f"; measured at {commits}" if commits else "")
+    return [f"## {data['benchmark']}", f"{data['about']}. {measured}.", *tables]
 
 
 def tuned(data: dict[str, Any]) -> list[str]:

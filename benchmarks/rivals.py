@@ -52,7 +52,7 @@ def tried(objective: str, changes: dict[str, Any], minutes: float, seed: int) ->
 
 def tuned(setting: str, minutes: float, folder: Path) -> dict[str, Try]:
     """What was best for every rival in a setting."""
-    about = f"MNIST, 100 labels, {setting}, {minutes:g} minutes at most; error on hidden training images in percent"
+    about = f"MNIST, 100 labels, {setting}, {minutes:g} min at most; error on hidden training images in percent"
     choices = {
         f"{name}, {choice[0]}": (name, choice)
         for name in methods_with_labels()
@@ -84,7 +84,7 @@ def main(seeds: int = 3, minutes: float = 1.0, names: Collection[str] = (), fold
     for seed in range(seeds):
         for setting, choices in best.items():
             about = (
-                f"MNIST, 100 labels, {setting}, {minutes:g} minutes at most, rivals as they were tuned; "
+                f"MNIST, 100 labels, {setting}, {minutes:g} min at most, rivals as they were tuned; "
                 "test error in percent"
             )
             methods: dict[str, Callable[[int], dict[str, Any]]] = {

@@ -80,7 +80,7 @@ def until(curve: list[tuple[float, float]], bound: float = TO_BEAT) -> float | N
 
 def main(seeds: int = 5, minutes: float = 0.7, folder: Path = RESULTS) -> None:
     """Measure draws 0 … seeds − 1."""
-    about = f"MNIST, 100 labels, a plan of {minutes:g} minutes: seconds until the test error stays under {TO_BEAT} %"
+    about = f"MNIST, 100 labels, a plan of {minutes:g} min: seconds until the test error stays under {TO_BEAT} %"
     record("mnist-speed", about, {"taut": partial(one, minutes)}, range(seeds), folder)
 
 

@@ -26,7 +26,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 def main(seeds: int = 5, minutes: float = 0.75, folder: Path = RESULTS) -> None:
     """Measure all over seeds 0 … seeds − 1."""
     for same, which in ((True, "the same labels, other seeds"), (False, "other labels, other seeds")):
-        about = f"MNIST, 100 labels, no augmentation, {minutes:g} minutes each; {which}; test error in percent"
+        about = f"MNIST, 100 labels, no augmentation, {minutes:g} min each; {which}; test error in percent"
         methods: dict[str, Callable[[int], dict[str, Any]]] = {
             name: partial(one, changes, minutes, objective=objective, labels=0 if same else None)
             for name, (objective, changes) in METHODS.items()

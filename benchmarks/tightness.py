@@ -88,7 +88,7 @@ def main(
 ) -> None:
     """Measure all on draws 0 … seeds − 1."""
     about = (
-        f"binarised MNIST, 100 labels, no augmentation, {minutes:g} minutes each; {samples} importance samples on "
+        f"binarised MNIST, 100 labels, no augmentation, {minutes:g} min each; {samples} importance samples on "
         f"{images} test images, nats"
     )
     methods: dict[str, Callable[[int], dict[str, Any]]] = {

@@ -63,9 +63,7 @@ def one(parts: Parts, objective: str, minutes: float, count: int, seed: int) -> 
 
 def main(seeds: int = 3, minutes: float = 1.0, folder: Path = RESULTS) -> None:
     """Measure draws 0 … seeds − 1 of both."""
-    about = (
-        f"hidden training images, predicted with fixed views of each beside the image; {minutes:g} minutes a training"
-    )
+    about = f"hidden training images, predicted with fixed views of each beside the image; {minutes:g} min a training"
     for name, parts, methods in (
         ("mnist", mnist.hidden_part, ("taut",)),
         ("xrays", hidden_patients, ("taut", "masked_cross_entropy")),

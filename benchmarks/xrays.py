@@ -186,12 +186,12 @@ SETTINGS: dict[str, tuple[str, Callable[[float], dict[str, Method]]]] = {
 ADDED = {"patients-10": partial(patients, 0.1, MORE), "patients-20": partial(patients, 0.2, MORE)}
 
 
-def main(seeds: int = 5, minutes: float = 1.5, names: Collection[str] = (), folder: Path = RESULTS) -> None:
+def main(seeds: int = 3, minutes: float = 1.0, names: Collection[str] = (), folder: Path = RESULTS) -> None:
     """Measure draws 0 … seeds − 1 of some settings, by default all, draw by draw; `more` adds the other rivals."""
     for seed in range(seeds):
         for name in [name for name in names if name in SETTINGS] or SETTINGS:
             what, methods = SETTINGS[name]
-            about = f"NIH chest X-rays, 64 pixels, 14 findings; {what}; {minutes:g} minutes a training"
+            about = f"NIH chest X-rays, 64 pixels, 14 findings; {what}; {minutes:g} min a training"
             record(f"xrays-{name}", about, methods(minutes), [seed], folder)
             if "more" in names and name in ADDED:
                 record(f"xrays-{name}", about, ADDED[name](minutes), [seed], folder)

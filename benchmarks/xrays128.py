@@ -74,12 +74,12 @@ def measured(encoder: str, minutes: float, seed: int) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def main(seeds: int = 1, minutes: float = 8.0, folder: Path = RESULTS) -> None:
+def main(seeds: int = 1, minutes: float = 3.0, folder: Path = RESULTS) -> None:
     """Measure draws 0 … seeds − 1."""
     rows = " + ".join(str(rows) for rows in BATCHES.values())
     about = (
         f"NIH chest X-rays, 128 pixels, from scratch; 20 % of the training patients annotated; batches of {rows} "
-        f"images, {minutes:g} minutes a training"
+        f"images, {minutes:g} min a training"
     )
     methods: dict[str, Callable[[int], dict[str, Any]]] = {
         name: partial(measured, encoder, minutes) for name, encoder in ENCODERS.items()

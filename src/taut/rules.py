@@ -130,7 +130,7 @@ def estimates(facts: Facts) -> bool:
     """Whether labels are estimated where they are not annotated.
 
     Not where nothing is missing; nor of images with several labels where most cells are annotated, or which are scans:
-    the findings of chest X-rays are told so badly by a few hundred images that, in equal time, estimates of others cost
+    the findings of chest X-rays are predicted so poorly from a few hundred images that, in equal time, estimates of others cost
     AUROC with a fifth of the patients annotated, a fifth of the cells, and nearly nine in ten.
     """
     if facts.images == facts.fully_annotated_images:
