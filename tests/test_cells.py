@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from taut.data.cells import (
     UNSAID,
     CellPolicy,
     annotate,
+    annotation_notes,
     certain,
     parse_policy,
     parse_prevalence,
-    prior_notes,
     settle,
     unscored,
     with_policy,
@@ -263,24 +264,58 @@ def test_a_stated_prevalence_reaches_the_model() -> None:
     np.testing.assert_allclose(model.log_prior.exp().numpy(), [0.5, 0.5, 0.95, 0.05], rtol=1e-5)
 
 
+def test_classes_without_annotation_and_picked_ones_are_told() -> None:
+    space = LabelSpace((Label("kind", ("cat", "dog", "fox")), Label("A", (0, 1)), Label("B", (0, 1))))
+    y = np.array([["cat", 0, 1], ["dog", None, 0]] * 6, dtype=object)
+    assert annotation_notes(vectors(y, space)) == ["No image is annotated with kind = fox, A = 1."]
+    assert annotation_notes(vectors(np.full((6, 3), None), space)) == []
+    picked = np.array(["cat", "dog"] * 5 + [None] * 10, dtype=object)
+    one = LabelSpace.multiclass(["cat", "dog"])
+    (note,) = annotation_notes(vectors(picked, one))
+    assert note.startswith("Every class has 5 annotations, and p(c) is taken as equal for all classes: where they")
+    assert annotation_notes(vectors(picked[:10], one)) == []
+    picked[10] = "cat"
+    assert annotation_notes(vectors(picked, one)) == []
+
+
+def test_prevalences_of_classes() -> None:
+    one = LabelSpace.multiclass(["cat", "dog", "fox"])
+    given = parse_prevalence("cat=0.5,label=fox=0.1", one)
+    assert given == {"cat": 0.5, "label=fox": 0.1}
+    nothing = one.encode(np.full(4, None))
+    np.testing.assert_allclose(np.exp(one.prior(nothing, prevalence=given)), [0.5, 0.4, 0.1], rtol=1e-6)
+    mixed = LabelSpace((Label("kind", ("cat", "dog")), Label("A", (0, 1))))
+    both = parse_prevalence("kind=dog=0.2,A=0.3", mixed)
+    prior = mixed.prior(mixed.encode(np.full((4, 2), None)), prevalence=both)
+    np.testing.assert_allclose(np.exp(prior), [0.8, 0.2, 0.7, 0.3], rtol=1e-6)
+    for text, space, words in (
+        ("cat=0.5", mixed, "'cat' is not one of the yes/no labels A, nor a class, such as kind=cat"),
+        ("cat=0.5,dog=0.6", one, "the prevalences of the classes of 'label' add up to 1.1"),
+        ("cat=0.5,dog=0.1,fox=0.1", one, "add up to 0.7"),
+        ("cat=1.5", one, "cat=1.5 is not between 0 and 1"),
+    ):
+        with pytest.raises(DataError, match=re.escape(words)):
+            parse_prevalence(text, space)
+
+
 def test_cells_filled_in_because_they_are_positive_are_suspected() -> None:
     space = LabelSpace.multilabel(["A", "B"])
     y = np.full((40, 2), NAN)
     y[:, 0] = np.arange(40) % 2
     y[:10, 1] = 1
     data = vectors(y, space)
-    (note,) = prior_notes(data)
+    (note,) = annotation_notes(data)
     assert note.startswith("Nearly all observed cells are positive: B (10 of 10).")
     assert "--prevalence LABEL=P" in note
-    assert prior_notes(vectors(np.nan_to_num(y), space)) == []
+    assert annotation_notes(vectors(np.nan_to_num(y), space)) == []
     data.prevalence = {"B": 0.2}
-    assert prior_notes(data) == []
+    assert annotation_notes(data) == []
     # Cells missing at random, of a common finding.
     y[:, 1] = np.where(np.arange(40) % 2, NAN, np.arange(40) % 4 > 0)
-    assert prior_notes(vectors(y, space)) == []
+    assert annotation_notes(vectors(y, space)) == []
     # One label alone, of which only positives were noted.
     single = np.where(np.arange(20) < 5, 1.0, NAN)[:, None]
-    assert len(prior_notes(vectors(single, LabelSpace.multilabel(["A"])))) == 1
+    assert len(annotation_notes(vectors(single, LabelSpace.multilabel(["A"])))) == 1
     # What is ignored, or taken as negative, is no question.
     ignored = with_policy(vectors(single, LabelSpace.multilabel(["A"])), CellPolicy(blank="ignore"))
-    assert prior_notes(ignored) == []
+    assert annotation_notes(ignored) == []

@@ -101,6 +101,40 @@ def test_everything_annotated_leaves_nothing_to_estimate() -> None:
     assert (plan.train.batch_labelled, plan.train.batch_unlabelled) == (60, 0)
 
 
+def test_a_handful_without_annotation_gets_no_part_of_the_batches() -> None:
+    plan = planned(images(some_known(60, 59)))
+    assert plan == planned(images(some_known(60, 60)))
+    assert planned(images(some_known(60, 57))).train.batch_unlabelled == 3
+
+
+def test_what_is_annotated_is_passed_over_several_times() -> None:
+    facts = fingerprint(images(some_known(60, 60)))
+    for annotated, labelled in ((60_000, 128), (200, 64)):
+        many = dataclasses.replace(facts, images=60_000, annotated_images=annotated, fully_annotated_images=annotated)
+        train = make_plan(many).train
+        assert (train.batch_labelled, train.steps) == (labelled, 4688 if annotated == 60_000 else 1500)
+    vector = fingerprint(vectors(some_known(60, 60)))
+    every = dataclasses.replace(vector, images=50_000, annotated_images=50_000, fully_annotated_images=50_000)
+    assert make_plan(every).train.steps == 3907
+    cell = dataclasses.replace(fingerprint(images(cells(400, 0.5), SEVERAL)), images=200_000, annotated_images=200_000)
+    assert make_plan(cell).train.steps == 15_625
+
+
+def test_two_classes_of_about_equal_frequency_are_decided_for_at_one_half() -> None:
+    for yes, rule in ((5, "f1"), (30, "half"), (55, "f1")):
+        y = np.where(np.arange(60) < yes, 1, 0)
+        assert planned(images(y, LabelSpace.multiclass(2))).train.threshold == rule
+    assert planned(images(cells(400, 0.5), SEVERAL)).train.threshold == "f1"
+
+
+def test_dim_images_vary_less() -> None:
+    noise = np.random.default_rng(1).normal(size=(50, 1, 16, 16))
+    bright, dim = (np.clip(m + s * noise, 0, 255).astype(np.uint8) for m, s in ((128, 50), (12, 4)))
+    assert planned(made(bright, np.arange(50) % 3, ONE)).augment.brightness == 0.15
+    assert 0 < planned(made(dim, np.arange(50) % 3, ONE)).augment.brightness < 0.03
+    assert planned(made(dim, np.arange(50) % 3, ONE)).augment.contrast == 0.3
+
+
 def test_few_annotated_images_are_drawn_more_often_than_they_are() -> None:
     plan = planned(images(some_known(600, 12)))
     assert plan.objective.source == "teacher"
@@ -209,9 +243,24 @@ def test_small_images_get_the_small_network(side: int) -> None:
     assert side / plan.model.reduce <= 48
 
 
-def test_large_images_get_a_large_network_and_a_reduced_reconstruction() -> None:
+@pytest.mark.parametrize("gpu", [False, True])
+def test_large_images_get_a_large_network_on_a_gpu_and_fewer_rows(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr("taut.rules.fast_bf16", lambda: False)
     plan = planned(of_side(224))
-    assert (plan.model.encoder, plan.model.reduce) == ("densenet-121", 7)
+    assert (plan.model.encoder, plan.model.reduce) == ("densenet-121" if gpu else "conv", 7)
+    facts = [dataclasses.replace(fingerprint(of_side(side)), images=3000) for side in (64, 96, 128, 224)]
+    rows = [make_plan(found).train for found in facts]
+    assert [t.batch_labelled + t.batch_unlabelled for t in rows] == [320, 320, 80, 80]
+
+
+def test_emulated_bfloat16_is_not_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for native in (True, False):
+        monkeypatch.setattr(
+            "torch.cuda.is_bf16_supported", lambda including_emulation=True, n=native: n or including_emulation
+        )
+        assert fast_bf16() is native
 
 
 def test_colour_gets_a_gaussian_likelihood_and_colour_views() -> None:

@@ -287,9 +287,11 @@ def test_a_shift_is_a_share_of_the_side() -> None:
 def test_erasing_takes_the_right_share(augment: Augment) -> None:
     augment = dataclasses.replace(augment, rotation=0, scale=0, shift=0, shear=0)
     x = torch.full((2000, 1, 40, 40), 0.5)
+    x[:, 0, 0, 0], x[:, 0, 0, 1] = 0.4, 0.7
     weak, strong = views(augment, x)
     assert torch.equal(weak, x)
-    gone = strong != 0.5
+    gone = strong != x
+    assert set(strong[gone].tolist()) == {np.float32(0.4), np.float32(0.7)}  # the extremes of the image itself
     # The same by other means: one rectangle's share inside the image, and no two of them cover each other's share.
     rng = np.random.default_rng(0)
     aspect = augment.erase_aspect ** rng.uniform(-1, 1, 200_000)

@@ -38,8 +38,8 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
     objective: the method, one of `taut.baselines.OBJECTIVES`; None for the one that plan names, or "tighter-elbo".
     unlabeled: the value of y that means "not annotated" where y is [N]; None where every value is a class.
         NaN and None in y, and what is masked there, always mean not annotated.
-    prevalence: the prior probability of "yes" by label, where the annotated cells do not tell it, as when cells are
-        filled in because they are positive.
+    prevalence: prior probabilities by label ("yes"), LABEL=CLASS, or class of an only label, where annotations do not
+        tell them, as when cells are filled in because they are positive or so many of each class were picked.
     space: the label variables, where y does not speak for itself (soft labels, clusters without annotation).
     random_state: the seed; a RandomState, or numpy's global one for None, is asked for one.
     verbose: whether to show a progress bar and notes.

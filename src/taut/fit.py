@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 
 from taut.baselines import DEFAULT, find_objective
-from taut.data.cells import certain, prior_notes
+from taut.data.cells import annotation_notes, certain
 from taut.data.dataset import DataError, Dataset
 from taut.data.mapped import select
 from taut.data.split import deal_folds, fold_count, hide, split_off
@@ -35,6 +36,8 @@ from taut.run import Run
 from taut.train import TrainingError, TrainResult, processes, train
 
 MEASURED_STEPS, LEAST_STEPS, LEAST_SHARED = 20, 20, 100
+FIRST_STEPS = 3  # that say whether so many can be measured
+MOST_FOR_MEASURING = 0.05  # of a time budget
 MOST_OF_SHARE = 2  # times what is to be held out may be held out
 JUDGES = 300  # held-out images on which a look is timed
 MOST_FOR_LOOKS = 1 / 3  # of a time budget
@@ -128,13 +131,19 @@ def build_stream(dataset: Dataset, plan: Plan, objective: Objective) -> Stream:
     )
 
 
-def step_seconds(dataset: Dataset, plan: Plan, facts: Facts) -> float:
-    """The time of a training step, measured on a copy that is thrown away."""
-    short = copy.deepcopy(plan)
-    short.train.steps = MEASURED_STEPS
-    model = build_model(dataset, short, facts)
-    objective = build_objective(model, short, facts)
-    return train(model, objective, build_stream(dataset, short, objective), short, quiet=True).step_seconds
+def step_seconds(dataset: Dataset, plan: Plan, facts: Facts, most: float = math.inf) -> float:
+    """The time of a training step, measured on a copy that is thrown away.
+
+    most: seconds that measuring should take; where steps are slow, only three are measured.
+    """
+    short, seconds = copy.deepcopy(plan), 0.0
+    for short.train.steps in (FIRST_STEPS, MEASURED_STEPS):
+        if seconds * short.train.steps > most:
+            break
+        model = build_model(dataset, short, facts)
+        objective = build_objective(model, short, facts)
+        seconds = train(model, objective, build_stream(dataset, short, objective), short, quiet=True).step_seconds
+    return seconds
 
 
 def look_seconds(dataset: Dataset, held: Dataset, plan: Plan, facts: Facts) -> float:
@@ -162,9 +171,13 @@ def fit_to_budget(dataset: Dataset, plan: Plan, facts: Facts, minutes: float, he
     if not minutes > 0:
         raise DataError(f"--minutes {minutes:g} is not a positive number")
     # All processes must take the same number of steps: the first one's measurement counts.
+    began, quick = time.perf_counter(), MOST_FOR_MEASURING * 60 * minutes
     look = 0.0 if held is None else look_seconds(dataset, held, plan, facts)
-    seconds, look = broadcast_object_list([step_seconds(dataset, plan, facts), look])
-    total, measured = RESERVE * 60 * minutes, f"a step takes {1000 * seconds:.1f} ms here"
+    step = step_seconds(dataset, plan, facts, quick)
+    # Of measuring the reserve is for what was meant; the rest is taken from the steps.
+    slow = max(0.0, time.perf_counter() - began - quick)
+    seconds, look, slow = broadcast_object_list([step, look, slow])
+    total, measured = max(0.0, RESERVE * 60 * minutes - slow), f"a step takes {1000 * seconds:.1f} ms here"
     if plan.train.looks * look > MOST_FOR_LOOKS * total:
         fewer = int(MOST_FOR_LOOKS * total / look)
         measured += f" and a look {1000 * look:.0f} ms, of which {fewer} in place of {plan.train.looks} are taken"
@@ -252,7 +265,7 @@ def fit(
             "so that there is nothing to learn it from"
         )
     facts = fingerprint(training)
-    notes = [*prior_notes(training), *ignored_requests(dataset, change, plan)]
+    notes = [*annotation_notes(training), *ignored_requests(dataset, change, plan)]
     if not training.annotation.observed.any():
         notes.append("no image is annotated: the classes are clusters, in any order")
     for note in notes:
@@ -303,6 +316,8 @@ def _train_and_calibrate(
     judges = _judges(dataset, held)
     result = _train_once(training, plan, facts, run, again, quiet, held=judges)
     model = result.model
+    for sentence in result.notes:
+        note(sentence)
     if result.kept < result.steps:
         note(f"the weights of step {result.kept} of {result.steps} are kept: later ones are clearly worse")
     if judges is not None:
@@ -343,6 +358,7 @@ def _train_once(
     model = build_model(dataset, plan, facts)
     objective = build_objective(model, plan, facts)
     result = train(model, objective, build_stream(dataset, plan, objective), plan, run, again, quiet, name, held)
+    result.notes = objective.notes()
     maps = plan.augment.fixed_maps(facts.shape)
     # Not before: what a training looks at on the way should cost one pass.
     result.model.views = None if maps is None else maps.to(result.model.log_prior.device)

@@ -84,6 +84,10 @@ class Objective(nn.Module, ABC):
     def loss(self, model: nn.Module, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch at a step (0, 1, …)."""
 
+    def notes(self) -> list[str]:
+        """Sentences on what a training has found, once it has ended."""
+        return []
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -232,12 +236,14 @@ def tighter_elbo(
     sizes: Sizes,
     weights: Weights = Weights(),
     ignored: Tensor | None = None,
+    expected: Tensor | None = None,
 ) -> LossTerms:
     """The loss of eq. 16 for any pattern of annotated labels in one batch.
 
     log_likelihood: [N] nats, E log p(x|z,c) with c_j ~ m·p̃ + (1 − m)·q.  mean, log_var: [N, D].
     logits, targets: [N, W]; targets may be anything where confidence (m, [N, k]) is 0.  log_prior: [W].
     ignored: [N, k] bool, cells of which no term of the loss knows; the reported terms are those of all cells.
+    expected: [W], log frequencies that the batch's mean q(c|x) is drawn to in the place of the prior.
     With ρ = β = α = 1 and C = 0 the total is minus the batch mean of eq. 11 (m = 0) and eq. 13 (m = 1).
     """
     m = confidence.to(logits.dtype)
@@ -255,7 +261,8 @@ def tighter_elbo(
         + weights.alpha * pull
     )
     if weights.mutual_information:
-        penalty = information_penalty(log_q, log_prior, sizes, weights.marginal, ignored)
+        drawn_to = log_prior if expected is None else expected
+        penalty = information_penalty(log_q, drawn_to, sizes, weights.marginal, ignored)
         total = total + weights.mutual_information * penalty
     with torch.no_grad():
         bound = exact_bound(log_likelihood, kl_z, log_q, targets, m, log_prior, sizes).mean()

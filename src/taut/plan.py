@@ -87,7 +87,8 @@ class ObjectivePlan:
     mutual_information: float = 0.3
     """Weight of the mutual information I(x; c_j) over a batch (eq. 14)."""
     marginal: float = 2.0
-    """Weight in it of KL(mean q(c_j|x) ‖ p(c_j)) over the batch; that of the mean entropy of q(c_j|x) is 1."""
+    """Weight in it of KL(mean q(c_j|x) ‖ p(c_j)) over the batch; that of the mean entropy of q(c_j|x) is 1. Of an only
+    label it is 0 from `onset` on where what the network has learnt by then contradicts p(c)."""
     sampling: Literal["relaxed", "straight-through", "enumerate"] = "relaxed"
     """How c ~ q(c|x) reaches the decoder: relaxed (Gumbel-softmax), hard with that gradient, or as a sum over all c."""
     temperature: float = 0.67
@@ -147,7 +148,7 @@ class TrainPlan:
     calibration: Literal["temperature", "isotonic", "none"] = "temperature"
     """Fitted for each label on held-out annotations: a temperature, isotonic maps on top of it, or nothing."""
     threshold: Literal["f1", "youden", "half"] = "f1"
-    """What a two-class label's threshold maximises on them: F1, sensitivity + specificity, or nothing (0.5)."""
+    """What a yes/no label's threshold maximises on them: F1, sensitivity + specificity, or nothing (0.5)."""
     looks: int = 16
     """How often held-out annotations, where there are any, judge the averaged weights during a training, to keep the
     latest ones that are not clearly worse than the best; 0 keeps the last ones."""

@@ -21,6 +21,11 @@ FOLDS = 3  # on parts of yeast's training rows, 3, 5 and 10 calibrated alike
 SMALL = 5000
 VIEWS = 8  # 16 took twice as long for as few errors
 MOSTLY = 0.5  # share of the cells of several labels that are known
+FINISHED = 0.98  # share of completely annotated images from which on the others are not worth rows of their own
+PASSES = 10  # over what is annotated, at least
+LARGE = 96  # pixels a side; what is larger has fewer rows in a batch
+LEAST_ROWS = 80
+TYPICAL_STD = 0.15  # of pixels; darker or flatter images than that vary less
 
 
 def make_plan(facts: Facts, seed: int = 0, encoder: str | None = None, weights: str | None = None) -> Plan:
@@ -42,7 +47,9 @@ def _plan_model(plan: Plan, facts: Facts, encoder: str | None, weights: str | No
         plan.model.width = plan.model.decoder_width = 128
         return
     side = min(facts.shape[1:])
-    plan.model.encoder = encoder or ("conv" if side <= 96 else "densenet-121")
+    # Without a GPU a deep encoder takes few steps an hour: of chest X-rays at 128 pixels it then learns less.
+    deep = side > LARGE and torch.cuda.is_available()
+    plan.model.encoder = encoder or ("densenet-121" if deep else "conv")
     if plan.model.encoder == "conv":
         # A 4x4 grid of places learns 100 labels as fast, but then locks whole ways of writing into wrong classes.
         plan.model.pool = "meanmax"
@@ -68,24 +75,28 @@ def _plan_model(plan: Plan, facts: Facts, encoder: str | None, weights: str | No
 
 def _plan_batches(plan: Plan, facts: Facts) -> None:
     train = plan.train
-    total = 320 if facts.is_image else 256
+    total, few = (320, 128) if facts.is_image else (256, 128)
+    if facts.is_image and math.prod(facts.shape[1:]) > LARGE**2:
+        # The activations of 320 images of 224 pixels and of their strong views take tens of GiB.
+        total = max(LEAST_ROWS, round(total * 64**2 / math.prod(facts.shape[1:])))
+        few = min(few, total)
     unfinished = facts.images - facts.fully_annotated_images
-    if unfinished == 0:
-        train.batch_labelled, train.batch_unlabelled = min(128, max(16, facts.images)), 0
+    if is_finished(facts):
+        train.batch_labelled, train.batch_unlabelled = min(few, max(16, facts.images)), 0
     elif facts.annotated_images == 0:
         train.batch_labelled, train.batch_unlabelled = 0, min(256, facts.images)
     elif facts.annotated_images == facts.images:
         # Partly annotated tables: annotated and unannotated cells share their images.
-        train.batch_labelled = math.ceil(128 * facts.fully_annotated_images / facts.images)
-        train.batch_unlabelled = 128 - train.batch_labelled or 1
+        train.batch_labelled = math.ceil(few * facts.fully_annotated_images / facts.images)
+        train.batch_unlabelled = few - train.batch_labelled or 1
     else:
         train.batch_labelled = total // 5
         others = total - total // 5
         if facts.is_image and facts.labels > 1 and facts.annotated_images == facts.fully_annotated_images:
             # Several labels take longer to learn than to guess: of equal time, more steps are worth more than more
             # images that nothing is said of. Of chest X-rays cross-entropy tells more after 3,000 than after 1,000.
-            others, train.steps = total // 20, 3000
-        train.batch_unlabelled = min(others, max(32, unfinished))
+            others, train.steps = 16, 3000
+        train.batch_unlabelled = min(others, unfinished)
     if facts.images < SMALL and facts.labels == 1:  # several labels take longer to learn
         train.steps = 500
     known = max(facts.annotated_cells, default=0)
@@ -98,6 +109,11 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
         train.folds = FOLDS
     if not facts.is_image:
         train.learning_rate, train.steps = 2e-3, 400
+    rows = train.batch_labelled + (train.batch_unlabelled if facts.annotated_images == facts.images else 0)
+    if rows:
+        train.steps = max(train.steps, math.ceil(PASSES * facts.annotated_images / rows))
+    if facts.labels == 1 and facts.classes[0] == 2 and 1 / 3 <= facts.positives[0] / max(1, known) <= 2 / 3:
+        train.threshold = "half"  # of two classes of about equal frequency neither is the one to be found
 
 
 def _plan_augmentation(plan: Plan, facts: Facts) -> None:
@@ -119,21 +135,27 @@ def _plan_augmentation(plan: Plan, facts: Facts) -> None:
     if min(facts.shape[1:]) <= 12:
         # Half a pixel matters at this size, and interpolation blurs.
         augment.rotation, augment.shear, augment.shift = 10.0, 0.1, min(augment.shift, 0.08)
+    tones = min(1.0, sum(facts.std) / len(facts.std) / TYPICAL_STD)  # a change must leave something to see
     if not facts.grey:
-        augment.brightness, augment.contrast = 0.1, 0.2
+        augment.brightness, augment.contrast = round(0.1 * tones, 4), 0.2
     elif has_tones(facts):
         # The exposure of a scan or a photograph says nothing of what it shows.
-        augment.brightness, augment.contrast = 0.15, 0.3
+        augment.brightness, augment.contrast = round(0.15 * tones, 4), 0.3
+
+
+def is_finished(facts: Facts) -> bool:
+    """Whether all images are annotated completely, or all but so few that batches need no part for them."""
+    return facts.fully_annotated_images >= FINISHED * facts.images
 
 
 def estimates(facts: Facts) -> bool:
     """Whether labels are estimated where they are not annotated.
 
     Not where nothing is missing; nor of images with several labels where most cells are annotated, or which are scans:
-    the findings of chest X-rays are predicted so poorly from a few hundred images that, in equal time, estimates of others cost
-    AUROC with a fifth of the patients annotated, a fifth of the cells, and nearly nine in ten.
+    the findings of chest X-rays are predicted so poorly from a few hundred images that, in equal time, estimates of
+    others cost AUROC with a fifth of the patients annotated, a fifth of the cells, and nearly nine in ten.
     """
-    if facts.images == facts.fully_annotated_images:
+    if is_finished(facts):
         return False
     if not facts.is_image or facts.labels == 1 or facts.annotated_images == 0:
         return True
@@ -211,7 +233,7 @@ def uncalibrated(facts: Facts, plan: Plan, apart: int) -> str:
 def fast_bf16() -> bool:
     """Whether bfloat16 is faster than float32 here: matrix units of the CPU (AMX) or a recent GPU."""
     if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool(supported and supported())
 

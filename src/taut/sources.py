@@ -46,7 +46,8 @@ class ReadFlags:
     blank: str | None = None
     """what blank cells become, likewise: latent by default, but negative in CheXpert's tables."""
     prevalence: str | None = None
-    """the prior probability of labels, as in 'Edema=0.1,Fracture=0.02', or a YAML file of them."""
+    """prior probabilities of labels, as in 'Edema=0.1,Fracture=0.02', or of classes, as in 'cat=0.9' or
+    'grade=high=0.1', or a YAML file of them."""
     group: str | None = None
     """the column or array whose values (patients) stay on one side of every split."""
     image_size: int | None = None
@@ -340,7 +341,8 @@ def draw_annotations(training: Dataset, source: DataFlags, seed: int) -> Dataset
         targets, observed = annotation.targets.copy(), annotation.observed.copy()
         targets[~valid], observed[~valid] = hidden.annotation.targets, hidden.annotation.observed
         annotation = dataclasses.replace(annotation, targets=targets, observed=observed)
-        return dataclasses.replace(training, annotation=annotation)
+        note = f'The {int(observed[valid].any(1).sum()):,} annotated images of the "valid" part keep their annotations.'
+        return dataclasses.replace(training, annotation=annotation, notes=[*training.notes, note])
     if source.labels_per_class is not None:
         annotation = draw_per_class(training, source.labels_per_class, seed)
     elif source.labelled_cells is not None:

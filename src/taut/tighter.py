@@ -10,6 +10,7 @@ from torch import Tensor
 
 from taut import latent
 from taut.facts import Facts
+from taut.frequency import ClassFrequencies
 from taut.objective import Batch, LossTerms, Objective, Weights, tighter_elbo
 from taut.plan import Plan, TrainPlan
 from taut.targets import Estimate, Interpolation, Source, Teacher
@@ -37,6 +38,7 @@ class TighterELBO(Objective):
     between they rise linearly. What is hardened before annotations have been learnt hardens into wrong classes.
     consistency: the weight of the estimated posteriors' term; z_consistency: of the distance between q(z|x) of a
     view and the source's, where it has one.
+    frequencies: those of the classes of rows without annotation, which these are drawn to where they contradict p(c).
     """
 
     def __init__(
@@ -48,11 +50,12 @@ class TighterELBO(Objective):
         z_consistency: float = 0.0,
         ramp: int = 0,
         onset: tuple[int, int] = (0, 0),
+        frequencies: ClassFrequencies | None = None,
     ) -> None:
         super().__init__()
         self.weights, self.source, self.sampling = weights, source or Source(), sampling or Sampling()
         self.consistency, self.z_consistency, self.ramp = consistency, z_consistency, ramp
-        self.onset = onset
+        self.onset, self.frequencies = onset, frequencies
         self.second_view = "strong" if self.source.needs_strong else "none"
 
     @classmethod
@@ -90,7 +93,10 @@ class TighterELBO(Objective):
         )
         onset = round(o.onset * t.steps), round(max(o.onset, o.full) * t.steps)
         sampling = Sampling(o.sampling, o.temperature, o.share)
-        return cls(weights, source, sampling, o.consistency, o.z_consistency, round(o.ramp * t.steps), onset)
+        ramp, frequencies = round(o.ramp * t.steps), None
+        if len(model.sizes) == 1 and facts.annotated_images and o.mutual_information and onset[0]:
+            frequencies = ClassFrequencies(model.sizes[0], facts.annotated_images, onset[0])
+        return cls(weights, source, sampling, o.consistency, o.z_consistency, ramp, onset, frequencies)
 
     @property
     def generative(self) -> bool:
@@ -106,6 +112,15 @@ class TighterELBO(Objective):
             capacity_c=self.weights.capacity_c * rise,
             mutual_information=self.weights.mutual_information * self.belief_at(step),
         )
+
+    def notes(self) -> list[str]:
+        """What the training has found."""
+        if self.frequencies is None or not self.frequencies.contradict:
+            return []
+        return [
+            "images without annotation do not seem to have the classes as often as p(c) has them, so that the mean of "
+            "q(c|x) was drawn to what the network found, and not to p(c)"
+        ]
 
     def belief_at(self, step: int) -> float:
         """How much of the weight of what is only estimated counts at a step, 0 to 1."""
@@ -135,12 +150,22 @@ class TighterELBO(Objective):
             model.sizes,
             self.weights_at(step),
             batch.ignored,
+            self.expected(batch, own.logits, model.log_prior, step),
         )
         if not self.generative:
             terms.reconstruction = terms.bound = terms.surrogate = None
         if proposal is not None:
             self._add_views(terms, proposal.estimate(own), posterior[n:], model.sizes)
         return terms
+
+    def expected(self, batch: Batch, logits: Tensor, log_prior: Tensor, step: int) -> Tensor | None:
+        """The log frequencies that the mean of q over a batch is drawn to, [W]; None for p(c)."""
+        if self.frequencies is None:
+            return None
+        seen = batch.observed[:, 0]
+        log_q = latent.log_softmax(logits.detach().float(), (logits.shape[1],))
+        self.frequencies.watch(log_q[~batch.settled[:, 0]], log_prior, step)
+        return self.frequencies.expected(batch.targets, seen) if step >= self.onset[0] else None
 
     def log_likelihood(self, model: Any, batch: Batch, posterior: Any) -> Tensor:
         """E log p(x|z,c) with z ~ q(z|x), and c ~ p̃ where annotated or q(c|x) where not: [N] nats."""

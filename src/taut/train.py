@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +75,7 @@ class TrainResult:
 
     steps, seconds: of all sessions of the run; `fit` adds the seconds of the trainings on folds in this session.
     step_seconds: mean time of a step of this session without the slowest tenth, as the first ones are.
+    notes: what the objective has found.
     """
 
     model: LabelVAE
@@ -82,6 +83,7 @@ class TrainResult:
     seconds: float
     step_seconds: float
     kept: int
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass

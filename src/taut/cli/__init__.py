@@ -14,7 +14,7 @@ from taut.cli.decisions import PlanFlags
 from taut.cli.results import evaluate, explain, export, predict
 from taut.cli.splits import save_split, split
 from taut.data import DataError, Dataset
-from taut.data.cells import certain, prior_notes, unscored
+from taut.data.cells import annotation_notes, certain, unscored
 from taut.data.split import fold_count
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.facts import fingerprint
@@ -65,7 +65,10 @@ def train(
     if resume:
         fitted = resume_fit(training, run, quiet, _tell)
     else:
+        told = len(training.notes)
         training = draw_annotations(training, source, seed)
+        for note in training.notes[told:]:
+            _tell(note)
         fitted = fit(training, decisions.change, minutes, seed, run, source.to_json(), quiet, method, _tell)
     if not main_process:
         return
@@ -91,7 +94,7 @@ def plan(source: DataFlags, decisions: PlanFlags) -> None:
     training, _ = load_parts(source)
     training.space.check_observed(training.annotation)
     training = draw_annotations(training, source, seed)
-    for note in (*training.notes, *prior_notes(training)):
+    for note in (*training.notes, *annotation_notes(training)):
         print(note)
     facts = fingerprint(training)
     decided = plan_of(training, decisions.change, seed, decisions.method())
@@ -140,7 +143,7 @@ def compare(
         raise DataError(f"{source.data} has no annotated test part to compare on; give one with --test")
     seed = decisions.first_seed()
     # Other draws have other counts of the same cells: one warning tells enough.
-    for note in [*training.notes, *unscored(testing), *prior_notes(draw_annotations(training, source, seed))]:
+    for note in [*training.notes, *unscored(testing), *annotation_notes(draw_annotations(training, source, seed))]:
         _tell(note)
     failures: list[str] = []
     rows = run_all(

@@ -38,7 +38,7 @@ class Augment:
     contrast: float = 0.0
     """Log of the greatest factor of the distances from the mean pixel."""
     erase: int = 0
-    """Rectangles of a strong view that become black or white (random erasing, Zhong 2020)."""
+    """Rectangles of a strong view that become as dark or as bright as its extremes (random erasing, Zhong 2020)."""
     erase_area: float = 0.06
     """Mean share of the image that a rectangle covers; it varies by half of it."""
     erase_aspect: float = 6.0
@@ -126,8 +126,9 @@ class Augment:
         columns = (torch.arange(width, device=x.device) + 0.5) / width
         tall = (rows - u[..., 2, None]).abs() < (area * aspect).sqrt()[..., None] / 2
         wide = (columns - u[..., 3, None]).abs() < (area / aspect).sqrt()[..., None] / 2
-        white = u[..., 4] < 0.5
+        # Its own extremes, because black and white are tens of standard deviations from the pixels of a dim image.
+        low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
         for i in range(self.erase):
             inside = tall[:, i, None, :, None] & wide[:, i, None, None, :]
-            x = torch.where(inside, white[:, i, None, None, None].to(x.dtype), x)
+            x = torch.where(inside, torch.where(u[:, i, 4, None, None, None] < 0.5, high, low), x)
         return x

@@ -13,7 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from taut.data.dataset import DataError, Dataset
-from taut.labels import Annotation, LabelSpace
+from taut.labels import Annotation, LabelError, LabelSpace
 
 UNSAID, BLANK, UNCERTAIN = -1, -2, -3  # codes of cells without a class; no row, or no class, says anything: UNSAID
 LATENT, IGNORED = -1.0, -2.0  # what a cell can become beside a class or a probability
@@ -75,23 +75,29 @@ def parse_policy(flag: str, text: str, space: LabelSpace) -> list[str]:
 
 
 def parse_prevalence(text: str | None, space: LabelSpace) -> dict[str, float]:
-    """The probability of "yes" by label, from "Edema=0.1,Fracture=0.02" or a YAML file of a mapping.
+    """Probabilities by label ("yes") or LABEL=CLASS, from "Edema=0.1,grade=high=0.02" or a YAML file of a mapping.
 
-    Raises DataError for what is neither, for a label that is not a yes/no label, and for values not between 0 and 1.
+    Raises DataError for what is neither, for what `LabelSpace.find_class` does not know, and for values not between 0
+    and 1, or that do not add up.
     """
     if text is None:
         return {}
     values = _read_mapping(Path(text)) if text.endswith((".yaml", ".yml")) else _mapping(text)
     given = {}
     for name, value in values.items():
-        label = next((label for label in space if label.name == name and label.classes == YES_NO), None)
-        if label is None:
+        if space.find_class(name) is None:
             names = ", ".join(label.name for label in space if label.classes == YES_NO)
-            raise DataError(f"--prevalence: {name!r} is not one of the yes/no labels {names or '(none)'}")
+            others = ", ".join(f"{label.name}={label.classes[0]}" for label in space if label.classes != YES_NO)
+            classes = f", nor a class, such as {others}" if others else ""
+            raise DataError(f"--prevalence: {name!r} is not one of the yes/no labels {names or '(none)'}{classes}")
         p = _number(value)
         if not 0 < p < 1:
             raise DataError(f"--prevalence {name}={value} is not between 0 and 1")
         given[name] = p
+    try:
+        space.prior(space.encode(np.zeros((0, space.width))), "uniform", given)
+    except LabelError as error:
+        raise DataError(f"--prevalence: {error}") from error
     return given
 
 
@@ -245,7 +251,38 @@ def unscored(dataset: Dataset) -> list[str]:
     return [" ".join(said)] if said else []
 
 
-def prior_notes(dataset: Dataset) -> list[str]:
+def annotation_notes(dataset: Dataset) -> list[str]:
+    """What to know of the annotations that are learnt from: classes without any, and counts that may be no prior."""
+    return [*_absent(dataset), *_equal(dataset), *_positives(dataset)]
+
+
+def _absent(dataset: Dataset) -> list[str]:
+    """The classes that no image is annotated with, where some are; of yes/no labels `_positives` tells the noes."""
+    seen = iter(np.nansum(dataset.annotation.targets, axis=0) > 0)
+    names = [(f"{label.name} = {value}", label.classes, value) for label in dataset.space for value in label.classes]
+    absent = [name for name, classes, value in names if not next(seen) and (classes, value) != (YES_NO, 0)]
+    return [f"No image is annotated with {_some(absent)}."] if absent and dataset.annotation.observed.any() else []
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _equal(dataset: Dataset) -> list[str]:
+    """A warning where an only label has equally many annotations of each class, as if so many had been picked."""
+    annotation = dataset.annotation
+    counts = np.nansum(annotation.targets, axis=0)
+    if len(dataset.space) > 1 or annotation.observed.all() or dataset.prevalence or counts[0] != round(counts[0]):
+        return []
+    if counts[0] < 1 or (counts != counts[0]).any():
+        return []
+    return [
+        f"Every class has {counts[0]:,.0f} annotations, and p(c) is taken as equal for all classes: where they are not "
+        "equally frequent, state it with --prevalence CLASS=P."
+    ]
+
+
+def _positives(dataset: Dataset) -> list[str]:
     """A warning where cells seem to be filled in because they are positive, so that their share is no prior."""
     annotation = dataset.annotation
     observed = annotation.observed
@@ -261,8 +298,8 @@ def prior_notes(dataset: Dataset) -> list[str]:
             found.append(f"{label.name} ({yes:,.0f} of {count:,})")
     if not found:
         return []
-    names = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
     return [
-        f"Nearly all observed cells are positive: {names}. If cells are filled in because they are positive, the prior "
-        "estimated from them is too high: state it with --prevalence LABEL=P, or take blanks as --blank negative."
+        f"Nearly all observed cells are positive: {_some(found)}. If cells are filled in because they are positive, "
+        "the prior estimated from them is too high: state it with --prevalence LABEL=P, or take blanks as --blank "
+        "negative."
     ]

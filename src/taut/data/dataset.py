@@ -34,7 +34,7 @@ class Dataset:
     notes: what was found and left out while reading, one sentence each.
     cells: [N, k] what the source says in each cell: the index of a class, or a code of `taut.data.cells`; or None.
     policy: what became of the cells that state no class; or None where there is no such question.
-    prevalence: the probability of "yes" by label, where it is known and not to be estimated.
+    prevalence: probabilities by label ("yes") or LABEL=CLASS, where they are known and not to be estimated.
     lines: [N] the row of its table that names an image, as a spreadsheet counts, 0 where none does; or None.
     repeats: for each other row of the table that is of such an image, the row in `lines`.
     pixel_max: what counts as white in the source's own numbers, as a rule 255 for uint8; None for feature vectors.

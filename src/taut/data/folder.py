@@ -16,7 +16,7 @@ from taut.data.dicom import Header
 from taut.data.files import SUFFIXES, find_images
 from taut.data.listing import Listing, TableOptions, from_subfolders, from_table
 from taut.data.table import listed, plural
-from taut.labels import Annotation, LabelSpace, Scalar
+from taut.labels import LabelSpace, Scalar
 
 DEFAULT_SIZE = 64
 SKIPS = {
@@ -166,7 +166,12 @@ class _Reading:
             ids=ids,
             groups=None if group is None else groups.to_numpy(dtype=str),
             split=None if split.isna().all() else split.fillna("train").to_numpy(dtype=str),
-            notes=[*self._summary(), *self.listing.notes, *self._label_notes(rows, annotation), *notes],
+            notes=[
+                *self._summary(),
+                *self.listing.notes,
+                *cell_notes(self.listing.space, self.listing.codes[rows], self.policy),
+                *notes,
+            ],
             cells=self.listing.codes[rows].astype(np.int16),
             policy=self.policy,
             lines=lines[rows],
@@ -229,16 +234,6 @@ class _Reading:
         parts = [plural(int(counts[kind]), *words) for kind, words in SKIPS.items() if kind in counts]
         where = "" if self.skipped is None else f" (listed in {self.skipped.name})"
         return [f"Left out{where}: {', '.join(parts)}."] if parts else []
-
-    def _label_notes(self, rows: NDArray[np.intp], annotation: Annotation) -> list[str]:
-        notes = cell_notes(self.listing.space, self.listing.codes[rows], self.policy)
-        labels = self.listing.space
-        names = [f"{label.name} = {value}" for label in labels for value in label.classes]
-        seen = np.nansum(annotation.targets, axis=0) > 0
-        if annotation.observed.any() and not seen.all():
-            absent = [name for name, there in zip(names, seen, strict=True) if not there]
-            notes.append(f"No image is annotated with {listed(absent)}.")
-        return notes
 
 
 def _choose_shape(

@@ -98,19 +98,18 @@ def fit_isotonic(probabilities: NDArray[Any], annotation: Annotation, space: Lab
 def fit_thresholds(
     probabilities: NDArray[Any], annotation: Annotation, space: LabelSpace, rule: str = "f1"
 ) -> NDArray[np.float32]:
-    """The threshold of each two-class label's last class that suits its held-out annotations best: [k].
+    """The threshold of "yes" that suits its held-out annotations best: [k].
 
     rule: "f1" maximises F1, "youden" sensitivity + specificity (Youden 1950), "half" is 0.5 for all. It lies midway
     between two of the probabilities [N, W], or is 0 where all are best called positive; of equally good ones it is the
-    greatest.  A label of more classes, with fewer than 30 annotated images, or with fewer than 5 of one of its classes,
-    keeps 0.5.
+    greatest.  A label that is not yes/no (0 and 1), or has fewer than 30 annotated images or 5 of a class, keeps 0.5.
     """
     thresholds = np.full(len(space), 0.5, dtype=np.float32)
-    for j, (size, block) in enumerate(zip(space.sizes, space.blocks, strict=True)):
+    for j, (label, block) in enumerate(zip(space, space.blocks, strict=True)):
         seen = annotation.observed[:, j]
         truth = annotation.targets[seen, block].argmax(axis=1)
         enough = len(truth) >= LEAST_OBSERVED and LEAST_OF_CLASS <= truth.sum() <= len(truth) - LEAST_OF_CLASS
-        if rule == "half" or size != 2 or not enough:
+        if rule == "half" or label.classes != (0, 1) or not enough:
             continue
         q = probabilities[seen, block][:, 1]
         values, index = np.unique(q, return_inverse=True)

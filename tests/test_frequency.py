@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from taut import latent
+from taut.data.dataset import Dataset
+from taut.data.embedded import digits
+from taut.data.split import draw_per_class
+from taut.facts import fingerprint
+from taut.fit import build_model, build_objective, fit
+from taut.frequency import GATE, GATE_OF_ONE, MOMENTUM, ClassFrequencies
+from taut.plan import override
+from taut.rules import make_plan
+from taut.tighter import TighterELBO
+from tiny import SEVERAL, cells, images, some_known
+
+UNIFORM = torch.full((3,), 1 / 3).log()
+
+
+def posteriors(*frequencies: float, rows: int = 40) -> torch.Tensor:
+    """Sure posteriors of so many rows in these classes."""
+    index = np.repeat(np.arange(len(frequencies)), np.round(np.array(frequencies) * rows).astype(int))
+    return latent.log_softmax(8 * torch.eye(len(frequencies))[torch.from_numpy(index)], (len(frequencies),))
+
+
+def test_what_is_found_is_the_mean_over_the_second_half() -> None:
+    found = ClassFrequencies(3, 30, 4)
+    parts = [
+        posteriors(*p, rows=n) for p, n in (((1, 0, 0), 10), ((1, 0, 0), 10), ((0.5, 0.5, 0), 40), ((0, 0, 1), 20))
+    ]
+    for step, part in enumerate(parts):
+        found.watch(part, UNIFORM, step)
+    torch.testing.assert_close(found.found, torch.tensor([1 / 3, 1 / 3, 1 / 3]), atol=1e-4, rtol=0)
+    assert not found.contradict
+    # The square of q, normalised, is what counts.
+    unsure = ClassFrequencies(3, 30, 2)
+    unsure.watch(torch.tensor([[0.6, 0.3, 0.1]]).log(), UNIFORM, 1)
+    torch.testing.assert_close(unsure.found, torch.tensor([0.36, 0.09, 0.01]) / 0.46)
+
+
+@pytest.mark.parametrize(("annotated", "contradicts"), [(3, False), (300, True)])
+def test_the_fewer_annotations_the_more_may_be_found(annotated: int, contradicts: bool) -> None:
+    found = ClassFrequencies(3, annotated, 2)
+    found.watch(posteriors(0.5, 0.3, 0.2), UNIFORM, 1)
+    distance = sum(p * np.log(3 * p) for p in (0.5, 0.3, 0.2))
+    assert (distance > GATE + GATE_OF_ONE * 3 / annotated) == contradicts
+    assert bool(found.contradict) == contradicts
+
+
+def test_where_the_prior_is_contradicted_rows_without_annotation_are_drawn_to_what_is_found() -> None:
+    found = ClassFrequencies(2, 20, 2)
+    targets, observed = torch.tensor([[1.0, 0], [torch.nan, torch.nan], [torch.nan, torch.nan]]), torch.arange(3) < 1
+    log_half = torch.full((2,), 0.5).log()
+    assert found.expected(targets, observed) is None
+    found.watch(posteriors(0.1, 0.9), log_half, 1)
+    drawn_to = found.expected(targets, observed)
+    assert drawn_to is not None
+    torch.testing.assert_close(drawn_to.exp(), torch.tensor([1 + 2 * 0.1, 2 * 0.9]) / 3, atol=1e-3, rtol=0)
+    # From then on the network is followed, slowly; the verdict stays.
+    found.watch(posteriors(0.5, 0.5), log_half, 2)
+    torch.testing.assert_close(found.found[0], torch.tensor(0.1 + (1 - MOMENTUM) * 0.4), atol=1e-3, rtol=0)
+    for step in range(3, 400):
+        found.watch(posteriors(0.5, 0.5), log_half, step)
+    assert bool(found.contradict)
+    # Frequencies that agree with the prior are not followed.
+    agrees = ClassFrequencies(2, 20, 2)
+    agrees.watch(posteriors(0.5, 0.5), log_half, 1)
+    agrees.watch(posteriors(0.1, 0.9), log_half, 2)
+    assert agrees.expected(targets, observed) is None
+    assert float(agrees.found[0]) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_only_one_label_with_annotations_and_something_to_draw_is_watched() -> None:
+    for data, changes, watched in (
+        (images(some_known(60, 12)), {}, True),
+        (images(some_known(60, 60)), {}, False),
+        (images(np.full(60, -1)), {}, False),
+        (images(cells(400, 0.5), SEVERAL), {}, False),
+        (images(some_known(60, 12)), {"objective.onset": 0.0}, False),
+        (images(some_known(60, 12)), {"objective.mutual_information": 0.0}, False),
+    ):
+        facts = fingerprint(data)
+        plan = override(make_plan(facts), changes, "test")
+        objective = build_objective(build_model(data, plan, facts), plan, facts)
+        assert isinstance(objective, TighterELBO)
+        assert (objective.frequencies is not None) == watched
+
+
+def unbalanced(data: Dataset, most: int) -> Dataset:
+    """All images of a class, and so many of each other one."""
+    index = data.annotation.targets.argmax(1)
+    rows = [np.flatnonzero(index == c)[: None if c == 0 else most] for c in range(10)]
+    return data.rows(np.sort(np.concatenate(rows)))
+
+
+@pytest.mark.parametrize("most", [12, 200])
+def test_a_class_that_most_images_have_is_found_from_ten_annotations_of_each(most: int) -> None:
+    every = unbalanced(dataclasses.replace(digits(), split=None), most)
+    data = dataclasses.replace(every, annotation=draw_per_class(every, 8, 0))
+    changes = {"train.steps": 160, "model.width": 8, "train.precision": "fp32"}
+    fitted = fit(data, partial(override, changes=changes, where="test"), quiet=True)
+    contradicted = any("do not seem to have the classes as often as p(c)" in note for note in fitted.notes)
+    assert contradicted == (most == 12)
+    assert any("Every class has 8 annotations" in note for note in fitted.notes)
