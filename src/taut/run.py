@@ -29,9 +29,9 @@ WHILE_READING = ("skipped.csv", "leakage.csv", "frozen.json", "frozen.safetensor
 
 
 class Run:
-    """A folder: plan.yaml, facts.json, annotation.npz, metrics.jsonl, checkpoint/, model.safetensors, model.json.
+    """A folder: plan.yaml, facts.json, annotation.npz, split.csv, metrics.jsonl, checkpoint/ and the model.
 
-    Where the plan has folds, folds.npz too.
+    Where there is something for them, folds.npz, skipped.csv, leakage.csv, frozen.json and frozen.safetensors too.
     """
 
     def __init__(self, path: Path | str) -> None:
