@@ -903,7 +903,7 @@ def test_the_flags_of_the_plan_are_in_the_help(command: str, capsys: Capture, mo
     assert flags - lines.keys() == ({"--objective.name"} if command == "compare" else set())
     for line in (
         "--train.ema float (default 0.999)  Decay of the averaged weights, which are the ones that are kept.",
-        "--train.steps int (planned)",
+        "--train.steps int (planned)  Optimiser steps; --minutes sets them to what the time allows.",
         "--model.pool {mean,meanmax,grid} (planned)  How the label head reads the last map; see `MapEncoder`.",
         "--model.z_given_c {true,false} (default false)  Whether z has the posterior q(z|x,c) of M2 instead of q(z|x).",
     ):

@@ -21,7 +21,7 @@ PLANNED = {
     ),
     "train": (
         *("steps", "batch_labelled", "batch_unlabelled", "learning_rate", "weight_decay"),
-        *("precision", "valid_fraction", "folds"),
+        *("precision", "valid_fraction", "folds", "threshold"),
     ),
     "augment": (
         *("rotation", "scale", "shift", "shear", "brightness", "contrast"),
