@@ -146,7 +146,7 @@ def decoded_by(monkeypatch, read):
     """The names of the files that `read` decodes, and what it returns."""
     names, decode = [], cache.decode_image
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "decode_image", lambda path, shape: (names.append(path.name), decode(path, shape))[1])
+        patch.setattr(cache, "decode_image", lambda path, *how: (names.append(path.name), decode(path, *how))[1])
         found = read()
     return sorted(names), found
 
@@ -364,10 +364,10 @@ def test_a_file_that_can_be_read_again_is(tmp_path, small_limit, monkeypatch):
     folder = images(tmp_path, "1.png", "2.png", "3.png")
     shape, away, decode = (1, 8, 8), ["2.png"], cache.decode_image
 
-    def flaky(path, shape):
+    def flaky(path, *how):
         if path.name in away:
             raise OSError("the drive is away")
-        return decode(path, shape)
+        return decode(path, *how)
 
     monkeypatch.setattr(cache, "decode_image", flaky)
     files = ["1.png", "2.png", "3.png"]

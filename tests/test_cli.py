@@ -638,6 +638,26 @@ def test_predictions_without_a_reference_have_empty_scores(pack: Path, tmp_path:
     assert [(row["ood:score"], row["ood:percentile"]) for row in rows_of(tmp_path / "p.csv")] == [("", "")] * 3
 
 
+def test_images_of_twelve_bits_keep_their_scale(tmp_path: Path, capsys: Capture) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        place = tmp_path / "wells" / ("dead", "alive")[i % 2] / f"{i}.tif"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 3000, (8, 8)).astype(np.uint16)).save(place)
+    run = tmp_path / "run"
+    taut("train", tmp_path / "wells", *FLAGS, "--out", run)
+    assert "12 images have 16 bits a pixel, of which 4,095 is taken as white." in capsys.readouterr().out
+    dim = rng.integers(0, 300, (8, 8)).astype(np.uint16)
+    Image.fromarray(dim).save(tmp_path / "new.tif")
+    taut("predict", run, tmp_path / "new.tif", "--out", tmp_path / "new.csv")
+    model = Run(run).load_model()
+    want = predict_probabilities(model, np.rint(dim * (255 / 4095)).astype(np.uint8)[None, None])[0]
+    with (tmp_path / "new.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    found = [float(row[f"label={name}:calibrated"]) for name in ("alive", "dead")]
+    np.testing.assert_allclose(found, want, atol=1e-3)
+
+
 # --- evaluate and explain -----------------------------------------------------------------------------------
 
 

@@ -180,6 +180,14 @@ def test_images_beside_embeddings_are_left(tmp_path: Path) -> None:
     assert data.ids == IDS
 
 
+def test_columns_of_text_are_no_features_and_are_named(tmp_path: Path) -> None:
+    columns = {"id": IDS, "stain": ["blue"] * N, **{f"f{j}": vectors()[:, j] for j in range(F)}}
+    pd.DataFrame(columns).to_parquet(tmp_path / "e.parquet")
+    data = load_embeddings(tmp_path / "e.parquet", table(tmp_path, "id,sick\np0.png,1\np1.png,0\n"))
+    np.testing.assert_array_equal(data.x, vectors())
+    assert "Columns of text are no features: stain." in data.notes
+
+
 @pytest.mark.parametrize("flag", [None, "id"])
 def test_numbers_from_one_are_refused(tmp_path: Path, flag: str | None) -> None:
     path, options = write(tmp_path / "e.npy"), TableOptions(path_column=flag)

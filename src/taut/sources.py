@@ -221,7 +221,7 @@ def load_source(
 
     skipped: a CSV file that lists what was left out of a folder, or of a table of embeddings.
     shape: of the inputs that a model takes; the images of a folder are brought to it, and others must have it.
-    white: the training images' `pixel_max`, on whose scale those of an .npz file are.
+    white: the training images' `pixel_max`, on whose scale those of an .npz file are, and image files of 16 bits.
     frozen: whose features stand in for images, which are brought to the shape that it takes.
     """
     options = source.options()

@@ -120,6 +120,7 @@ def load_dataset(
             channels=channels,
             skipped=skipped,
             unlabeled=unlabeled,
+            white=white,
         )
     else:
         names = ", ".join([*EMBEDDED, *PUBLIC])

@@ -28,6 +28,8 @@ CACHE_BYTES = 2**25  # arrays above this size are kept in the cache
 MAP_BYTES = 2**30  # of these, arrays above this size are memory maps and not read into memory
 TAIL_BYTES = 4096
 NOTHING: Known = {}
+BYTE, DEEP = 255.0, 65535.0  # the greatest values of 8 and of 16 bits
+DEEP_SAMPLE = 200  # images whose greatest value is looked at
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 
 
@@ -41,10 +43,10 @@ def read_headers(paths: Sequence[Path]) -> list[Header | str]:
     return list(_each(_header, paths, "looking at images"))
 
 
-def decode_image(file: Path | BinaryIO, shape: Shape) -> NDArray[np.uint8]:
+def decode_image(file: Path | BinaryIO, shape: Shape, white: float = DEEP) -> NDArray[np.uint8]:
     """One image as uint8 [C, H, W], turned as its EXIF data says and resized (bilinear, antialiased).
 
-    What is transparent in part of an image is on white; 16-bit values 0 … 65535 become 0 … 255, C = 1 takes the
+    What is transparent in part of an image is on white; 16-bit values 0 … white become 0 … 255, C = 1 takes the
     luminance. The aspect changes where the shape's differs: cropping could cut off what an image was annotated for.
     A DICOM file is read as `read_dicom` says. Raises whatever Pillow raises, ValueError for 32-bit pixels, which have
     no agreed range, and DataError where a package for DICOM is missing.
@@ -57,7 +59,7 @@ def decode_image(file: Path | BinaryIO, shape: Shape) -> NDArray[np.uint8]:
         image.draft(None, (2 * width, 2 * height))
         ImageOps.exif_transpose(image, in_place=True)
         if _is_deep(image):
-            pixels = _resized(np.asarray(image, dtype=np.float32) / np.float32(257), height, width)
+            pixels = _resized(np.asarray(image, dtype=np.float32) * np.float32(255 / white), height, width)
         elif image.mode in ("I", "F"):
             raise ValueError("32-bit pixels have no agreed range: save it with 8 or 16 bits")
         else:
@@ -104,19 +106,39 @@ def _decode_dicom(file: Path, shape: Shape) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels.transpose(1, 2, 0)).convert("L"))[None]
 
 
-def read_images(paths: Sequence[Path], shape: Shape) -> tuple[NDArray[np.uint8], list[tuple[Path, str]]]:
+def deep_white(paths: Sequence[Path]) -> float:
+    """What is white in images of 16 bits a pixel: the greatest value of the least number of bits, 9 to 16, that holds a
+    sample of them. Files that cannot be read do not count.
+    """
+
+    def brightest(path: Path) -> int:
+        with Image.open(path) as image:
+            return int(np.asarray(image).max())
+
+    sample = paths[:: max(1, len(paths) // DEEP_SAMPLE)]
+    found = _each(brightest, sample, "looking at 16-bit images", stop=False)
+    most = max((value for value in found if isinstance(value, int)), default=DEEP)
+    return next(2.0**bits - 1 for bits in range(9, 17) if most < 2**bits)
+
+
+def read_images(
+    paths: Sequence[Path], shape: Shape, white: float = DEEP
+) -> tuple[NDArray[np.uint8], list[tuple[Path, str]]]:
     """The images that can be read, uint8 [N, C, H, W] in order, and (path, reason) of the others.
 
-    Files that need a package that is missing are among the others.
+    white: of images of 16 bits.  Files that need a package that is missing are among the others.
     """
     out = np.empty((len(paths), *shape), dtype=np.uint8)
-    failures = _fill(out, paths, shape, stop=False)
+    failures = _fill(out, paths, shape, white, stop=False)
     return out[: len(paths) - len(failures)], [(paths[i], reason) for i, reason in failures.items()]
 
 
-def decode_once(folder: Path, files: Sequence[str], shape: Shape) -> tuple[NDArray[np.uint8], dict[int, str]]:
+def decode_once(
+    folder: Path, files: Sequence[str], shape: Shape, white: float = DEEP
+) -> tuple[NDArray[np.uint8], dict[int, str]]:
     """The images that can be read, uint8 [N, C, H, W] in order, and the reasons by position of the others.
 
+    white: of images of 16 bits.
     Above CACHE_BYTES the array is kept in the cache folder, and used again as long as no file has another size or
     modification time; above MAP_BYTES it is a memory map. Of another list of the folder's files only those are decoded
     that are in no array yet, and those that could not be read are tried again. Raises DataError where the disk has no
@@ -125,38 +147,38 @@ def decode_once(folder: Path, files: Sequence[str], shape: Shape) -> tuple[NDArr
     paths = [folder / file for file in files]
     size = len(files) * int(np.prod(shape))
     if size <= CACHE_BYTES:
-        return _in_memory(paths, shape)
+        return _in_memory(paths, shape, white)
     root = cache_root()
     stamps = [stamp_of(folder, file) or (file, 0, 0) for file in files]
-    kept = Kept.of(root, folder, stamps, shape)
-    if not kept.is_there() or _can_be_read_now(paths, kept.failures(), shape):
+    kept = Kept.of(root, folder, stamps, shape, white)
+    if not kept.is_there() or _can_be_read_now(paths, kept.failures(), shape, white):
         # Writing to a map on a full disk kills the process without a message.
         if _room(root) < size:
             if size <= MAP_BYTES:
-                return _in_memory(paths, shape)
+                return _in_memory(paths, shape, white)
             raise DataError(
                 f"{folder}: the decoded images take {size / 2**30:.1f} GiB, more than is free in {root}: "
                 "set TAUT_CACHE to a folder with more room, or choose a smaller --image-size"
             )
         known = kept.known(stamps)
-        kept.write(shape, stamps, lambda out: _fill(out, paths, shape, known=known))
+        kept.write(shape, stamps, lambda out: _fill(out, paths, shape, white, known=known))
         kept.remove_others()
     try:
         failures, images = kept.failures(), kept.images(mapped=size > MAP_BYTES)
     except FileNotFoundError:  # another process has just put a longer list in its place
-        return decode_once(folder, files, shape)
+        return decode_once(folder, files, shape, white)
     return images[: len(files) - len(failures)], failures
 
 
-def _can_be_read_now(paths: Sequence[Path], failures: Collection[int], shape: Shape) -> bool:
+def _can_be_read_now(paths: Sequence[Path], failures: Collection[int], shape: Shape, white: float) -> bool:
     """Whether a file that could not be read, as on a drive that was away for a moment, can be by now."""
     again = [paths[i] for i in failures]
-    return len(_fill(np.empty((len(again), *shape), dtype=np.uint8), again, shape)) < len(again)
+    return len(_fill(np.empty((len(again), *shape), dtype=np.uint8), again, shape, white)) < len(again)
 
 
-def _in_memory(paths: Sequence[Path], shape: Shape) -> tuple[NDArray[np.uint8], dict[int, str]]:
+def _in_memory(paths: Sequence[Path], shape: Shape, white: float) -> tuple[NDArray[np.uint8], dict[int, str]]:
     out = np.empty((len(paths), *shape), dtype=np.uint8)
-    failures = _fill(out, paths, shape)
+    failures = _fill(out, paths, shape, white)
     return out[: len(paths) - len(failures)], failures
 
 
@@ -202,7 +224,12 @@ def _digest(path: Path) -> str:
 
 
 def _fill(
-    out: NDArray[np.uint8], paths: Sequence[Path], shape: Shape, stop: bool = True, known: Known = NOTHING
+    out: NDArray[np.uint8],
+    paths: Sequence[Path],
+    shape: Shape,
+    white: float,
+    stop: bool = True,
+    known: Known = NOTHING,
 ) -> dict[int, str]:
     """Decode files into the first rows of out without gaps; the reasons by position of those that failed.
 
@@ -211,7 +238,7 @@ def _fill(
     failures: dict[int, str] = {}
     row = 0
     others = [path for i, path in enumerate(paths) if i not in known]
-    decoded = _each(lambda path: decode_image(path, shape), others, "decoding images", stop)
+    decoded = _each(lambda path: decode_image(path, shape, white), others, "decoding images", stop)
     for i in range(len(paths)):
         result = known[i][0][known[i][1]] if i in known else next(decoded)
         if isinstance(result, str):

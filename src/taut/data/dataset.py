@@ -80,7 +80,10 @@ class Dataset:
         if self.traced() is not known and self.x.dtype.kind == "f":
             row = first_not_finite(self.x)
             if row is not None:
-                raise DataError(f"{self.name}: row {row} ({self.ids[row]}) contains NaN or infinity")
+                raise DataError(
+                    f"{self.name}: row {row} ({self.ids[row]}) contains NaN or infinity: put numbers there, such as "
+                    "the median of a column"
+                )
 
     def __len__(self) -> int:
         return len(self.x)

@@ -55,9 +55,10 @@ def read_inputs_file(path: Path, white: float | None = None, key: str | None = N
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     kind = path.suffix.lower()
-    x, ids, names = _parquet(path, key) if kind in (".parquet", ".pq") else _numpy(path, kind)
+    x, ids, names, left = _parquet(path, key) if kind in (".parquet", ".pq") else (*_numpy(path, kind), [])
     white = None if x.ndim == 2 else pixel_max(x) if white is None else white
     notes = small_scale(x, white)
+    notes += [f"Columns of text are no features: {listed(left)}."] if left else []
     x = as_images(x, str(path), white)
     if ids is not None and len(ids) != len(x):
         raise DataError(f"{path}: {len(x):,} inputs but {len(ids):,} ids")
@@ -226,7 +227,8 @@ def _wide(x: NDArray[Any], path: Path) -> NDArray[Any]:
     return x
 
 
-def _parquet(path: Path, key: str | None) -> tuple[NDArray[Any], NDArray[Any] | None, list[str]]:
+def _parquet(path: Path, key: str | None) -> tuple[NDArray[Any], NDArray[Any] | None, list[str], list[str]]:
+    """The embeddings, their ids, the names of columns of numbers, and those of columns of text that are not the ids."""
     try:
         import pyarrow  # noqa: F401 - pandas says nothing of our extra
     except ModuleNotFoundError as error:
@@ -264,4 +266,5 @@ def _parquet(path: Path, key: str | None) -> tuple[NDArray[Any], NDArray[Any] | 
         raise DataError(f"{path}: the embeddings in its rows are not numbers of one length") from error
     if x.shape[1] == 0:
         raise DataError(f"{path} has no columns of numbers, but {listed(list(table.columns))}")
-    return x, None if ids is None else table[ids].to_numpy(), [str(name) for name in names]
+    left = [] if lists else [str(name) for name in texts if name != ids]
+    return x, None if ids is None else table[ids].to_numpy(), [str(name) for name in names], left

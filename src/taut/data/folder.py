@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from taut.data.cache import Shape, decode_once, find_copies, read_headers
+from taut.data.cache import BYTE, DEEP, Shape, decode_once, deep_white, find_copies, read_headers
 from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, settle, settle_together
 from taut.data.dataset import DataError, Dataset
 from taut.data.dicom import Header
@@ -52,6 +52,7 @@ def load_folder(
     channels: int | None = None,
     skipped: Path | None = None,
     unlabeled: Scalar | None = -1,
+    white: float | None = None,
 ) -> Dataset:
     """The dataset of a folder of images (`files.SUFFIXES`; subfolders too, hidden files not).
 
@@ -71,6 +72,7 @@ def load_folder(
     image_size: height and width [pixels], one number or two; by default images of one size up to 64 stay as they
         are, and others become squares of their longest side, 64 at most.
     channels: 1 or 3; by default 1 if all images are grey.
+    white: of images of 16 bits a pixel; by default as `deep_white` finds it.
     skipped: a CSV file to write, listing what was left out: row (as a spreadsheet counts), file, reason.
     unlabeled: a value, or a subfolder, that means unannotated; −1 does in a column of classes alone.
 
@@ -86,7 +88,8 @@ def load_folder(
         raise DataError(f"--channels {channels} is neither 1 (grey) nor 3 (RGB)")
     files = find_images(folder)
     if not files:
-        raise DataError(f"{folder} has no images ({', '.join(SUFFIXES)})")
+        hint = "" if labels is None else ": a table of features is read from .npz, .npy or Parquet files"
+        raise DataError(f"{folder} has no images ({', '.join(SUFFIXES)}){hint}")
     options = TableOptions(
         path_column,
         label_columns,
@@ -109,7 +112,7 @@ def load_folder(
     else:
         listing = from_table(folder, files, labels, options, space, unlabeled, uncertain)
     policy = CellPolicy(uncertain or CellPolicy.uncertain, blank or listing.blank)
-    return _Reading(folder, files, listing, policy, skipped).dataset(image_size, channels)
+    return _Reading(folder, files, listing, policy, skipped).dataset(image_size, channels, white)
 
 
 class _Reading:
@@ -140,12 +143,13 @@ class _Reading:
         """The positions in a mask of entries that still count."""
         return np.flatnonzero(mask & (self.entries["kind"] == "").to_numpy())
 
-    def dataset(self, image_size: int | tuple[int, int] | None, channels: int | None) -> Dataset:
+    def dataset(self, image_size: int | tuple[int, int] | None, channels: int | None, white: float | None) -> Dataset:
         """Decode what remains."""
         rows = self._remaining()
         images = self.entries["image"].to_numpy()
         shape, notes = _choose_shape([self.headers[i] for i in images[rows]], image_size, channels)
-        x, failures = decode_once(self.folder, [self.files[i] for i in images[rows]], shape)
+        deep = self._white(rows, white, notes)
+        x, failures = decode_once(self.folder, [self.files[i] for i in images[rows]], shape, deep or DEEP)
         self._leave_out(rows[list(failures)], "unreadable", list(failures.values()))
         rows = self._remaining()
         annotation = annotate(self.listing.space, self.values[rows])
@@ -176,7 +180,21 @@ class _Reading:
             policy=self.policy,
             lines=lines[rows],
             repeats={line: kept for line, kept in repeats if line > 0},
+            pixel_max=deep,
         )
+
+    def _white(self, rows: NDArray[np.intp], given: float | None, notes: list[str]) -> float | None:
+        """What is white in images of 16 bits a pixel, as given or in all but the test part; None without such ones."""
+        images = self.entries["image"].to_numpy()[rows]
+        deep = np.array([self.headers[i].deep for i in images])
+        if not deep.any():
+            return None
+        learnt = deep & (self.entries["split"].to_numpy()[rows] != "test")
+        paths = [self.folder / self.files[i] for i in images[learnt if learnt.any() else deep]]
+        white = deep_white(paths) if given is None else given if given > BYTE else DEEP
+        words = plural(int(deep.sum()), "image has 16 bits", "images have 16 bits")
+        notes.append(f"{words} a pixel, of which {white:,.0f} is taken as white.")
+        return white
 
     def _leave_out(self, rows: NDArray[np.intp], kind: str, reason: str | list[str]) -> None:
         self.entries.loc[rows, "kind"] = kind
@@ -253,12 +271,6 @@ def _choose_shape(
         low, high = sizes[0], sizes[-1]
         given = f"{low[0]}x{low[1]}" + ("" if low == high else f" to {high[0]}x{high[1]}")
         notes.append(f"Images of {given} pixels (height x width) are resized to {height}x{width}.")
-    deep = sum(header.deep for header in headers)
-    if deep:
-        words = plural(deep, "image has 16 bits", "images have 16 bits")
-        notes.append(
-            f"{words} a pixel, of which 65,535 is white: scale images of fewer bits to that, or they are dark."
-        )
     grey = sum(header.grey for header in headers)
     if channels is None and 0 < grey < len(headers):
         notes.append(

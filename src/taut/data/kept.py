@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 4  # part of the names: raise it when decoding changes
+VERSION = 5  # part of the names: raise it when decoding changes
 
 Stamp = tuple[str, int, int]
 """The name of a file in its folder, its size and its modification time: what tells whether it has changed."""
@@ -25,16 +25,16 @@ Known = dict[int, tuple[NDArray[np.uint8], int]]
 class Kept:
     """NAME.npy, the images of some files that can be read, uint8 [N, C, H, W], and NAME.json, which files those are.
 
-    The names of all that is kept of a folder at one shape begin alike.
+    The names of all that is kept of a folder at one shape and white begin alike.
     """
 
     def __init__(self, array: Path, folder: Path) -> None:
         self.array, self.report, self.folder = array, array.with_suffix(".json"), folder
 
     @classmethod
-    def of(cls, root: Path, folder: Path, stamps: Sequence[Stamp], shape: tuple[int, ...]) -> Kept:
-        """What is, or will be, kept of these files of a folder in the cache folder `root`."""
-        place = _digest(VERSION, str(folder.resolve()), shape)[:16]
+    def of(cls, root: Path, folder: Path, stamps: Sequence[Stamp], shape: tuple[int, ...], white: float) -> Kept:
+        """What is, or will be, kept of these files of a folder in the cache folder `root`; white: of 16 bits."""
+        place = _digest(VERSION, str(folder.resolve()), shape, white)[:16]
         return cls(root / f"images-{place}-{_digest(list(stamps))[:32]}.npy", folder)
 
     def is_there(self) -> bool:
