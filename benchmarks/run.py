@@ -19,6 +19,7 @@ from benchmarks import (
     speed,
     stages,
     tightness,
+    unbalanced,
     views,
     xrays,
     xrays128,
@@ -28,7 +29,7 @@ from taut.data.dataset import DataError
 
 MEASURED = (
     *(embedded, mnist, speed, generative, overhead, cross_entropy, label_cost, stages, tightness, rivals),
-    *(yeast, grid, xrays, xrays128, views),
+    *(yeast, grid, xrays, xrays128, views, unbalanced),
 )
 
 

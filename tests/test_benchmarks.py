@@ -27,6 +27,7 @@ from benchmarks import (
     speed,
     stages,
     tightness,
+    unbalanced,
     views,
     xrays,
     xrays128,
@@ -505,6 +506,26 @@ def test_the_x_ray_benchmark_in_miniature(tmp_path: Path) -> None:
             assert draw["steps"] == 7
             assert 1 <= draw["kept"] <= 7
     assert "| masked_cross_entropy | 1 |" in report.page(tmp_path)
+
+
+@NEEDS_MNIST
+@pytest.mark.usefixtures("few_images")
+def test_the_benchmark_of_unequal_classes_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unbalanced, "fit", tiny_fit)
+    monkeypatch.setattr(unbalanced, "SETTINGS", {"2-labels": 2})  # of so few images no class has ten
+    training, hidden = unbalanced.parts(2, 0)
+    for data in (training, hidden):
+        index = mnist.parts()[0].annotation.targets[[int(name) for name in data.ids]].argmax(axis=1)
+        counts = np.bincount(index, minlength=10)
+        assert counts[0] / counts.sum() == pytest.approx(0.6, abs=0.15)  # one image of each other class
+    assert training.annotation.observed.sum() == 20
+    assert hidden.annotation.observed.all()
+    assert not set(training.ids) & set(hidden.ids)
+    unbalanced.main(seeds=1, minutes=0.01, folder=tmp_path)
+    for name in unbalanced.SETTINGS:
+        summary = json.loads((tmp_path / f"unbalanced-{name}.json").read_text())["summary"]
+        assert set(summary) == set(unbalanced.METHODS)
+        assert all(0 < row["error"]["mean"] < 100 for row in summary.values())
 
 
 @NEEDS_MNIST

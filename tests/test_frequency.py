@@ -83,6 +83,7 @@ def test_only_one_label_with_annotations_and_something_to_draw_is_watched() -> N
         (images(cells(400, 0.5), SEVERAL), {}, False),
         (images(some_known(60, 12)), {"objective.onset": 0.0}, False),
         (images(some_known(60, 12)), {"objective.mutual_information": 0.0}, False),
+        (images(some_known(60, 12)), {"objective.check_prior": False}, False),
     ):
         facts = fingerprint(data)
         plan = override(make_plan(facts), changes, "test")

@@ -81,14 +81,15 @@ class ObjectivePlan:
     """Whether the distances from the budgets are those of each image, or of the means over a batch."""
     prior: Literal["empirical", "uniform"] = "empirical"
     """p(c): smoothed frequencies of the annotated cells, or equal for all classes; --prevalence goes before both."""
+    check_prior: bool = True
+    """Whether p(c) of an only label is put aside there where what the network has learnt by `onset` contradicts it."""
     balance: Literal["prior", "loss"] = "prior"
     """What knows of unequal frequencies of classes: p(c) alone, or the annotated term too, whose classes then weigh
     alike without a shift of q(c|x)."""
     mutual_information: float = 0.3
     """Weight of the mutual information I(x; c_j) over a batch (eq. 14)."""
     marginal: float = 2.0
-    """Weight in it of KL(mean q(c_j|x) ‖ p(c_j)) over the batch; that of the mean entropy of q(c_j|x) is 1. Of an only
-    label it is 0 from `onset` on where what the network has learnt by then contradicts p(c)."""
+    """Weight in it of KL(mean q(c_j|x) ‖ p(c_j)) over the batch; that of the mean entropy of q(c_j|x) is 1."""
     sampling: Literal["relaxed", "straight-through", "enumerate"] = "relaxed"
     """How c ~ q(c|x) reaches the decoder: relaxed (Gumbel-softmax), hard with that gradient, or as a sum over all c."""
     temperature: float = 0.67

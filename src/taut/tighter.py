@@ -94,7 +94,8 @@ class TighterELBO(Objective):
         onset = round(o.onset * t.steps), round(max(o.onset, o.full) * t.steps)
         sampling = Sampling(o.sampling, o.temperature, o.share)
         ramp, frequencies = round(o.ramp * t.steps), None
-        if len(model.sizes) == 1 and facts.annotated_images and o.mutual_information and onset[0]:
+        drawn = len(model.sizes) == 1 and facts.annotated_images and o.mutual_information
+        if o.check_prior and drawn and onset[0]:
             frequencies = ClassFrequencies(model.sizes[0], facts.annotated_images, onset[0])
         return cls(weights, source, sampling, o.consistency, o.z_consistency, ramp, onset, frequencies)
 
