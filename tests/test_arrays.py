@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from taut.data import load_dataset
 from taut.data.arrays import load_npz
 from taut.data.dataset import DataError
+from taut.data.resized import resized
 from taut.labels import LabelError, LabelSpace
 
 PACKS = Path(os.environ.get("TAUT_DATA", ""))
@@ -492,3 +494,26 @@ def test_pack_of_jpegs():
     assert data.space.labels[0].classes[0] == "airplane"
     assert np.bincount(data.annotation.targets.argmax(axis=1)).tolist() == [1000] * 10
     assert 100 < data.x.mean() < 140
+
+
+def test_images_of_a_pack_are_resized(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (300, 16, 12, 3), dtype=np.uint8)
+    np.savez(tmp_path / "p.npz", x=x, y=np.arange(300) % 2)
+    data = load_dataset(str(tmp_path / "p.npz"), image_size=8)
+    assert data.x.shape == (300, 3, 8, 8)
+    assert data.x.dtype == np.uint8
+    assert data.notes == ["Images of 16x12 pixels (height x width) are resized to 8x8."]
+    for i in (0, 299):
+        want = np.asarray(Image.fromarray(x[i]).resize((8, 8), Image.Resampling.BILINEAR))
+        np.testing.assert_allclose(data.x[i].transpose(1, 2, 0).astype(int), want, atol=1)
+    floats = load_npz(tmp_path / "p.npz")
+    floats.x = floats.x / np.float32(255)
+    small = resized(floats, (8, 8))
+    assert small.x.dtype == np.float32
+    np.testing.assert_allclose(small.x, data.x / 255, atol=0.003)
+    assert resized(floats, (16, 12)) is floats
+    np.savez(tmp_path / "v.npz", x=np.zeros((4, 5)), y=[0, 1, 0, 1])
+    with pytest.raises(DataError, match=r"v\.npz holds feature vectors, which have no --image-size"):
+        load_dataset(str(tmp_path / "v.npz"), image_size=8)
+    with pytest.raises(DataError, match="--image-size 0 is not a number of pixels"):
+        load_dataset(str(tmp_path / "p.npz"), image_size=0)

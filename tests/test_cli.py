@@ -638,6 +638,20 @@ def test_predictions_without_a_reference_have_empty_scores(pack: Path, tmp_path:
     assert [(row["ood:score"], row["ood:percentile"]) for row in rows_of(tmp_path / "p.csv")] == [("", "")] * 3
 
 
+def test_a_pack_at_another_size_stays_at_it(tmp_path: Path, capsys: Capture) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (20, 16, 16), dtype=np.uint8)
+    np.savez(tmp_path / "p.npz", x=x, y=np.arange(20) % 2)
+    run = tmp_path / "run"
+    taut("train", tmp_path / "p.npz", "--image-size", 8, *FLAGS, "--out", run)
+    assert "are resized to 8x8" in capsys.readouterr().out
+    assert Run(run).load_model().architecture.shape == (1, 8, 8)
+    taut("evaluate", run)
+    taut("evaluate", run, "--data", tmp_path / "p.npz")
+    taut("predict", run, tmp_path / "p.npz", "--out", tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 20
+
+
 def test_images_of_twelve_bits_keep_their_scale(tmp_path: Path, capsys: Capture) -> None:
     rng = np.random.default_rng(0)
     for i in range(12):

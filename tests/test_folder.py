@@ -445,11 +445,7 @@ def test_every_kind_of_source(tmp_path):
         ("gone.npz", {}, r"gone\.npz: there is no such file"),
         ("digits", {"labels": Path("labels.csv"), "group": "who"}, r"digits does not take --labels, --group"),
         ("mnist", {"image_size": 32}, r"mnist does not take --image-size"),
-        (
-            "gone.npz",
-            {"image_size": 32, "joined_column": "f"},
-            r"gone\.npz does not take --image-size, --joined-column",
-        ),
+        ("gone.npz", {"image_size": 32, "joined_column": "f"}, r"gone\.npz does not take --joined-column"),
     ],
 )
 def test_sources_and_options_that_do_not_fit(source, options, message):

@@ -14,6 +14,7 @@ from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.embeddings import load_embeddings
 from taut.data.files import find_images
 from taut.data.listing import TableOptions
+from taut.data.resized import resized
 from taut.features import FrozenEncoder
 from taut.nn.vae import LabelVAE
 from taut.sources import ReadFlags, check_shape
@@ -45,6 +46,8 @@ def read_inputs(
         key = source.path_column if path.suffix.lower() in (".parquet", ".pq") else None
         if path.suffix.lower() == ".npz" and is_pack(path):
             dataset = load_npz(path, model.space, white=white, annotated=False)
+            if source.image_size is not None and dataset.is_image and len(shape) == 3:
+                dataset = resized(dataset, (shape[1], shape[2]))
         else:
             dataset = load_embeddings(path, None, TableOptions(path_column=key), space=model.space, white=white)
         if encoder is not None and dataset.is_image:

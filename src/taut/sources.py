@@ -51,8 +51,8 @@ class ReadFlags:
     group: str | None = None
     """the column or array whose values (patients) stay on one side of every split."""
     image_size: int | None = None
-    """side in pixels to which the images of a folder or a table are resized; by default 64, or less where all are
-    smaller, and with --frozen what its encoder takes."""
+    """side in pixels to which images are resized; by default those of a folder or a table to 64, or less where all are
+    smaller, and with --frozen to what its encoder takes; those of an .npz file stay as they are."""
     channels: int | None = None
     """1 reads the images of a folder or a table as grey, 3 as RGB; by default RGB where one of them is in colour."""
     path_column: str | None = None
@@ -144,7 +144,8 @@ def replaced_source(source: DataFlags, data: str | None, labels: Path | None, im
             source = DataFlags(
                 data, image_size=source.image_size, group=source.group, unlabeled=source.unlabeled, blank=source.blank
             )
-        source = source if is_folder(data) else dataclasses.replace(source, image_size=None)
+        if not is_folder(data) and not (data.endswith(".npz") and source.labels is None):
+            source = dataclasses.replace(source, image_size=None)
     elif labels is not None:
         source = dataclasses.replace(source, labels=labels)
     if data is not None or labels is not None:

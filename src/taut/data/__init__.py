@@ -16,6 +16,7 @@ from taut.data.embeddings import load_embeddings
 from taut.data.folder import load_folder
 from taut.data.listing import TableOptions
 from taut.data.public import PUBLIC, load_public
+from taut.data.resized import resized
 from taut.data.split import parse_fractions, split_by
 from taut.labels import LabelSpace, Scalar
 
@@ -87,8 +88,9 @@ def load_dataset(
         _refuse(source, {**table, "--group": group, "--blank": blank, "--unlabeled": given})
         dataset = EMBEDDED[source]() if source in EMBEDDED else load_public(source)
     elif kind == ".npz" and labels is None:
-        _refuse(source, table)
+        _refuse(source, {flag: value for flag, value in table.items() if flag != "--image-size"})
         dataset = load_npz(path, space, group, unlabeled, white)
+        dataset = dataset if image_size is None else resized(dataset, image_size)
         dataset = dataset if blank is None else with_policy(dataset, CellPolicy(blank=blank))
     elif kind in EMBEDDINGS:
         _refuse(source, {"--images": images, "--image-size": image_size, "--channels": channels, "--view": view})
