@@ -9,7 +9,7 @@ from typing import Any
 
 from taut.data import DataError
 from taut.data.arrays import is_pack, load_npz
-from taut.data.cache import BYTE, DEEP, read_images
+from taut.data.cache import read_images, scale_of
 from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.embeddings import load_embeddings
 from taut.data.files import find_images
@@ -63,7 +63,7 @@ def read_inputs(
     size = most or max(1, len(files))
     for start in range(0, len(files), size):
         some = files[start : start + size]
-        x, unread = read_images(some, (shape[0], shape[1], shape[2]), white if white and white > BYTE else DEEP)
+        x, unread = read_images(some, (shape[0], shape[1], shape[2]), scale_of(white))
         bad = {file for file, _ in unread}
         names = [str(file) for file in some if file not in bad]
         count, reasons = count + len(names), reasons + unread

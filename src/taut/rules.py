@@ -75,7 +75,7 @@ def _plan_model(plan: Plan, facts: Facts, encoder: str | None, weights: str | No
 
 def _plan_batches(plan: Plan, facts: Facts) -> None:
     train = plan.train
-    total, few = (320, 128) if facts.is_image else (256, 128)
+    total, few = 320 if facts.is_image else 256, 128
     if facts.is_image and math.prod(facts.shape[1:]) > LARGE**2:
         # The activations of 320 images of 224 pixels and of their strong views take tens of GiB.
         total = max(LEAST_ROWS, round(total * 64**2 / math.prod(facts.shape[1:])))

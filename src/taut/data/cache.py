@@ -121,6 +121,11 @@ def deep_white(paths: Sequence[Path]) -> float:
     return next(2.0**bits - 1 for bits in range(9, 17) if most < 2**bits)
 
 
+def scale_of(white: float | None) -> float:
+    """What is white in images of 16 bits a pixel where `white` is in the training images: the same, if not of bytes."""
+    return DEEP if white is None or white <= BYTE else white
+
+
 def read_images(
     paths: Sequence[Path], shape: Shape, white: float = DEEP
 ) -> tuple[NDArray[np.uint8], list[tuple[Path, str]]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from taut.data.cache import BYTE, DEEP, Shape, decode_once, deep_white, find_copies, read_headers
+from taut.data.cache import DEEP, Shape, decode_once, deep_white, find_copies, read_headers, scale_of
 from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, settle, settle_together
 from taut.data.dataset import DataError, Dataset
 from taut.data.dicom import Header
@@ -191,7 +191,7 @@ class _Reading:
             return None
         learnt = deep & (self.entries["split"].to_numpy()[rows] != "test")
         paths = [self.folder / self.files[i] for i in images[learnt if learnt.any() else deep]]
-        white = deep_white(paths) if given is None else given if given > BYTE else DEEP
+        white = deep_white(paths) if given is None else scale_of(given)
         words = plural(int(deep.sum()), "image has 16 bits", "images have 16 bits")
         notes.append(f"{words} a pixel, of which {white:,.0f} is taken as white.")
         return white
