@@ -942,7 +942,7 @@ def test_the_flags_of_the_plan_are_in_the_help(command: str, capsys: Capture, mo
         "--model.z_given_c {true,false} (default false)  Whether z has the posterior q(z|x,c) of M2 instead of q(z|x).",
     ):
         assert lines[line.split()[0]] == line
-    assert "are resized; by default 64" in " ".join(shown.split())
+    assert "are resized; by default those of a folder or a table to 64" in " ".join(shown.split())
 
 
 def test_what_the_help_calls_planned_is_what_the_rules_decide(monkeypatch: pytest.MonkeyPatch) -> None:
