@@ -175,11 +175,10 @@ def has_tones(facts: Facts) -> bool:
 
 def _plan_objective(plan: Plan, facts: Facts) -> None:
     objective = plan.objective
-    if facts.is_image or facts.labels > 1:
-        # What is hardened before annotations have been learnt hardens into wrong classes as easily as into right ones.
-        objective.onset, objective.full = (0.15, 0.5) if facts.labels == 1 else (0.3, 0.6)
-        # Of several labels most are told less of than one label of an object, and what cannot be told must stay unsure.
-        objective.mutual_information = 1.0 if facts.labels == 1 else 0.3
+    # What is hardened before annotations have been learnt hardens into wrong classes as easily as into right ones.
+    objective.onset, objective.full = (0.15, 0.5) if facts.labels == 1 else (0.3, 0.6)
+    # Of several labels most are told less of than one label of an object, and what cannot be told must stay unsure.
+    objective.mutual_information = 1.0 if facts.is_image and facts.labels == 1 else 0.3
     if facts.annotated_images == 0:
         objective.onset = objective.full = 0.0  # there is nothing to wait for
     if facts.labels > 1 and facts.is_image:
