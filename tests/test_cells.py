@@ -293,6 +293,7 @@ def test_prevalences_of_classes() -> None:
         ("cat=0.5,dog=0.6", one, "the prevalences of the classes of 'label' add up to 1.1"),
         ("cat=0.5,dog=0.1,fox=0.1", one, "add up to 0.7"),
         ("cat=1.5", one, "cat=1.5 is not between 0 and 1"),
+        ("cat=0.2,label=cat=0.3", one, "prevalence label=cat=0.3: this class has one already"),
     ):
         with pytest.raises(DataError, match=re.escape(words)):
             parse_prevalence(text, space)

@@ -100,25 +100,33 @@ def test_a_class_may_be_called_as_a_part_is_but_not_two(tmp_path):
 
 
 def test_what_is_white_in_deep_images_is_told(tmp_path):
-    folder = images(tmp_path, "cat/1.png", "dog/2.png")
-    Image.fromarray(np.full((8, 6), 3000, dtype=np.uint16)).save(folder / "dog" / "3.png")
+    folder = tmp_path / "wells"
+    for i, most in enumerate((3000, 2500, 2000)):
+        place = folder / ("cat", "dog")[i % 2] / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 6), most, dtype=np.uint16) + np.arange(6, dtype=np.uint16)).save(place)
     data = load_folder(folder)
-    assert data.x[data.ids.index("dog/3.png")].max() == round(255 * 3000 / 4095)
-    assert data.notes[-1] == "1 image has 16 bits a pixel, of which 4,095 is taken as white."
+    assert data.x[data.ids.index("cat/0.png")].min() == round(255 * 3000 / 4095)
+    assert data.notes[-1] == "3 images have 16 bits a pixel, of which 4,095 is taken as white."
     assert data.pixel_max == 4095
     # On the scale of a training set, if it had one of more than bytes.
     for white, bits in ((65535.0, 16), (4095.0, 12), (1023.0, 10), (255.0, 16), (1.0, 16)):
         data = load_folder(folder, white=white)
         assert data.pixel_max == 2**bits - 1
-        assert data.x[data.ids.index("dog/3.png")].max() == min(255, round(255 * 3000 / (2**bits - 1)))
+        assert data.x[data.ids.index("cat/0.png")].min() == min(255, round(255 * 3000 / (2**bits - 1)))
     # What is for testing decides nothing.
-    rows = ["cat/1.png,cat,train", "dog/2.png,dog,train", "dog/3.png,dog,train", "bright.png,cat,test"]
+    rows = ["cat/0.png,cat,train", "cat/2.png,cat,train", "dog/1.png,dog,train", "bright.png,cat,test"]
     labels = table(tmp_path, "\n".join(["file,kind,part", *rows, ""]))
     Image.fromarray(np.full((8, 6), 60000, dtype=np.uint16)).save(folder / "bright.png")
     data = load_folder(folder, labels, split_column="part")
     assert data.pixel_max == 4095
     assert data.x[data.ids.index("bright.png")].min() == 255
-    assert load_folder(folder, labels, label_columns=["kind"], split_column=None).pixel_max == 65535
+    assert load_folder(folder, labels, label_columns=["kind"]).pixel_max == 65535
+    # Beside images of bytes nothing tells how bright they are to be.
+    paint(folder / "dog" / "9.png")
+    mixed = load_folder(folder)
+    assert mixed.pixel_max == 255
+    assert "4 images have 16 bits a pixel, of which 65,535 is taken as white." in mixed.notes
 
 
 def test_links_to_folders_are_followed_once(tmp_path):

@@ -12,7 +12,7 @@ from taut.data.dataset import Dataset
 from taut.data.embedded import digits
 from taut.data.split import draw_per_class
 from taut.facts import fingerprint
-from taut.fit import build_model, build_objective, fit
+from taut.fit import build_model, build_objective, fit, plan_of
 from taut.frequency import GATE, GATE_OF_ONE, MOMENTUM, ClassFrequencies
 from taut.plan import override
 from taut.rules import make_plan
@@ -56,11 +56,16 @@ def test_where_the_prior_is_contradicted_rows_without_annotation_are_drawn_to_wh
     found = ClassFrequencies(2, 20, 2)
     targets, observed = torch.tensor([[1.0, 0], [torch.nan, torch.nan], [torch.nan, torch.nan]]), torch.arange(3) < 1
     log_half = torch.full((2,), 0.5).log()
-    assert found.expected(targets, observed) is None
     found.watch(posteriors(0.1, 0.9), log_half, 1)
-    drawn_to = found.expected(targets, observed)
+    assert found.expected(targets, observed, observed, log_half, 1) is None
+    drawn_to = found.expected(targets, observed, observed, log_half, 2)
     assert drawn_to is not None
     torch.testing.assert_close(drawn_to.exp(), torch.tensor([1 + 2 * 0.1, 2 * 0.9]) / 3, atol=1e-3, rtol=0)
+    # An ignored row is none of them.
+    ignored = torch.tensor([True, True, False])
+    drawn_to = found.expected(targets, observed, ignored, log_half, 2)
+    assert drawn_to is not None
+    torch.testing.assert_close(drawn_to.exp(), torch.tensor([1 + 0.1, 0.9]) / 2, atol=1e-3, rtol=0)
     # From then on the network is followed, slowly; the verdict stays.
     found.watch(posteriors(0.5, 0.5), log_half, 2)
     torch.testing.assert_close(found.found[0], torch.tensor(0.1 + (1 - MOMENTUM) * 0.4), atol=1e-3, rtol=0)
@@ -71,8 +76,14 @@ def test_where_the_prior_is_contradicted_rows_without_annotation_are_drawn_to_wh
     agrees = ClassFrequencies(2, 20, 2)
     agrees.watch(posteriors(0.5, 0.5), log_half, 1)
     agrees.watch(posteriors(0.1, 0.9), log_half, 2)
-    assert agrees.expected(targets, observed) is None
+    assert agrees.expected(targets, observed, observed, log_half, 2) is None
     assert float(agrees.found[0]) == pytest.approx(0.5, abs=1e-3)
+    # Without the check p(c) is that of the rows without annotation.
+    trusting = ClassFrequencies(2, 20, 2, checked=False)
+    trusting.watch(posteriors(0.1, 0.9), log_half, 1)
+    drawn_to = trusting.expected(targets, observed, observed, torch.tensor([0.2, 0.8]).log(), 2)
+    assert drawn_to is not None
+    torch.testing.assert_close(drawn_to.exp(), torch.tensor([1 + 2 * 0.2, 2 * 0.8]) / 3)
 
 
 def test_only_one_label_with_annotations_and_something_to_draw_is_watched() -> None:
@@ -83,13 +94,22 @@ def test_only_one_label_with_annotations_and_something_to_draw_is_watched() -> N
         (images(cells(400, 0.5), SEVERAL), {}, False),
         (images(some_known(60, 12)), {"objective.onset": 0.0}, False),
         (images(some_known(60, 12)), {"objective.mutual_information": 0.0}, False),
-        (images(some_known(60, 12)), {"objective.check_prior": False}, False),
+        (images(some_known(60, 12)), {"objective.check_prior": False, "objective.onset": 0.0}, True),
     ):
         facts = fingerprint(data)
         plan = override(make_plan(facts), changes, "test")
         objective = build_objective(build_model(data, plan, facts), plan, facts)
         assert isinstance(objective, TighterELBO)
         assert (objective.frequencies is not None) == watched
+
+
+def test_what_is_stated_is_not_estimated() -> None:
+    data = images(some_known(60, 12))
+    assert plan_of(data).objective.check_prior
+    data.prevalence = {str(data.space.labels[0].classes[0]): 0.8}
+    assert not plan_of(data).objective.check_prior
+    change = partial(override, changes={"objective.check_prior": True}, where="test")
+    assert plan_of(data, change).objective.check_prior
 
 
 def unbalanced(data: Dataset, most: int) -> Dataset:

@@ -125,7 +125,7 @@ class FrozenEncoder(nn.Module):
                 f"--frozen {self.about.given} is for images, but {name} holds feature vectors already: leave it out"
             )
         if tuple(shape) != self.about.shape:
-            hint = f" (--image-size {self.about.shape[1]} resizes those of a folder)" if len(shape) == 3 else ""
+            hint = f" (--image-size {self.about.shape[1]} resizes them)" if len(shape) == 3 else ""
             raise DataError(
                 f"{name}: the frozen encoder {self.about.given} takes images of {_size(self.about.shape)}, "
                 f"but these are {_size(shape)}{hint}"

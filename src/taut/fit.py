@@ -72,7 +72,11 @@ def plan_of(
     them than the annotated images can be dealt into.
     """
     valid = own_valid(dataset)
-    plan = changed_plan(fingerprint(dataset.rows(~valid)), change, seed, objective)
+    # What is stated is not to be estimated.
+    stated = {"objective.check_prior": False} if dataset.prevalence else {}
+    plan = changed_plan(
+        fingerprint(dataset.rows(~valid)), lambda plan: change(override(plan, stated, "prevalence")), seed, objective
+    )
     settings = plan.train
     needed = not valid.any() and (settings.calibration, settings.threshold) != ("none", "half")
     settings.folds = fold_count(dataset, settings.folds) if needed else 0
@@ -142,7 +146,8 @@ def step_seconds(dataset: Dataset, plan: Plan, facts: Facts, most: float = math.
             break
         model = build_model(dataset, short, facts)
         objective = build_objective(model, short, facts)
-        seconds = train(model, objective, build_stream(dataset, short, objective), short, quiet=True).step_seconds
+        found = train(model, objective, build_stream(dataset, short, objective), short, quiet=True).step_seconds
+        seconds = broadcast_object_list([found])[0]  # all processes must go on, or none
     return seconds
 
 
@@ -184,7 +189,7 @@ def fit_to_budget(dataset: Dataset, plan: Plan, facts: Facts, minutes: float, he
         plan.train.looks = fewer
     fitting = int((total - plan.train.looks * look) / seconds)
     measured += ", so that"
-    budget = f"{RESERVE:.0%} of {minutes:g} minutes"
+    budget = f"{RESERVE:.0%} of {minutes:g} minutes" + (f" less {slow:.0f} s of measuring" if slow >= 1 else "")
     trainings = 1 + plan.train.folds
     if trainings > 1 and fitting // trainings >= LEAST_SHARED:
         plan.train.steps = fitting // trainings

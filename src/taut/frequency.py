@@ -22,23 +22,37 @@ class ClassFrequencies(nn.Module):
     (The mean of q shrinks while a network is unsure, and counts of the most probable classes exaggerate.)
     classes: of the label.  annotated: images that p(c) is estimated from.  end: the step at which they are compared
     with p(c); rows of the second half of the steps before it count. Where they contradict it, they follow the network.
+    checked: whether that is so; if not, p(c) is believed to be the frequencies of the rows without annotation.
     """
 
     found: Tensor
     rows: Tensor
     contradict: Tensor
 
-    def __init__(self, classes: int, annotated: int, end: int) -> None:
+    def __init__(self, classes: int, annotated: int, end: int, checked: bool = True) -> None:
         super().__init__()
-        self.gate, self.end = GATE + GATE_OF_ONE * classes / max(1, annotated), end
+        self.gate, self.end, self.checked = GATE + GATE_OF_ONE * classes / max(1, annotated), end, checked
+        self._verdict: bool | None = None
         self.register_buffer("found", torch.zeros(classes))
         self.register_buffer("rows", torch.tensor(0.0))
         self.register_buffer("contradict", torch.tensor(0.0))
 
+    def is_followed(self, step: int) -> bool:
+        """Whether p(c) was contradicted, from the end on."""
+        if step < self.end:
+            return False
+        if self._verdict is None:  # reading a number waits for a GPU
+            self._verdict = bool(self.contradict)
+        return self._verdict
+
+    def watches(self, step: int) -> bool:
+        """Whether the posteriors of a step are of use."""
+        return self.checked and (self.end // 2 <= step < self.end or self.is_followed(step))
+
     @torch.no_grad()
     def watch(self, log_q: Tensor, log_prior: Tensor, step: int) -> None:
         """Take in the posteriors [N, K] of the rows without annotation of a step."""
-        if step < self.end // 2 or len(log_q) == 0 or (step >= self.end and not self.contradict):
+        if len(log_q) == 0 or not self.watches(step):
             return
         mean = (2 * log_q).softmax(1).mean(0)
         if step < self.end:
@@ -49,12 +63,16 @@ class ClassFrequencies(nn.Module):
         else:
             self.found.lerp_(mean, 1 - MOMENTUM)
 
-    def expected(self, targets: Tensor, observed: Tensor) -> Tensor | None:
-        """The log frequencies [K] of a batch, annotated rows as they are annotated; None where p(c) is believed.
+    def expected(
+        self, targets: Tensor, observed: Tensor, settled: Tensor, log_prior: Tensor, step: int
+    ) -> Tensor | None:
+        """The log frequencies [K] of a batch, annotated rows as they are annotated; None for p(c) of all rows.
 
-        targets: [N, K].  observed: [N] bool.
+        targets: [N, K].  observed, settled: [N] bool, what is annotated, and that or ignored.
         """
-        if not self.contradict:
+        followed = self.is_followed(step)
+        if self.checked and not followed:
             return None
-        known = torch.where(observed[:, None], targets, 0).sum(0)
-        return ((known + (~observed).sum() * self.found) / len(observed)).clamp_min(1e-8).log()
+        known, others = torch.where(observed[:, None], targets, 0).sum(0), (~settled).sum()
+        frequencies = self.found if followed else log_prior.exp()
+        return ((known + others * frequencies) / (observed.sum() + others).clamp_min(1)).clamp_min(1e-8).log()

@@ -361,7 +361,9 @@ class LabelSpace:
                 )
             if not 0 < p < 1:
                 raise LabelError(f"prevalence {name}={p:g} is not between 0 and 1")
-            stated.setdefault(found[0], {})[found[1]] = p
+            if found[1] in stated.setdefault(found[0], {}):
+                raise LabelError(f"prevalence {name}={p:g}: this class has one already")
+            stated[found[0]][found[1]] = p
         for j, known in stated.items():
             total, others = sum(known.values()), self.sizes[j] - len(known)
             if total >= 1 if others else abs(total - 1) > 0.01:

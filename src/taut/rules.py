@@ -84,7 +84,7 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
     if is_finished(facts):
         train.batch_labelled, train.batch_unlabelled = min(few, max(16, facts.images)), 0
     elif facts.annotated_images == 0:
-        train.batch_labelled, train.batch_unlabelled = 0, min(256, facts.images)
+        train.batch_labelled, train.batch_unlabelled = 0, min(256, total, facts.images)
     elif facts.annotated_images == facts.images:
         # Partly annotated tables: annotated and unannotated cells share their images.
         train.batch_labelled = math.ceil(few * facts.fully_annotated_images / facts.images)

@@ -15,10 +15,12 @@ from taut.data.arrays import has_array
 from taut.data.files import find_images, find_path_column, match_files
 from taut.data.formats import find_layout
 from taut.data.leakage import check_leakage, seen_before
+from taut.data.resized import resized
 from taut.data.split import draw_fraction, draw_per_class
 from taut.data.table import check_column, read_table
 from taut.features import FrozenEncoder, usual_side
 from taut.labels import LabelSpace, Scalar
+from taut.run import Run
 from taut.train import processes
 
 PATHS = ("labels", "images", "train_list", "test_list", "weights")
@@ -144,7 +146,7 @@ def replaced_source(source: DataFlags, data: str | None, labels: Path | None, im
             source = DataFlags(
                 data, image_size=source.image_size, group=source.group, unlabeled=source.unlabeled, blank=source.blank
             )
-        if not is_folder(data) and not (data.endswith(".npz") and source.labels is None):
+        if not is_folder(data) and not (Path(data).suffix.lower() == ".npz" and source.labels is None):
             source = dataclasses.replace(source, image_size=None)
     elif labels is not None:
         source = dataclasses.replace(source, labels=labels)
@@ -230,8 +232,12 @@ def load_source(
     images = shape if frozen is None else frozen.about.shape
     if images is not None and len(images) == 3 and folder:
         options |= {"channels": images[0], "image_size": (images[1], images[2])}
+    # Of a model's run, so that other data may hold its features in the place of images.
+    arrays = images is not None and not folder and options.pop("image_size", None) is not None
     listed = skipped if folder or source.labels is not None else None
     dataset = load_dataset(source.data, space=space, skipped=listed, white=white, **options)
+    if arrays and images is not None and len(images) == 3 and dataset.is_image:
+        dataset = resized(dataset, (images[1], images[2]))
     if frozen is not None and dataset.is_image:
         dataset = frozen.dataset(dataset)
     if shape is not None:
@@ -296,7 +302,8 @@ def _load_images(
     if frozen is None and Path(source.frozen).is_dir():
         frozen = FrozenEncoder.find(source.frozen, source.weights)
     if frozen is not None and is_folder(source.data):
-        dataset = load_source(source, space, skipped, frozen.about.shape)
+        white = Run(source.frozen).pixel_max() if Path(source.frozen).is_dir() else None
+        dataset = load_source(source, space, skipped, frozen.about.shape, white)
     else:
         side = usual_side(source.frozen) if is_folder(source.data) else None
         dataset = load_source(dataclasses.replace(source, image_size=source.image_size or side), space, skipped)

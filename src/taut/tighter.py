@@ -95,8 +95,8 @@ class TighterELBO(Objective):
         sampling = Sampling(o.sampling, o.temperature, o.share)
         ramp, frequencies = round(o.ramp * t.steps), None
         drawn = len(model.sizes) == 1 and facts.annotated_images and o.mutual_information
-        if o.check_prior and drawn and onset[0]:
-            frequencies = ClassFrequencies(model.sizes[0], facts.annotated_images, onset[0])
+        if drawn and (onset[0] or not o.check_prior):
+            frequencies = ClassFrequencies(model.sizes[0], facts.annotated_images, onset[0], o.check_prior)
         return cls(weights, source, sampling, o.consistency, o.z_consistency, ramp, onset, frequencies)
 
     @property
@@ -163,10 +163,11 @@ class TighterELBO(Objective):
         """The log frequencies that the mean of q over a batch is drawn to, [W]; None for p(c)."""
         if self.frequencies is None:
             return None
-        seen = batch.observed[:, 0]
-        log_q = latent.log_softmax(logits.detach().float(), (logits.shape[1],))
-        self.frequencies.watch(log_q[~batch.settled[:, 0]], log_prior, step)
-        return self.frequencies.expected(batch.targets, seen) if step >= self.onset[0] else None
+        seen, settled = batch.observed[:, 0], batch.settled[:, 0]
+        if self.frequencies.watches(step):
+            log_q = latent.log_softmax(logits.detach().float()[~settled], (logits.shape[1],))
+            self.frequencies.watch(log_q, log_prior, step)
+        return self.frequencies.expected(batch.targets, seen, settled, log_prior, step)
 
     def log_likelihood(self, model: Any, batch: Batch, posterior: Any) -> Tensor:
         """E log p(x|z,c) with z ~ q(z|x), and c ~ p̃ where annotated or q(c|x) where not: [N] nats."""

@@ -285,7 +285,7 @@ def _loop(
             "and the last checkpoint, where there is one, is kept"
         )
     # Not the median: an objective's steps may cost less before what is only estimated counts.
-    usual = float(np.mean(sorted(times)[: math.ceil(0.9 * len(times))])) if times else 0.0
+    usual = float(np.mean(sorted(times)[: max(1, int(0.9 * len(times)))])) if times else 0.0
     chosen = looks is not None and looks.step > 0  # not where no look had a finite figure
     model, kept = (looks.kept, int(looks.step)) if looks is not None and chosen else (task.average, progress.step)
     return TrainResult(model, progress.step, progress.seconds, usual, kept)

@@ -12,6 +12,7 @@ from taut import latent
 from taut.baselines.base import annotation_kl, early_rise, sigmoid_ramp
 from taut.facts import Facts
 from taut.objective import Batch, LossTerms, Weights
+from taut.rules import is_finished
 from taut.targets import Estimate, mixed, mixed_estimate
 from taut.tighter import TighterELBO
 
@@ -38,7 +39,7 @@ class ShotVAE(TighterELBO):
         """The interpolation in the place of a teacher, and the constants of the authors' code."""
         return {
             **early_rise(facts),
-            "objective.source": "interpolation" if facts.images > facts.fully_annotated_images else "none",
+            "objective.source": "none" if is_finished(facts) else "interpolation",
             "objective.mutual_information": 0.0,
             "objective.reconstruction": 1e-3,
             "objective.beta_z": 1e-6,

@@ -288,10 +288,11 @@ def _positives(dataset: Dataset) -> list[str]:
     observed = annotation.observed
     latent = ~observed if annotation.ignored is None else ~(observed | annotation.ignored)
     partly = latent & observed.any(axis=1, keepdims=True)
+    stated = {known[0] for name in dataset.prevalence if (known := dataset.space.find_class(name)) is not None}
     found = []
     for j, (label, block) in enumerate(zip(dataset.space, dataset.space.blocks, strict=True)):
         count = int(observed[:, j].sum())
-        if label.classes != YES_NO or count == 0 or label.name in dataset.prevalence:
+        if label.classes != YES_NO or count == 0 or j in stated:
             continue
         yes = float(annotation.targets[observed[:, j], block][:, 1].sum())
         if (yes == count and latent[:, j].any()) or (yes >= SUSPICIOUS * count and partly[:, j].sum() >= count):

@@ -148,8 +148,8 @@ class _Reading:
         rows = self._remaining()
         images = self.entries["image"].to_numpy()
         shape, notes = _choose_shape([self.headers[i] for i in images[rows]], image_size, channels)
-        deep = self._white(rows, white, notes)
-        x, failures = decode_once(self.folder, [self.files[i] for i in images[rows]], shape, deep or DEEP)
+        deep, pixel_max = self._white(rows, white, notes)
+        x, failures = decode_once(self.folder, [self.files[i] for i in images[rows]], shape, deep)
         self._leave_out(rows[list(failures)], "unreadable", list(failures.values()))
         rows = self._remaining()
         annotation = annotate(self.listing.space, self.values[rows])
@@ -180,21 +180,25 @@ class _Reading:
             policy=self.policy,
             lines=lines[rows],
             repeats={line: kept for line, kept in repeats if line > 0},
-            pixel_max=deep,
+            pixel_max=pixel_max,
         )
 
-    def _white(self, rows: NDArray[np.intp], given: float | None, notes: list[str]) -> float | None:
-        """What is white in images of 16 bits a pixel, as given or in all but the test part; None without such ones."""
+    def _white(self, rows: NDArray[np.intp], given: float | None, notes: list[str]) -> tuple[float, float | None]:
+        """What is white in images of 16 bits a pixel, and the dataset's `pixel_max`.
+
+        As given, or where all images have 16 bits as the bits tell that all but the test part use.
+        """
         images = self.entries["image"].to_numpy()[rows]
         deep = np.array([self.headers[i].deep for i in images])
         if not deep.any():
-            return None
-        learnt = deep & (self.entries["split"].to_numpy()[rows] != "test")
-        paths = [self.folder / self.files[i] for i in images[learnt if learnt.any() else deep]]
-        white = deep_white(paths) if given is None else scale_of(given)
+            return DEEP, None
+        white = scale_of(given)
+        if given is None and deep.all():
+            learnt = self.entries["split"].to_numpy()[rows] != "test"
+            white = deep_white([self.folder / self.files[i] for i in images[learnt if learnt.any() else deep]])
         words = plural(int(deep.sum()), "image has 16 bits", "images have 16 bits")
         notes.append(f"{words} a pixel, of which {white:,.0f} is taken as white.")
-        return white
+        return white, white if deep.all() else None
 
     def _leave_out(self, rows: NDArray[np.intp], kind: str, reason: str | list[str]) -> None:
         self.entries.loc[rows, "kind"] = kind
