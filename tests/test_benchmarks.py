@@ -525,7 +525,9 @@ def test_the_benchmark_of_unequal_classes_in_miniature(tmp_path: Path, monkeypat
     for name in unbalanced.SETTINGS:
         summary = json.loads((tmp_path / f"unbalanced-{name}.json").read_text())["summary"]
         assert set(summary) == set(unbalanced.METHODS)
-        assert all(0 < row["error"]["mean"] < 100 for row in summary.values())
+        assert {row["images"]["mean"] for row in summary.values()} == {len(hidden)}
+        assert {row["steps"]["mean"] for row in summary.values()} == {20}
+        assert len({row["nll"]["mean"] for row in summary.values()}) == len(unbalanced.METHODS)
 
 
 @NEEDS_MNIST
