@@ -30,6 +30,7 @@ from taut.facts import fingerprint
 from taut.fit import build_model
 from taut.labels import Label, LabelError, LabelSpace
 from taut.plan import Plan
+from taut.prevalence import stated_prior
 from taut.rules import describe
 from tiny import NAN, vectors
 
@@ -246,13 +247,13 @@ def test_ignored_cells_leave_nothing_to_estimate(tmp_path: Path) -> None:
 
 def test_a_stated_prevalence_is_the_prior() -> None:
     annotation = SPACE.encode([[1, 0, NAN], [1, NAN, NAN], [0, 1, NAN]])
-    prior = np.exp(SPACE.prior(annotation, prevalence={"B b": 0.03})).reshape(3, 2)
+    prior = np.exp(stated_prior(SPACE, SPACE.prior(annotation), {"B b": 0.03})).reshape(3, 2)
     np.testing.assert_allclose(prior, [[2 / 5, 3 / 5], [0.97, 0.03], [0.5, 0.5]], rtol=1e-6)
     for wrong in ({"D": 0.1}, {"A": 0.0}, {"A": 1.5}):
         with pytest.raises(LabelError, match="prevalence"):
-            SPACE.prior(annotation, prevalence=wrong)
+            stated_prior(SPACE, SPACE.prior(annotation), wrong)
     with pytest.raises(LabelError, match="'kind' is not one of the yes/no labels"):
-        MIXED.prior(MIXED.encode(np.array([["cat", 1]], dtype=object)), prevalence={"kind": 0.1})
+        stated_prior(MIXED, MIXED.prior(MIXED.encode(np.array([["cat", 1]], dtype=object))), {"kind": 0.1})
 
 
 def test_a_stated_prevalence_reaches_the_model() -> None:
@@ -283,14 +284,14 @@ def test_prevalences_of_classes() -> None:
     given = parse_prevalence("cat=0.5,label=fox=0.1", one)
     assert given == {"cat": 0.5, "label=fox": 0.1}
     nothing = one.encode(np.full(4, None))
-    np.testing.assert_allclose(np.exp(one.prior(nothing, prevalence=given)), [0.5, 0.4, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(np.exp(stated_prior(one, one.prior(nothing), given)), [0.5, 0.4, 0.1], rtol=1e-6)
     mixed = LabelSpace((Label("kind", ("cat", "dog")), Label("A", (0, 1))))
     both = parse_prevalence("kind=dog=0.2,A=0.3", mixed)
-    prior = mixed.prior(mixed.encode(np.full((4, 2), None)), prevalence=both)
+    prior = stated_prior(mixed, mixed.prior(mixed.encode(np.full((4, 2), None))), both)
     np.testing.assert_allclose(np.exp(prior), [0.8, 0.2, 0.7, 0.3], rtol=1e-6)
     for text, space, words in (
         ("cat=0.5", mixed, "'cat' is not one of the yes/no labels A, nor a class, such as kind=cat"),
-        ("cat=0.5,dog=0.6", one, "the prevalences of the classes of 'label' add up to 1.1"),
+        ("cat=0.5,dog=0.6", one, "those of the classes of 'label' add up to 1.1"),
         ("cat=0.5,dog=0.1,fox=0.1", one, "add up to 0.7"),
         ("cat=1.5", one, "cat=1.5 is not between 0 and 1"),
         ("cat=0.2,label=cat=0.3", one, "prevalence label=cat=0.3: this class has one already"),

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from taut.data.cache import MAP_BYTES, cache_root
 from taut.data.dataset import DataError, Dataset
-from taut.nn.encoders import IMAGENET, TIMM, make_encoder
+from taut.nn.encoders import IMAGENET, TIMM, Features, make_encoder
 from taut.nn.weights import load_weights
 from taut.run import load_model
 
@@ -134,7 +134,8 @@ class FrozenEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Features [N, F] of images [N, C, H, W] in [0, 1], which gradients pass through."""
         standard = ((images - self.shift) / self.scale).contiguous(memory_format=torch.channels_last)
-        return self.encoder(standard).label.float()  # type: ignore[no-any-return]
+        found: Features = self.encoder(standard)
+        return found.label.float()
 
     @torch.no_grad()
     def compute(self, x: NDArray[Any], name: str = "the images") -> NDArray[np.float32]:

@@ -31,6 +31,7 @@ from taut.nn.vae import LabelVAE
 from taut.nn.weights import load_weights
 from taut.objective import Objective
 from taut.plan import MOST_FOLDS, Plan, override
+from taut.prevalence import stated_prior
 from taut.rules import make_plan, uncalibrated
 from taut.run import Run
 from taut.train import TrainingError, TrainResult, processes, train
@@ -108,7 +109,11 @@ def build_model(dataset: Dataset, plan: Plan, facts: Facts) -> LabelVAE:
     if plan.model.weights is not None:
         load_weights(model.encoder.backbone, Path(plan.model.weights), plan.model.encoder)
     model.log_prior.copy_(
-        torch.from_numpy(dataset.space.prior(dataset.annotation, plan.objective.prior, dataset.prevalence))
+        torch.from_numpy(
+            stated_prior(
+                dataset.space, dataset.space.prior(dataset.annotation, plan.objective.prior), dataset.prevalence
+            )
+        )
     )
     model.shift.copy_(torch.tensor(facts.mean).reshape(model.shift.shape))
     model.scale.copy_(torch.tensor(facts.std).reshape(model.scale.shape))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -331,16 +331,10 @@ class LabelSpace:
 
     # --- priors and checks --------------------------------------------------------------------------------
 
-    def prior(
-        self, annotation: Annotation, kind: str = "empirical", prevalence: Mapping[str, float] | None = None
-    ) -> NDArray[np.float32]:
+    def prior(self, annotation: Annotation, kind: str = "empirical") -> NDArray[np.float32]:
         """log p(c), [W] nats: "uniform", or "empirical" = (n_c + 1) / (n + K) of the observed cells.
 
-        prevalence: probabilities by what `find_class` knows, which go before both: where a cell is filled in because
-            it is positive, or so many of each class were picked, the observed cells say nothing of them. Classes of
-            a label that are not named share the rest.
-        A label without an observed cell gets the uniform prior; no class ever gets probability 0. Raises LabelError
-        for a prevalence of nothing in this space, not between 0 and 1, or of classes that do not add up.
+        A label without an observed cell gets the uniform prior; no class ever gets probability 0.
         """
         if kind not in ("empirical", "uniform"):
             raise ValueError(f"prior {kind!r} is neither 'uniform' nor 'empirical'")
@@ -351,38 +345,7 @@ class LabelSpace:
         log_prior = np.empty(self.width)
         for block, size in zip(self.blocks, self.sizes, strict=True):
             log_prior[block] = np.log(counts[block] + 1) - np.log(counts[block].sum() + size)
-        stated: dict[int, dict[int, float]] = {}
-        for name, p in (prevalence or {}).items():
-            found = self.find_class(name)
-            if found is None:
-                raise LabelError(
-                    f"prevalence {name}={p:g}: {name!r} is not one of the yes/no labels "
-                    f"{[label.name for label in self.labels if label.classes == (0, 1)]}, nor a class as LABEL=CLASS"
-                )
-            if not 0 < p < 1:
-                raise LabelError(f"prevalence {name}={p:g} is not between 0 and 1")
-            if found[1] in stated.setdefault(found[0], {}):
-                raise LabelError(f"prevalence {name}={p:g}: this class has one already")
-            stated[found[0]][found[1]] = p
-        for j, known in stated.items():
-            total, others = sum(known.values()), self.sizes[j] - len(known)
-            if total >= 1 if others else abs(total - 1) > 0.01:
-                raise LabelError(f"the prevalences of the classes of {self.names[j]!r} add up to {total:g}")
-            shares = np.array([known.get(c, (1 - total) / max(1, others)) for c in range(self.sizes[j])])
-            log_prior[self.blocks[j]] = np.log(shares / shares.sum())
         return log_prior.astype(np.float32)
-
-    def find_class(self, text: str) -> tuple[int, int] | None:
-        """The label and the class, as indices, of the name of a yes/no label ("yes"), LABEL=CLASS, or CLASS of an only
-        label; None for anything else.
-        """
-        for j, label in enumerate(self.labels):
-            if text == label.name and label.classes == (0, 1):
-                return j, 1
-            for c, value in enumerate(label.classes):
-                if text == f"{label.name}={value}" or (len(self) == 1 and text == str(value)):
-                    return j, c
-        return None
 
     def check_observed(self, annotation: Annotation) -> None:
         """Refuse a label that no image is annotated with while others are (LabelError naming it).

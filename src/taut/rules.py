@@ -77,7 +77,7 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
     train = plan.train
     total, few = 320 if facts.is_image else 256, 128
     if facts.is_image and math.prod(facts.shape[1:]) > LARGE**2:
-        # The activations of 320 images of 224 pixels and of their strong views take tens of GiB.
+        # What a step keeps for its gradients grows with the pixels.
         total = max(LEAST_ROWS, round(total * 64**2 / math.prod(facts.shape[1:])))
         few = min(few, total)
     unfinished = facts.images - facts.fully_annotated_images

@@ -232,11 +232,11 @@ def load_source(
     images = shape if frozen is None else frozen.about.shape
     if images is not None and len(images) == 3 and folder:
         options |= {"channels": images[0], "image_size": (images[1], images[2])}
-    # Of a model's run, so that other data may hold its features in the place of images.
-    arrays = images is not None and not folder and options.pop("image_size", None) is not None
+    # For a model, arrays are brought to its size afterwards: other data may hold its features in the place of images.
+    size = None if images is None or folder else options.pop("image_size", None)
     listed = skipped if folder or source.labels is not None else None
     dataset = load_dataset(source.data, space=space, skipped=listed, white=white, **options)
-    if arrays and images is not None and len(images) == 3 and dataset.is_image:
+    if size is not None and images is not None and len(images) == 3 and dataset.is_image:
         dataset = resized(dataset, (images[1], images[2]))
     if frozen is not None and dataset.is_image:
         dataset = frozen.dataset(dataset)

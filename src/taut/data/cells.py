@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from taut.data.dataset import DataError, Dataset
 from taut.labels import Annotation, LabelError, LabelSpace
+from taut.prevalence import YES_NO, find_class, stated_prior
 
 UNSAID, BLANK, UNCERTAIN = -1, -2, -3  # codes of cells without a class; no row, or no class, says anything: UNSAID
 LATENT, IGNORED = -1.0, -2.0  # what a cell can become beside a class or a probability
 FATES = "latent, positive, negative, ignore, soft=P"
 SUSPICIOUS = 0.9  # share of positives among the observed cells of a label that is mostly blank
-YES_NO = (0, 1)
 
 _ENTRY = re.compile(
     r"(?:(?P<label>.+)=)?\s*(?P<fate>latent|positive|negative|ignore|soft=(?P<p>[\d.]+(?:[eE][+-]?\d+)?))\s*$"
@@ -77,27 +77,20 @@ def parse_policy(flag: str, text: str, space: LabelSpace) -> list[str]:
 def parse_prevalence(text: str | None, space: LabelSpace) -> dict[str, float]:
     """Probabilities by label ("yes") or LABEL=CLASS, from "Edema=0.1,grade=high=0.02" or a YAML file of a mapping.
 
-    Raises DataError for what is neither, for what `LabelSpace.find_class` does not know, and for values not between 0
+    Raises DataError for what is neither, for what `find_class` does not know, and for values not between 0
     and 1, or that do not add up.
     """
     if text is None:
         return {}
     values = _read_mapping(Path(text)) if text.endswith((".yaml", ".yml")) else _mapping(text)
-    given = {}
-    for name, value in values.items():
-        if space.find_class(name) is None:
-            names = ", ".join(label.name for label in space if label.classes == YES_NO)
-            others = ", ".join(f"{label.name}={label.classes[0]}" for label in space if label.classes != YES_NO)
-            classes = f", nor a class, such as {others}" if others else ""
-            raise DataError(f"--prevalence: {name!r} is not one of the yes/no labels {names or '(none)'}{classes}")
-        p = _number(value)
-        if not 0 < p < 1:
-            raise DataError(f"--prevalence {name}={value} is not between 0 and 1")
-        given[name] = p
+    given = {name: _number(value) for name, value in values.items()}
+    for name, p in given.items():
+        if np.isnan(p):
+            raise DataError(f"--prevalence {name}={values[name]} is not between 0 and 1")
     try:
-        space.prior(space.encode(np.zeros((0, space.width))), "uniform", given)
+        stated_prior(space, np.zeros(space.width, dtype=np.float32), given)
     except LabelError as error:
-        raise DataError(f"--prevalence: {error}") from error
+        raise DataError(f"--{error}") from error
     return given
 
 
@@ -288,7 +281,7 @@ def _positives(dataset: Dataset) -> list[str]:
     observed = annotation.observed
     latent = ~observed if annotation.ignored is None else ~(observed | annotation.ignored)
     partly = latent & observed.any(axis=1, keepdims=True)
-    stated = {known[0] for name in dataset.prevalence if (known := dataset.space.find_class(name)) is not None}
+    stated = {known[0] for name in dataset.prevalence if (known := find_class(dataset.space, name)) is not None}
     found = []
     for j, (label, block) in enumerate(zip(dataset.space, dataset.space.blocks, strict=True)):
         count = int(observed[:, j].sum())
