@@ -463,16 +463,20 @@ def test_the_second_stage_is_m2_on_samples_of_z1(shape: tuple[int, ...]) -> None
     z1 = (q.mean + NOISE * q.stddev).detach()
     h = model.encoder.second(z1)
     features, data = Features(h, h), Batch(z1, batch.targets, batch.observed)
-    want = brute_force(model, data, features, model.decoder.second, lambda raw: Normal(raw, 1.0))
+    want = brute_force(model, data, features, model.decoder.second, gaussian)
     method = build("m1m2", model, alpha=0.3)
     terms = method.loss(model, batch, method.steps // 2)
     check_loss(terms, -want.mean() + 0.3 * annotation_term(model, data, features), model)
 
 
-def test_the_second_stages_likelihood_is_a_gaussian_of_variance_one() -> None:
-    z1, mean = torch.randn(5, 4), torch.randn(5, 4)
-    got = Second(vae((3,), stack=4)).log_likelihood(z1, mean)
-    torch.testing.assert_close(got, log_prob(Normal(mean, 1.0), z1).sum(1))
+def test_the_second_stages_likelihood_has_a_variance_of_its_own_for_every_place() -> None:
+    model, z1 = vae((3,), stack=4), torch.randn(5, 4)
+    z, c = torch.randn(5, 3), F.one_hot(torch.tensor([0, 1, 2, 0, 1]), 3).float()
+    second = Second(model)
+    parameters = second.decode(z, c)
+    assert parameters.shape == (5, 8)
+    assert gaussian(parameters).stddev.std() > 0
+    torch.testing.assert_close(second.log_likelihood(z1, parameters), log_prob(gaussian(parameters), z1).sum(1))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -495,9 +499,9 @@ def test_each_stage_trains_its_own_part_alone(shape: tuple[int, ...]) -> None:
 def test_the_decoders_of_both_stages_are_joined() -> None:
     model = vae((3,), stack=4)
     z, c = torch.randn(5, 3), F.one_hot(torch.tensor([0, 1, 2, 0, 1]), 3).float()
-    z1 = model.decoder.second(z, c)
-    assert z1.shape == (5, 4)
-    torch.testing.assert_close(model.decode(z, c), model.decoder.first(z1, torch.zeros(5, 0)))
+    z1 = gaussian(model.decoder.second(z, c))
+    assert z1.mean.shape == (5, 4)
+    torch.testing.assert_close(model.decode(z, c), model.decoder.first(z1.mean, torch.zeros(5, 0)))
     assert not torch.allclose(model.decode(z, c), model.decode(z, c.roll(1, 1)))
 
 

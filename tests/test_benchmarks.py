@@ -371,9 +371,9 @@ def test_binarised_images_are_black_or_white_and_keep_their_mean() -> None:
 @pytest.mark.usefixtures("few_images")
 def test_the_rivals_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rivals, "OBJECTIVES", ["tighter-elbo", "supervised"])
-    rivals.main(seeds=1, minutes=0.01, folder=tmp_path)
+    rivals.main(seeds=1, minutes=0.01, folder=tmp_path, tuning_minutes=0.01)
     for name in ("rivals-augmented", "rivals-plain"):
-        data = json.loads((tmp_path / f"{name}.json").read_text())
+        data = json.loads((tmp_path / f"{name}-0.01-minutes.json").read_text())
         assert set(data["summary"]) == {"tighter-elbo", "supervised"}
         assert data["summary"]["supervised"]["parameters"]["mean"] > 1000
         tuning = json.loads((tmp_path / name.replace("rivals", "rivals-tuning")).with_suffix(".json").read_text())
@@ -381,7 +381,15 @@ def test_the_rivals_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.M
         row = next(row for row in data["draws"] if row["method"] == "supervised")
         assert best == f"supervised, {row['tuned']}"
         assert f"supervised: {row['tuned']}" in report.page(tmp_path)
-    assert [name for name, _, _ in rivals.tries("m2")] == ["alpha 0.1", "alpha 100"]
+    # Some objectives and settings alone, with the tuning that is there.
+    rivals.main(1, 0.02, ["plain", "supervised"], tmp_path, tuning_minutes=0.01)
+    data = json.loads((tmp_path / "rivals-plain-0.02-minutes.json").read_text())
+    assert set(data["summary"]) == {"supervised"}
+    assert not (tmp_path / "rivals-augmented-0.02-minutes.json").exists()
+    assert [name for name, _, _ in rivals.tries("m2")] == ["alpha 0.1", "alpha 100", "alpha 100, a quarter of the rate"]
+    for name in rivals.methods_with_labels():
+        for _, changes, _ in rivals.tries(name):
+            mnist.changed(changes, Plan())  # which knows every name
 
 
 @pytest.mark.skipif(

@@ -197,13 +197,13 @@ def test_the_averaged_teacher_follows_its_formula() -> None:
     assert source.average is not None
     assert not any(p.requires_grad for p in source.average.parameters())
     want = {name: value.clone() for name, value in model.state_dict().items()}
-    for _ in range(4):
+    for momentum in (0, 1 / 2, 2 / 3, 3 / 4, 4 / 5, 5 / 6, 6 / 7, 7 / 8, 8 / 9, 0.9, 0.9):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
         got = estimate(source, model, batch)
         for name, value in model.state_dict().items():
-            want[name] = 0.9 * want[name] + 0.1 * value
+            want[name] = momentum * want[name] + (1 - momentum) * value
     for name, value in source.average.model.state_dict().items():
         torch.testing.assert_close(value, want[name])
     # The estimate is the average's, not the student's, and carries no gradient.
@@ -217,13 +217,16 @@ def test_the_averaged_teacher_follows_its_formula() -> None:
 def test_an_average_that_follows_at_every_part_of_a_step_moves_once_a_step() -> None:
     model = nn.Linear(2, 2)
     averages = [AveragedModel(model, 0.9, parts) for parts in (1, 4)]
+    once, several = averages
+    once.followed += 100
+    several.followed += 400
     with torch.no_grad():
         model.weight.add_(1.0)
-    once, several = averages
     once.follow(model)
     for _ in range(4):
         several.follow(model)
     torch.testing.assert_close(several.model.weight, once.model.weight)
+    torch.testing.assert_close(once.model.weight, model.weight - 0.9)
 
 
 def test_dropout_does_not_blur_the_averaged_teacher() -> None:

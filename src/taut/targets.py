@@ -68,20 +68,31 @@ class Source(nn.Module):
 class AveragedModel(nn.Module):
     """The exponential moving average of a model's weights (Mean Teacher, Tarvainen 2017).
 
-    momentum: of a step.  parts: the batches of a step, at each of which it follows.
+    momentum: of a step, 1 − 1/(t + 1) at most, so that the weights before the first step do not linger in it.
+    parts: the batches of a step, at each of which it follows.
     """
 
     def __init__(self, model: nn.Module, momentum: float, parts: int = 1) -> None:
         super().__init__()
-        self.momentum = momentum ** (1 / parts)
+        self.momentum, self.parts, self.followed = momentum, parts, 0
         self.model = copy.deepcopy(model).requires_grad_(False)
+
+    def get_extra_state(self) -> Tensor:
+        """How often it has followed, which a resumed training goes on from."""
+        return torch.tensor(self.followed)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on from there."""
+        self.followed = int(state)
 
     @torch.no_grad()
     def follow(self, model: nn.Module) -> Any:
         """The averaged model for the batch that comes next."""
+        momentum = min(self.momentum, 1 - self.parts / (self.followed + self.parts)) ** (1 / self.parts)
+        self.followed += 1
         for mine, theirs in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
             if mine.is_floating_point():
-                mine.lerp_(theirs, 1 - self.momentum)
+                mine.lerp_(theirs, 1 - momentum)
             else:
                 mine.copy_(theirs)
         # In the student's mode: averaged running statistics lag behind in the first hundreds of steps. But dropout

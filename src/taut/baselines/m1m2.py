@@ -10,6 +10,7 @@ from torch import Tensor
 from taut import latent
 from taut.baselines.m2 import M2
 from taut.nn import Posterior
+from taut.nn.stacked import gaussian_parameters
 from taut.objective import Batch, LossTerms
 
 
@@ -18,7 +19,8 @@ class M1M2(M2):
 
     The first half of the steps trains the VAE, the second half the rest on samples of q(z1|x), which learns no more;
     in each the learning rate rises and falls (Kingma 2014, sec. 2.3 and 4.1: z1 and z2 of 50 dimensions; α as in M2).
-    p(z1|z2,c) is a Gaussian of variance 1.
+    p(z1|z2,c) is a Gaussian whose mean and log-variance are both functions of z2 and c, as in the paper's code: with a
+    variance of 1, about that of z1 as a whole, z2 and c would be worth little to the bound.
     The weights ρ and β_z of M2 hold in both stages.
     Limits: those of M2; what the VAE did not keep is lost to the labels, and the two stages share no gradient.
     """
@@ -59,9 +61,9 @@ class Second:
         return self.model.posterior(self.model.encoder.read(z1))  # type: ignore[no-any-return]
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
-        """The mean of p(z1|z2,c), [N, D1]."""
+        """The mean and the log-variance of p(z1|z2,c), side by side: [N, 2·D1]."""
         return self.model.decoder.second(z, c).float()  # type: ignore[no-any-return]
 
     def log_likelihood(self, z1: Tensor, parameters: Tensor) -> Tensor:
         """log p(z1|z2,c), [N] nats."""
-        return latent.gaussian_log_likelihood(z1, parameters, torch.zeros((), device=z1.device))
+        return latent.gaussian_log_likelihood(z1, *gaussian_parameters(parameters))

@@ -21,15 +21,15 @@ from taut.objective import Batch, LossTerms, SecondView
 from taut.plan import Plan
 from taut.targets import AveragedModel
 
-RAMP = 0.4
+RAMP = 0.27  # 40,000 of 150,000 steps
 
 
 class MeanTeacher(Baseline):
     """L = CE + w(t)·mean (q_teacher(c|x') − q(c|x''))², the teacher an exponential average of the student's weights.
 
-    Two weak views, w rising as exp(−5(1 − t)²) (Tarvainen 2017, sec. 2) to 10: their 100 times the share of annotated
-    images would be near 0 with few. objective.momentum is the decay, 0.99 at first, as the paper has it in the ramp;
-    short trainings never leave that. With several labels as the Π-model.
+    Two weak views, w rising as exp(−5(1 − t)²) (Tarvainen 2017, sec. 2) to 10, as the Π-model's, and with several
+    labels as there. objective.momentum is the decay after the first steps, 0.99, as the paper has it in the ramp; short
+    trainings never leave that.
     Limits: those of the Π-model; the teacher lags behind in short trainings.
     """
 

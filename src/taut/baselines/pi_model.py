@@ -25,7 +25,8 @@ class PiModel(Baseline):
     """L = CE + w(t)·mean (q(c|x') − q(c|x''))² over two weak views, w rising as exp(−5(1 − t)²) (Laine 2017, alg. 1).
 
     The squared distance is the mean over the classes, and with several labels the sum of it over the labels, each
-    yes/no label with its two classes. w is 10, since w_max = 100·M/N would be near 0 with few annotations.
+    yes/no label with its two classes. w_max = 100·M/N of M annotated among N images, beside a cross-entropy that the
+    paper sums over the annotated images of a batch and divides by all, would be 100 beside this mean; it is 10.
     Limits: the two views are all that it knows; without augmentation or dropout they are equal and teach nothing.
     """
 

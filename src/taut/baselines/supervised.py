@@ -8,17 +8,21 @@ import torch
 
 from taut.baselines.base import Baseline, annotated_term, annotation_kl, last_rows, terms_of
 from taut.facts import Facts
-from taut.objective import Batch, LossTerms, SecondView
+from taut.objective import Batch, LossTerms
+from taut.plan import Plan
 
 
 class Supervised(Baseline):
     """L = mean over annotated images of Σ_j m_j·KL(p̃_j ‖ q_j), in nats.
 
-    Where images are annotated in part, their strong views are shown too, as taut, FixMatch and FreeMatch do.
+    Where images are annotated in part, their strong views are shown too where the plan has taut do so: of scans, whose
+    unknown cells it does not estimate, they would only take time.
     Limits: images without annotation are never seen.
     """
 
-    second_view: SecondView = "strong"
+    def __init__(self, model: Any, plan: Plan, facts: Facts) -> None:
+        super().__init__(model, plan, facts)
+        self.second_view = "strong" if plan.objective.source == "teacher" else "none"
 
     @classmethod
     def plan_for(cls, facts: Facts) -> dict[str, Any]:

@@ -69,7 +69,10 @@ class StackedEncoder(Encoder):
 
 
 class StackedDecoder(nn.Module):
-    """p(x|z1) behind p(z1|z,c): [N, D], [N, W] to likelihood parameters of x, by way of the mean of z1."""
+    """p(x|z1) behind p(z1|z,c): [N, D], [N, W] to likelihood parameters of x, by way of the mean of z1.
+
+    second: from z and c to a mean and a log-variance of z1, [N, 2·D1].
+    """
 
     def __init__(self, first: nn.Module, second: nn.Module) -> None:
         super().__init__()
@@ -81,4 +84,4 @@ class StackedDecoder(nn.Module):
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         """Likelihood parameters of x, [N, *out_shape]."""
-        return self.image(self.second(z, c))
+        return self.image(gaussian_parameters(self.second(z, c))[0])

@@ -110,7 +110,7 @@ class LabelVAE(nn.Module):
         if architecture.stack:
             first = make_decoder(architecture.stack, 0, self.out_shape, architecture.decoder_width)
             self.decoder = StackedDecoder(
-                first, make_decoder(architecture.z_dim, space.width, (architecture.stack,), HIDDEN)
+                first, make_decoder(architecture.z_dim, space.width, (2 * architecture.stack,), HIDDEN)
             )
         self.log_noise = nn.Parameter(torch.zeros(()), requires_grad=architecture.likelihood == "gaussian")
         per_input = (shape[0],) if len(shape) == 1 else (shape[0], 1, 1)
