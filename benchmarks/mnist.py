@@ -37,11 +37,13 @@ EQ_16: dict[str, Any] = {
 
 STILL: dict[str, Any] = {f"augment.{name}": 0.0 for name in ("rotation", "scale", "shift", "shear")}
 SETTINGS: dict[str, dict[str, Any]] = {"augmented": {}, "plain": {**STILL, "augment.erase": 0}}
-"""With every method's augmentation, and with images as they are, as in the papers on generative models."""
+"""With every method's augmentation, and with images as they are, as in the papers on generative models; what a method
+itself does to images, as mixing two of them, is a part of it."""
+UNMIXED: dict[str, Any] = {**SETTINGS["plain"], "objective.mix": 0.0}
 
 HIDDEN = 10_000
 MINUTES = 4.0
-MEASURED = ("100-augmented", "100-plain", "20-augmented", "100-eq-16")
+MEASURED = ("100-augmented", "100-plain", "100-unmixed", "20-augmented", "20-plain", "100-eq-16")
 
 
 @cache
@@ -125,7 +127,8 @@ def main(
             continue
         labels, setting = name.split("-")
         about = f"{labels} labels, {setting}, last checkpoint, test error in percent; {minutes:g} min a draw"
-        method = partial(one, SETTINGS[setting], minutes, per_class=int(labels) // 10)
+        changes = UNMIXED if setting == "unmixed" else SETTINGS[setting]
+        method = partial(one, changes, minutes, per_class=int(labels) // 10)
         # Every budget has a file of its own, the default's under the short name.
         file = f"mnist-{name}" + ("" if minutes == MINUTES else f"-{minutes:g}-minutes")
         record(file, about, {"taut": method}, range(seeds), folder)

@@ -249,6 +249,9 @@ def test_the_mnist_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(training) + len(hidden) == len(mnist.parts()[0])
 
 
+NEEDS_YEAST = pytest.mark.skipif(
+    HERE is None or not (Path(HERE) / yeast.PACK).is_file(), reason="$TAUT_DATA names no folder with mulan_yeast.npz"
+)
 NEEDS_MNIST = pytest.mark.skipif(not MNIST, reason="$TAUT_DATA names no folder with mnist_train.npz and mnist_test.npz")
 
 
@@ -310,7 +313,7 @@ def test_the_generative_benchmark_in_miniature(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(generative, "foreign", lambda: {"noise": noise})
     monkeypatch.setattr(generative, "WEIGHTS", {"rho 0": generative.weight(0.0), "rho 0.001": generative.weight(1e-3)})
     monkeypatch.setattr(generative, "DETAILS", dict(list(generative.DETAILS.items())[:1]))
-    generative.main(seeds=1, minutes=0.01, folder=tmp_path)
+    generative.main(1, 0.01, ["augmented", "plain"], tmp_path)
     names = [f"generative-{setting}-{labels}" for setting in ("augmented", "plain") for labels in (20, 50, 100)]
     assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(names)
     summaries = {name: json.loads((tmp_path / f"{name}.json").read_text())["summary"] for name in names}
@@ -392,9 +395,21 @@ def test_the_rivals_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.M
             mnist.changed(changes, Plan())  # which knows every name
 
 
-@pytest.mark.skipif(
-    HERE is None or not (Path(HERE) / yeast.PACK).is_file(), reason="$TAUT_DATA names no folder with mulan_yeast.npz"
-)
+@NEEDS_YEAST
+def test_the_decoder_of_features_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generative, "fit", tiny_fit)
+    monkeypatch.setattr(generative, "FEATURES", (0.0, 0.1))
+    generative.main(1, names=["yeast"], folder=tmp_path)
+    rows = json.loads((tmp_path / "generative-yeast.json").read_text())["draws"]
+    assert [row["method"] for row in rows] == ["rho 0", "rho 0.1"]
+    assert all(0.2 < row["ap_macro"] < 0.6 for row in rows)
+    training, hidden = generative.hidden_rows(0)
+    assert (len(training), len(hidden)) == (1000, 500)
+    assert training.annotation.observed.all(axis=1).sum() == training.annotation.observed.any(axis=1).sum() == 150
+    assert not set(map(bytes, training.x)) & set(map(bytes, hidden.x))
+
+
+@NEEDS_YEAST
 def test_the_yeast_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(yeast, "fit", lambda dataset, **options: tiny_fit(dataset, lambda plan: plan, **options))
     monkeypatch.setattr(yeast, "CHAINS", 2)

@@ -159,6 +159,16 @@ def test_policies_replace_the_format_s_own(small: Path) -> None:
     np.testing.assert_equal(cells[:, 1], [NAN, 0, NAN, NAN])
 
 
+def test_labels_that_a_policy_does_not_name_keep_the_format_s_own(small: Path) -> None:
+    data = load_dataset(str(small / "train.csv"), blank="Fracture=ignore,Cardiomegaly=latent")
+    cells = np.array(yes(data))
+    np.testing.assert_equal(cells[:, FINDINGS.index("Edema")], [1, NAN, 0, 1])
+    np.testing.assert_equal(cells[:, FINDINGS.index("Cardiomegaly")], [NAN, 0, NAN, NAN])
+    np.testing.assert_equal(cells[:, FINDINGS.index("Pneumonia")], [0, 0, 0, 0])
+    assert data.policy is not None
+    assert data.policy.blank == "negative,Fracture=ignore,Cardiomegaly=latent"
+
+
 def test_a_path_without_a_patient_is_named(tmp_path: Path) -> None:
     bad = row(1)
     bad[0] = "elsewhere/a.jpg"

@@ -256,6 +256,49 @@ def test_the_split_column_of_a_run_is_used_where_other_data_have_it(tmp_path: Pa
     assert replaced_source(source, None, None) == source
 
 
+def chexpert(root: Path, patients: int) -> Path:
+    """A table of CheXpert's with a frontal and a lateral image of each patient, its images and two findings."""
+    lines = ["Path,Sex,Age,Frontal/Lateral,AP/PA,Edema,Fracture"]
+    for i in range(2 * patients):
+        view = ("frontal", "lateral")[i % 2]
+        path = f"CheXpert-v1.0/train/patient{i // 2:05d}/study1/view1_{view}.jpg"
+        paint(root / path)
+        lines.append(f"{path},Male,60,{view.title()},AP,{i // 2 % 2},{i // 4 % 2}")
+    return table(root / "CheXpert-v1.0", "\n".join(lines) + "\n", "train.csv")
+
+
+def test_a_run_on_one_format_is_evaluated_on_a_table_of_another(tmp_path: Path, capsys: Capture) -> None:
+    labels, run = chexpert(tmp_path, 12), tmp_path / "run"
+    for i in range(4):
+        paint(tmp_path / "hospital" / f"{i}.png")
+    own = "file,Edema,Fracture\n0.png,1,0\n1.png,0,1\n2.png,1,1\n3.png,0,0\n"
+    other = table(tmp_path / "hospital", own, "hospital.csv")
+    flags = [labels, "--format", "chexpert", "--view", "frontal", "--path-column", "Path"]
+    taut("train", *flags, "--test", other, *FLAGS, "--out", run)
+    hint = f"{other} does not say whose its images are, as the training data do: a patient may be in both"
+    assert hint in capsys.readouterr().out
+    taut("evaluate", run, "--data", other)
+    assert json.loads((run / "evaluation.json").read_text())["images"] == 4
+    taut("evaluate", run, "--split", "test")  # what --test named has no column that says so
+    assert json.loads((run / "evaluation.json").read_text())["images"] == 4
+    # A table of the run's own format is still read as such.
+    source = DataFlags.from_json(Run(run).source())
+    again = replaced_source(source, str(labels), None)
+    assert (again.format, again.view, again.path_column) == ("chexpert", "frontal", "Path")
+    given = replaced_source(source, str(other), None)
+    assert (given.format, given.view, given.path_column) == (None, None, None)
+
+
+def test_a_column_of_patients_that_is_not_used_is_told(chest: Path) -> None:
+    labels = chest.parent / "chest.csv"
+    hint = "Column 'patient' is not used: --group patient keeps the images of one patient on one side of every split."
+    assert hint in load_dataset(str(chest), labels=labels).notes
+    assert hint not in load_dataset(str(chest), labels=labels, group="patient").notes
+    rows = pd.read_csv(labels, dtype=str).drop_duplicates("patient")
+    rows.to_csv(labels, index=False)
+    assert hint not in load_dataset(str(chest), labels=labels).notes  # nobody has two images
+
+
 @pytest.mark.parametrize("name", ["scan.png", "scan"])
 def test_the_images_of_another_table_are_looked_for_beside_it_first(name: str, tmp_path: Path) -> None:
     for folder in ("a/scans", "b/scans"):

@@ -71,6 +71,23 @@ def test_arrays_without_ids_are_counted_from_zero(column: str, tmp_path: Path) -
     assert data.annotation.observed.sum() == 2
 
 
+def test_a_column_of_rows_goes_before_one_of_ids_where_inputs_are_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "e.npy")
+    data = load_embeddings(path, table(tmp_path, "id,row,sick\n3,0,1\n4,1,0\n"), TableOptions(label_columns=["sick"]))
+    assert data.annotation.observed[:, 0].tolist() == [True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize(
+    "more", [{"row": np.arange(N)}, {"index": np.arange(N), "file": IDS}, {"id": IDS, "row": [0] * N}]
+)
+def test_columns_of_ids_are_no_features_of_parquet(more: dict[str, Any], tmp_path: Path) -> None:
+    columns = {**more, **{f"f{j}": vectors()[:, j] for j in range(F)}}
+    pd.DataFrame(columns).to_parquet(tmp_path / "e.parquet")
+    data = load_embeddings(tmp_path / "e.parquet", None, space=LabelSpace.multiclass(2))
+    np.testing.assert_array_equal(data.x, vectors())
+    assert data.feature_names == ["f0", "f1", "f2"]
+
+
 def test_a_column_of_known_ids_is_found_whatever_its_name(tmp_path: Path) -> None:
     lines = "who,sick,patient,part\n" + "".join(
         f"p{i},{i % 2},a{i // 2},{'test' if i > 3 else 'train'}\n" for i in range(N)
@@ -186,6 +203,15 @@ def test_columns_of_text_are_no_features_and_are_named(tmp_path: Path) -> None:
     data = load_embeddings(tmp_path / "e.parquet", table(tmp_path, "id,sick\np0.png,1\np1.png,0\n"))
     np.testing.assert_array_equal(data.x, vectors())
     assert "Columns of text are no features: stain." in data.notes
+
+
+def test_columns_of_numbers_that_are_named_otherwise_are_told(tmp_path: Path) -> None:
+    features = {f"f{j}": vectors()[:, j] for j in range(F)}
+    labels = table(tmp_path, "id,sick\np0.png,1\np1.png,0\n")
+    for more, told in (({}, False), ({"plate": np.arange(N) % 2}, True)):
+        pd.DataFrame({"id": IDS, **more, **features}).to_parquet(tmp_path / "e.parquet")
+        notes = load_embeddings(tmp_path / "e.parquet", labels).notes
+        assert ("Not named like 'f0', but taken as features too: plate. Drop what is none." in notes) is told
 
 
 @pytest.mark.parametrize("flag", [None, "id"])

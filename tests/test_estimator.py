@@ -599,6 +599,13 @@ def test_a_run_folder_is_loaded(tmp_path: Path, digits: tuple[Array, Array]) -> 
     assert 0 <= model.score(pixels, y) <= 1
 
 
+def test_a_loaded_run_keeps_its_prevalences(tmp_path: Path) -> None:
+    cli.train("digits", labels_per_class=5, prevalence="3=0.4", out=tmp_path / "run", quiet=True, changes=dict(TINY))
+    loaded = TautClassifier.load(tmp_path / "run")
+    assert loaded.prevalence is not None
+    assert list(loaded.prevalence.values()) == [0.4]
+
+
 def test_the_commands_read_what_save_wrote(
     tmp_path: Path, trained: TautClassifier, digits: tuple[Array, Array], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,6 +100,24 @@ def test_a_frozen_encoder_is_in_the_program(tmp_path: Path, monkeypatch: pytest.
     assert np.allclose(got[:, 1], want, atol=1e-4) or np.allclose(got[:, 0], want, atol=1e-4)
 
 
+def test_another_model_takes_the_place_of_the_one_that_was_exported(tmp_path: Path, capsys: Capture) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (30, 1, 32, 32), dtype=np.uint8), np.arange(30) % 2
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    run, other, out = tmp_path / "run", tmp_path / "other", tmp_path / "out"
+    taut("train", tmp_path / "d.npz", "--image-size", 16, *FLAGS, "--out", run, "--quiet")
+    taut("train", tmp_path / "d.npz", "--frozen", run, *FLAGS, "--image-size", 16, "--out", other, "--quiet")
+    assert "is a run, whose model would be replaced" in refused(capsys, "export", run, "--out", other)
+    taut("export", other, "--out", out)
+    assert names(out) == MODEL | {"frozen.json", "frozen.safetensors"}
+    taut("export", run, "--out", out)
+    assert names(out) == MODEL
+    # It resizes the images of a pack as the run does.
+    for folder in (run, out):
+        taut("predict", folder, tmp_path / "d.npz", "--out", folder / "p.csv")
+    assert (run / "p.csv").read_text() == (out / "p.csv").read_text()
+
+
 def test_an_export_that_cannot_be(tmp_path: Path, capsys: Capture) -> None:
     assert "holds no trained model" in refused(capsys, "export", tmp_path, "--out", tmp_path / "out")
     assert "is the run itself" in refused(capsys, "export", tmp_path, "--out", tmp_path)

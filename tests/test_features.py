@@ -14,6 +14,7 @@ from torchvision.transforms.functional import normalize
 from conftest import Array
 from taut.data.dataset import DataError, Dataset
 from taut.data.embedded import digits
+from taut.data.leakage import find_leaks, pixel_keys, units
 from taut.data.split import draw_per_class
 from taut.evaluate.metrics import evaluate
 from taut.features import FrozenEncoder, usual_side
@@ -185,6 +186,15 @@ def test_a_dataset_keeps_its_annotations(run: Path) -> None:
     assert out.annotation is data.annotation
     assert out.groups is data.groups
     assert "features of" in out.notes[-1]
+
+
+def test_features_keep_the_identity_of_their_images(run: Path) -> None:
+    data = images(some_known(12, 6), split=["train"] * 8 + ["test"] * 4)
+    data.x[9] = data.x[2]
+    out = FrozenEncoder.of_run(run).dataset(data)
+    np.testing.assert_array_equal(pixel_keys(out), pixel_keys(data))
+    np.testing.assert_array_equal(units(out), units(data))
+    assert sorted(find_leaks({"training": out.part("train"), "test": out.part("test")})["image"]) == ["2", "9"]
 
 
 @pytest.mark.parametrize(

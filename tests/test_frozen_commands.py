@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -201,6 +202,43 @@ def test_embeddings_from_training_to_predictions(tmp_path: Path, capsys: Capture
     assert "holds feature vectors already: leave it out" in refused(
         capsys, "train", data, *flags, "--frozen", _images_run(tmp_path), "--out", tmp_path / "other"
     )
+
+
+def _parquet(path: Path, order: list[str]) -> None:
+    x = np.random.default_rng(0).normal(size=(12, 10)).astype(np.float32)
+    columns = {f"f{j}": x[:, j - 1] for j in range(1, 11)} | {"plate": np.arange(12) % 3}
+    pd.DataFrame({"id": [f"c{i}" for i in range(12)], **{name: columns[name] for name in order}}).to_parquet(path)
+
+
+def test_features_are_found_by_their_names(tmp_path: Path, capsys: Capture) -> None:
+    names = [f"f{j}" for j in range(1, 11)]
+    lines = [f"c{i},{i % 2}" for i in range(12)]
+    labels, run = tmp_path / "t.csv", tmp_path / "run"
+    labels.write_text("\n".join(["id,sick", *lines]) + "\n")
+    _parquet(tmp_path / "e.parquet", names)
+    _parquet(tmp_path / "other.parquet", ["plate", *sorted(names)])
+    _parquet(tmp_path / "less.parquet", names[:-1])
+    taut("train", tmp_path / "e.parquet", "--labels", labels, *FLAGS, "--out", run, "--quiet")
+    taut("export", run, "--out", tmp_path / "model")
+    for folder in (run, tmp_path / "model"):
+        taut("predict", folder, tmp_path / "e.parquet", "--out", tmp_path / "first.csv")
+        taut("predict", folder, tmp_path / "other.parquet", "--out", tmp_path / "second.csv")
+        assert (tmp_path / "first.csv").read_text() == (tmp_path / "second.csv").read_text()
+    first, second = (
+        figures(capsys, run, "--data", tmp_path / f"{name}.parquet", "--labels", labels) for name in ("e", "other")
+    )
+    assert first["nll"] == second["nll"]
+    said = refused(capsys, "predict", run, tmp_path / "less.parquet", "--out", tmp_path / "third.csv")
+    assert said == "less.parquet lacks features that the model takes: f10"
+
+
+def test_rows_of_one_table_are_not_of_two_arrays(tmp_path: Path, capsys: Capture) -> None:
+    for name in ("train.npy", "test.npy"):
+        np.save(tmp_path / name, np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32))
+    (tmp_path / "t.csv").write_text("row,sick\n" + "".join(f"{i},{i % 2}\n" for i in range(12)))
+    flags = ("--labels", tmp_path / "t.csv", "--test", tmp_path / "test.npy", *FLAGS, "--out", tmp_path / "run")
+    said = refused(capsys, "train", tmp_path / "train.npy", *flags)
+    assert "both have an input '0', so that the same row of" in said
 
 
 def _images_run(tmp_path: Path) -> Path:

@@ -55,6 +55,13 @@ def test_other_findings_make_other_labels(tmp_path: Path) -> None:
         load_dataset(str(folder), labels=other, format="nih")
 
 
+def test_a_table_of_the_healthy_alone_is_read_for_known_labels(tmp_path: Path) -> None:
+    folder = images(tmp_path, "1.png", "2.png")
+    labels = table(tmp_path, "Image Index,Finding Labels\n1.png,No Finding\n2.png,No Finding\n")
+    data = load_dataset(str(folder), labels=labels, space=LabelSpace.multilabel(["Hernia", "Mass"]))
+    assert yes(data) == [[0, 0], [0, 0]]
+
+
 def test_one_view_only(nih: Path) -> None:
     assert [Path(name).name for name in load_dataset(str(nih), view="PA").ids] == ["1_0.png", "2_0.png", "3_0.png"]
     assert [Path(name).name for name in load_dataset(str(nih), view="ap").ids] == ["1_1.png"]

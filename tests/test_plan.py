@@ -40,6 +40,16 @@ def test_the_facts_of_images_with_one_label() -> None:
     np.testing.assert_allclose(facts.std, x.std((0, 2, 3)))
 
 
+def test_images_are_grey_by_their_pixels() -> None:
+    data = images(np.array([0, 1] * 50), channels=3)
+    grey = np.repeat(data.x[:, :1], 3, axis=1)
+    assert fingerprint(dataclasses.replace(data, x=grey)).grey
+    grey[7] = data.x[7]  # a mark in colour on one of a hundred
+    assert fingerprint(dataclasses.replace(data, x=grey)).grey
+    grey[:5] = data.x[:5]
+    assert not fingerprint(dataclasses.replace(data, x=grey)).grey
+
+
 def test_the_facts_of_a_partly_annotated_table() -> None:
     y = np.array([[1, 0, NAN], [1, NAN, NAN], [NAN, NAN, NAN], [0, 1, 1]])
     facts = fingerprint(vectors(y, LabelSpace.multilabel(3)))

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from taut.features import FrozenEncoder
+from taut.data import DataError
+from taut.features import FILES, FrozenEncoder
 from taut.nn.vae import LabelVAE
 from taut.run import Run, load_about, save_model
 
@@ -40,12 +41,17 @@ def export(run: Run, folder: Path) -> dict[str, Any]:
     model.safetensors and model.json are what `taut predict`, `taut explain` and `TautClassifier.load` read (with
     frozen.json and frozen.safetensors where features are a frozen encoder's); program.pt2 is for
     `torch.export.load(path).module()`, and program.json says what goes in and comes out, and is returned.
-    Raises DataError where the run has no trained model.
+    Raises DataError where the run has no trained model, and where the folder is a run.
     """
+    if (folder / "plan.yaml").exists():
+        raise DataError(f"{folder} is a run, whose model would be replaced: name another folder")
     model, frozen = run.load_model(), FrozenEncoder.load(run.path)
     about, plan = load_about(run.path), run.load_plan()
     plan.model.weights = None  # a file of the machine that it was trained on
-    save_model(model, folder, {"unlabeled": -1, **about, "plan": dataclasses.asdict(plan)})
+    read = {} if "plan" in about else {"image_size": run.source().get("image_size")}
+    save_model(model, folder, {"unlabeled": -1, **read, **about, "plan": dataclasses.asdict(plan)})
+    for name in FILES:  # of another model that was here
+        (folder / name).unlink(missing_ok=True)
     if frozen is not None:
         frozen.about = dataclasses.replace(frozen.about, given=frozen.about.name)  # not where it once was
         frozen.save(folder)

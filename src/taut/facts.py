@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from taut.data.cells import BLANK, UNCERTAIN
 from taut.data.dataset import Dataset
 
+GREY = 0.98  # share of images without colour from which on those of a set are grey: a few may have marks
 MOST_VALUES = 50_000_000  # of a sample, 400 MB as float64
 
 
@@ -41,6 +43,11 @@ class Facts:
         return len(self.shape) == 3
 
 
+def _is_grey(images: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which images [N, C, H, W] of 0 to 1 have no colour: channels that are equal, but for what JPEG makes of them."""
+    return np.asarray((images.max(axis=1) - images.min(axis=1)).mean(axis=(1, 2)) < 0.01)
+
+
 def fingerprint(dataset: Dataset) -> Facts:
     """The facts of a training set: sizes, counts of annotations, and the statistics of its inputs."""
     x, observed = dataset.x, dataset.annotation.observed
@@ -67,7 +74,7 @@ def fingerprint(dataset: Dataset) -> Facts:
         fully_annotated_images=int(dataset.annotation.complete.sum()),
         annotated_cells=tuple(int(n) for n in observed.sum(axis=0)),
         positives=tuple(int(n) for n in np.round(np.where(observed, last, 0).sum(axis=0))),
-        grey=x.shape[1] == 1 if dataset.is_image else False,
+        grey=dataset.is_image and bool(_is_grey(sample).mean() >= GREY),
         mean=tuple(float(v) for v in mean),
         std=tuple(float(v) for v in np.where(std > least, std, 1.0)),
         **cells,

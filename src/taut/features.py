@@ -23,6 +23,8 @@ from tqdm import tqdm
 
 from taut.data.cache import MAP_BYTES, cache_root
 from taut.data.dataset import DataError, Dataset
+from taut.data.leakage import pixel_keys
+from taut.data.mapped import Origin
 from taut.nn.encoders import IMAGENET, TIMM, Features, make_encoder
 from taut.nn.weights import load_weights
 from taut.run import load_model
@@ -198,7 +200,8 @@ class FrozenEncoder(nn.Module):
         """The dataset with the features of its images in their place."""
         x = self.features(dataset.x, dataset.name)
         note = f"The {self.width} features of {self.about.given} stand in for the images; its weights stay as they are."
-        return dataclasses.replace(dataset, x=x, notes=[*dataset.notes, note])
+        origin = Origin(x, keys=pixel_keys(dataset))
+        return dataclasses.replace(dataset, x=x, origin=origin, notes=[*dataset.notes, note])
 
     def save(self, folder: Path) -> None:
         """Write frozen.safetensors and frozen.json into a run folder, so that the run needs nothing else."""

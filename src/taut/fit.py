@@ -346,7 +346,8 @@ def _train_and_calibrate(
         note(reference.describe())
     if run is not None and processes().is_main_process:
         about = {"steps": result.steps, "seconds": round(result.seconds, 1), "checkpoint": result.kept}
-        run.save_model(model, {**about, "pixel_max": dataset.pixel_max})
+        kept = {"pixel_max": dataset.pixel_max, "feature_names": dataset.feature_names}
+        run.save_model(model, {**about, **kept, "prevalence": dataset.prevalence or None})
     return Fitted(model, plan, facts, result, notes)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from taut.data.cache import read_images, scale_of
 from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.embeddings import load_embeddings
 from taut.data.files import find_images
+from taut.data.fitting import check_shape, in_order
 from taut.data.listing import TableOptions
 from taut.data.resized import resized
 from taut.features import FrozenEncoder
 from taut.nn.vae import LabelVAE
-from taut.sources import ReadFlags, check_shape
+from taut.sources import ReadFlags
 
 
 def read_inputs(
@@ -28,6 +29,7 @@ def read_inputs(
     frozen: FrozenEncoder | None = None,
     most: int | None = None,
     encode: bool = True,
+    columns: Sequence[str] = (),
 ) -> Iterator[tuple[list[str], Any, list[tuple[Path, str]]]]:
     """Names, inputs and what could not be read, from an image, a folder, an .npz pack or a file of embeddings.
 
@@ -35,6 +37,7 @@ def read_inputs(
     white: as in `load_source`.  source: the flags of the run, for what its files call the ids.
     frozen: the encoder whose features the model takes; vectors are taken for its features.
     encode: whether these features stand in for images, or images stay as the encoder reads them.
+    columns: the names of the features that the model takes.
     most: so many image files at once, of which any number may be unread; all of them by default.
     Raises DataError, after the last ones, where none could be read.
     """
@@ -50,6 +53,7 @@ def read_inputs(
                 dataset = resized(dataset, (shape[1], shape[2]))
         else:
             dataset = load_embeddings(path, None, TableOptions(path_column=key), space=model.space, white=white)
+        dataset = in_order(dataset, columns)
         if encoder is not None and dataset.is_image:
             dataset = dataclasses.replace(dataset, x=encoder.compute(dataset.x, dataset.name))
         check_shape(dataset, model.architecture.shape if encode else shape)

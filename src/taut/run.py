@@ -143,6 +143,10 @@ class Run:
         value = load_about(self.path).get("pixel_max")
         return None if value is None else float(value)
 
+    def feature_names(self) -> list[str]:
+        """The names of the features that the model takes, in their order; none where nobody named them."""
+        return list(load_about(self.path).get("feature_names") or [])
+
     def _need(self, name: str) -> None:
         if not (self.path / name).exists():
             raise DataError(f"{self.path} is not a run folder: it has no {name}")

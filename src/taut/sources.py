@@ -12,8 +12,11 @@ import numpy as np
 
 from taut.data import EMBEDDED, PUBLIC, TABLES, DataError, Dataset, load_dataset
 from taut.data.arrays import has_array
+from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.files import find_images, find_path_column, match_files
+from taut.data.fitting import check_shape, in_order
 from taut.data.formats import find_layout
+from taut.data.layout import Layout
 from taut.data.leakage import check_leakage, seen_before
 from taut.data.resized import resized
 from taut.data.split import draw_fraction, draw_per_class
@@ -151,7 +154,7 @@ def replaced_source(source: DataFlags, data: str | None, labels: Path | None, im
     elif labels is not None:
         source = dataclasses.replace(source, labels=labels)
     if data is not None or labels is not None:
-        source = _kept(source, "group", "split_column")
+        source = _kept(source, "group", "split_column", "path_column", "joined_column")
     return source if images is None else dataclasses.replace(source, images=images)
 
 
@@ -167,23 +170,41 @@ def _image_root(source: DataFlags, table: Path) -> Path | None:
     folder = table.parent
     if source.images is None or folder.resolve() == Path(source.data).expanduser().resolve().parent:
         return source.images
-    layout = find_layout(read_table(table), source.format)
+    layout, _ = _layout(source, table)
     files = find_images(folder)
-    column = source.path_column or layout.path
+    column = source.path_column if source.path_column in layout.table.columns else layout.path
     column = column or find_path_column(layout.table, [*files, *find_images(source.images)])[0]
     check_column(layout.table, column, "--path-column")
     found = match_files(layout.table[column], files, folder, folder, layout.shared)
     return None if (found >= 0).any() else source.images
 
 
+def _layout(source: DataFlags, path: Path) -> tuple[Layout, bool]:
+    """The layout of another table, and whether it is in the format of the flags; where it is not, in its own."""
+    table = read_table(path.expanduser())
+    try:
+        return find_layout(table, source.format), True
+    except DataError:
+        return find_layout(table), False
+
+
 def _kept(source: DataFlags, *flags: str) -> DataFlags:
-    """The flags without those of some that name a column, or an array of groups, that the data lack."""
+    """The flags without those of some that name a column, or an array of groups, that the data lack.
+
+    And of a table without the format and the view that are not its own: the labels are the model's in any case.
+    """
     named = {flag: getattr(source, flag) for flag in flags if getattr(source, flag) is not None}
     path = Path(source.data) if is_table(source.data) else source.labels
-    if named and path is not None:
-        columns = find_layout(read_table(path.expanduser()), source.format).table.columns
+    lacking: list[str] = []
+    if path is not None and (named or source.format is not None or source.view is not None):
+        layout, fits = _layout(source, path)
+        columns = layout.table.columns
         lacking = [flag for flag, name in named.items() if name not in columns]
-    else:
+        if not fits:
+            lacking.append("format")
+        if not any(name in columns for name in layout.views):
+            lacking.append("view")
+    elif path is None:
         file = Path(source.data).expanduser()
         is_pack = file.suffix.lower() == ".npz"
         lacking = [flag for flag, name in named.items() if flag != "group" or not (is_pack and has_array(file, name))]
@@ -219,6 +240,7 @@ def load_source(
     shape: Sequence[int] | None = None,
     white: float | None = None,
     frozen: FrozenEncoder | None = None,
+    columns: Sequence[str] = (),
 ) -> Dataset:
     """The dataset that flags name.
 
@@ -226,6 +248,7 @@ def load_source(
     shape: of the inputs that a model takes; the images of a folder are brought to it, and others must have it.
     white: the training images' `pixel_max`, on whose scale those of an .npz file are, and image files of 16 bits.
     frozen: whose features stand in for images, which are brought to the shape that it takes.
+    columns: the names of the features that a model takes; see `in_order`.
     """
     options = source.options()
     folder = is_folder(source.data)
@@ -240,6 +263,7 @@ def load_source(
         dataset = resized(dataset, (images[1], images[2]))
     if frozen is not None and dataset.is_image:
         dataset = frozen.dataset(dataset)
+    dataset = in_order(dataset, columns)
     if shape is not None:
         check_shape(dataset, shape)
     return dataset
@@ -260,7 +284,9 @@ def load_parts(
     other: Dataset | None = None
     if source.test is not None:
         shape = dataset.x.shape[1:]
-        other = load_source(test_flags(source), space or dataset.space, None, shape, dataset.pixel_max)
+        names = dataset.feature_names
+        other = load_source(test_flags(source), space or dataset.space, None, shape, dataset.pixel_max, columns=names)
+        _check_rows(source, dataset, other)
     training, testing = _divide(dataset, other)
     report = None if skipped is None else skipped.with_name(skipped.name.removesuffix("skipped.csv") + "leakage.csv")
     leaks = check_leakage(
@@ -276,8 +302,27 @@ def load_parts(
         leaks += [f"--frozen {source.frozen}: {sentence}" for sentence in known if sentence is not None]
         training, testing = _divide(frozen.dataset(dataset), None if other is None else frozen.dataset(other))
     tested = [] if other is None else [f"{source.test}: {note}" for note in other.notes]
+    if other is not None and dataset.groups is not None and other.groups is None:
+        tested.append(
+            f"{source.test} does not say whose its images are, as the training data do: a patient may be in both, and "
+            "its intervals are over images."
+        )
     training.notes = [*training.notes, *tested, *leaks]
     return training, testing
+
+
+def _check_rows(source: DataFlags, dataset: Dataset, other: Dataset) -> None:
+    """Refuse embeddings to test on that a row of the same table would annotate as well as one to train on."""
+    assert source.test is not None
+    if source.labels is None or is_table(source.test) or Path(source.test).suffix.lower() not in EMBEDDINGS:
+        return
+    both = sorted(set(dataset.ids) & set(other.ids))
+    if both:
+        raise DataError(
+            f"--test {source.test} and {source.data} both have an input {both[0]!r}, so that the same row of "
+            f"{source.labels} would annotate both: give them ids of their own, or leave out --test, and afterwards "
+            "taut evaluate RUN --data … --labels …"
+        )
 
 
 def _divide(dataset: Dataset, other: Dataset | None) -> tuple[Dataset, Dataset | None]:
@@ -318,7 +363,7 @@ def test_flags(source: DataFlags) -> DataFlags:
     """How --test is read: as the data is, but for what splits it, and a table of its own where it is one."""
     assert source.test is not None
     labels = None if is_table(source.test) else source.labels
-    return _kept(_other_data(source, source.test, labels), "split_column")
+    return _kept(_other_data(source, source.test, labels), "split_column", "path_column", "joined_column")
 
 
 def named_parts(training: Dataset, testing: Dataset | None) -> dict[str, Dataset]:
@@ -358,11 +403,3 @@ def draw_annotations(training: Dataset, source: DataFlags, seed: int) -> Dataset
     else:
         annotation = draw_fraction(training, float(source.labelled_fraction or 0), seed)
     return dataclasses.replace(training, annotation=annotation)
-
-
-def check_shape(dataset: Dataset, shape: Sequence[int]) -> None:
-    """Refuse inputs of another shape than the model takes (DataError)."""
-    if tuple(dataset.x.shape[1:]) != tuple(shape):
-        raise DataError(
-            f"{dataset.name} has inputs of shape {list(dataset.x.shape[1:])}, but the model takes {list(shape)}"
-        )

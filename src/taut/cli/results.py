@@ -77,6 +77,7 @@ def evaluate(
         model.architecture.shape,
         folder.pixel_max(),
         FrozenEncoder.load(run),
+        folder.feature_names(),
     )
     if dealt:
         dataset = with_saved_split(dataset, saved, source.test is not None)
@@ -85,7 +86,8 @@ def evaluate(
     if split is not None and split not in SPLITS:
         raise DataError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
     has_test = dataset.split is not None and bool((dataset.split == "test").any())
-    chosen = split or ("test" if has_test else None)
+    # What --test named is the test part, as a whole where it has none of its own.
+    chosen = "test" if has_test and split is None else None if tested is not None and not has_test else split
     dataset = dataset.part(chosen) if chosen else dataset
     if data is None and tested is None and chosen is None:
         print("taut: there is no test part; these are the images that the run was trained on", file=sys.stderr)
@@ -120,7 +122,8 @@ def predict(run: Path, images: Path, out: Path = Path("predictions.csv")) -> Non
     source = _source(folder)
     _check_writable(out)
     count, bad = 0, []
-    for names, x, unread in read_inputs(images, model, folder.pixel_max(), source, FrozenEncoder.load(run), AT_ONCE):
+    frozen, columns = FrozenEncoder.load(run), folder.feature_names()
+    for names, x, unread in read_inputs(images, model, folder.pixel_max(), source, frozen, AT_ONCE, columns=columns):
         bad += unread
         if names:
             table = prediction_table(model, names, x)
@@ -217,7 +220,8 @@ def _source(folder: Run) -> DataFlags:
     if "plan" not in about:
         return DataFlags.from_json(folder.source())
     unlabeled = about.get("unlabeled")
-    return DataFlags("", unlabeled=None if unlabeled is None else str(unlabeled))
+    said = None if unlabeled is None else str(unlabeled)
+    return DataFlags("", unlabeled=said, image_size=about.get("image_size"))
 
 
 def _check_writable(out: Path) -> None:

@@ -45,6 +45,19 @@ class CellPolicy:
         }
 
 
+def chosen_policy(uncertain: str | None, blank: str | None, usual: str) -> CellPolicy:
+    """The policy of two flags; usual: what the table's format makes of the blank cells of labels that none names."""
+    if blank is None:
+        blank = usual
+    elif all(found is not None and found["label"] is not None for found in map(_match, blank.split(","))):
+        blank = f"{usual},{blank}"
+    return CellPolicy(uncertain or CellPolicy.uncertain, blank)
+
+
+def _match(entry: str) -> re.Match[str] | None:
+    return _ENTRY.match(entry.strip())
+
+
 def parse_policy(flag: str, text: str, space: LabelSpace) -> list[str]:
     """What becomes of the cells of each label [k], from "latent" or "latent,Edema=positive,Fracture=soft=0.3".
 
@@ -53,7 +66,7 @@ def parse_policy(flag: str, text: str, space: LabelSpace) -> list[str]:
     usual: str | None = None
     named: dict[str, str] = {}
     for entry in text.split(","):
-        found = _ENTRY.match(entry.strip())
+        found = _match(entry)
         if found is None:
             raise DataError(f"{flag} {text!r}: {entry.strip()!r} is none of {FATES}, nor one of them as LABEL=…")
         label, fate = found["label"], found["fate"]

@@ -38,6 +38,7 @@ class Dataset:
     lines: [N] the row of its table that names an image, as a spreadsheet counts, 0 where none does; or None.
     repeats: for each other row of the table that is of such an image, the row in `lines`.
     pixel_max: what counts as white in the source's own numbers, as a rule 255 for uint8; None for feature vectors.
+    feature_names: of the columns of feature vectors, where they have names.
     origin: the rows that were read of which these are, so that none is checked or hashed twice; None finds its own.
     """
 
@@ -55,6 +56,7 @@ class Dataset:
     lines: NDArray[np.int64] | None = None
     repeats: dict[int, int] = field(default_factory=dict)
     pixel_max: float | None = None
+    feature_names: list[str] = field(default_factory=list)
     origin: Origin | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

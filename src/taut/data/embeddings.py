@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from taut.data.arrays import ID_NAMES
-from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, settle_together
+from taut.data.cells import LATENT, annotate, cell_notes, chosen_policy, settle_together
 from taut.data.dataset import DataError, Dataset, as_images, pixel_max, small_scale
 from taut.data.joined import Column
 from taut.data.listing import Listing, TableOptions, from_table
@@ -23,6 +24,7 @@ from taut.labels import LabelSpace, Scalar
 SUFFIXES = (".npy", ".npz", ".parquet", ".pq")
 ROW_NAMES = ("row", "index")
 WEAK_NAMES = ("sample_id", *ROW_NAMES)  # of ids, where nothing else is known as such
+NO_FEATURES = (*ID_NAMES, *WEAK_NAMES)
 SKIPS = {
     "unlisted": ("row is in no list of files", "rows are in no list of files"),
     "missing": ("row names an input that is not there", "rows name inputs that are not there"),
@@ -59,6 +61,7 @@ def read_inputs_file(path: Path, white: float | None = None, key: str | None = N
     white = None if x.ndim == 2 else pixel_max(x) if white is None else white
     notes = small_scale(x, white)
     notes += [f"Columns of text are no features: {listed(left)}."] if left else []
+    notes += _odd_names(names)
     x = as_images(x, str(path), white)
     if ids is not None and len(ids) != len(x):
         raise DataError(f"{path}: {len(x):,} inputs but {len(ids):,} ids")
@@ -67,6 +70,17 @@ def read_inputs_file(path: Path, white: float | None = None, key: str | None = N
         repeated = pd.Series(found)
         raise DataError(f"{path}: the id {repeated[repeated.duplicated()].iloc[0]!r} stands in several rows")
     return Inputs(x, found, ids is None, names, white, notes)
+
+
+def _odd_names(names: list[str]) -> list[str]:
+    """What to do about columns of numbers that are not named as most are, f0, f1, …: they may be no features."""
+    stems = pd.Series([re.sub(r"\d+$", "", name) for name in names], dtype="str")
+    usual = stems == stems.mode().iloc[0] if len(stems) else stems
+    odd = [name for name, same in zip(names, usual, strict=True) if not same]
+    if not odd or len(odd) >= len(names) / 2:
+        return []
+    like = names[int(np.argmax(usual))]
+    return [f"Not named like {like!r}, but taken as features too: {listed(odd)}. Drop what is none."]
 
 
 def load_embeddings(
@@ -100,7 +114,16 @@ def load_embeddings(
                 "explicit label space)"
             )
         nothing = annotate(space, np.full((len(inputs.x), len(space)), LATENT))
-        return Dataset(path.name, inputs.x, space, nothing, inputs.ids, notes=inputs.notes, pixel_max=inputs.white)
+        return Dataset(
+            path.name,
+            inputs.x,
+            space,
+            nothing,
+            inputs.ids,
+            notes=inputs.notes,
+            pixel_max=inputs.white,
+            feature_names=inputs.names,
+        )
     table = read_table(labels)
     column = options.path_column or _key_column(table, inputs, path, labels)
     if inputs.counted and column in table and _counts_from_one(table[column], len(inputs.x)):
@@ -111,7 +134,7 @@ def load_embeddings(
     both = [name for name in listing.space.names if name in inputs.names]
     if both:
         raise DataError(f"{path}: {listed(both)} is among the features and among the labels of {labels}: drop it there")
-    policy = CellPolicy(uncertain or CellPolicy.uncertain, blank or listing.blank)
+    policy = chosen_policy(uncertain, blank, listing.blank)
     values, codes = settle_together(listing.space, listing.codes, policy, listing.entries["image"].to_numpy())
     rows, notes = _choose(listing, values, skipped, path)
     entries, codes = listing.entries.iloc[rows], codes[rows]
@@ -137,6 +160,7 @@ def load_embeddings(
         policy=policy,
         lines=entries["row"].fillna(0).to_numpy(dtype=np.int64),
         pixel_max=inputs.white,
+        feature_names=inputs.names,
     )
 
 
@@ -180,7 +204,8 @@ def _key_column(table: pd.DataFrame, inputs: Inputs, path: Path, labels: Path) -
     known = set(inputs.ids)
     names = [str(name) for name in table.columns]
     fitting = [] if inputs.counted else [name for name in names if _says_ids(table[name].dropna(), known)]
-    by_name = [name for name in names if name.lower() in (*ROW_NAMES, *ID_NAMES)]
+    usual = (*ROW_NAMES, *ID_NAMES) if inputs.counted else (*ID_NAMES, *ROW_NAMES)
+    by_name = sorted((name for name in names if name.lower() in usual), key=lambda name: usual.index(name.lower()))
     best = [*(name for name in by_name if name in fitting), *fitting, *by_name]
     if best:
         return best[0]
@@ -260,7 +285,8 @@ def _parquet(path: Path, key: str | None) -> tuple[NDArray[Any], NDArray[Any] | 
         if lists:
             x, names = np.stack([np.asarray(value, dtype=np.float32) for value in table[lists[0]]]), []
         else:
-            names = [name for name in table if name != ids and name not in texts]
+            # Another column of ids is no feature either, whichever of them is taken.
+            names = [name for name in table if name not in (ids, *texts) and str(name).lower() not in NO_FEATURES]
             x = table[names].to_numpy(dtype=np.float32)
     except (ValueError, TypeError) as error:
         raise DataError(f"{path}: the embeddings in its rows are not numbers of one length") from error

@@ -23,11 +23,11 @@ def pixel_keys(dataset: Dataset) -> NDArray[np.object_]:
     """A hash of each image's decoded pixels, [N]; None for feature vectors and for images of one colour.
 
     Images of one colour are all alike and give nothing away. A key is found once for all datasets that have rows of one
-    another, so that pixels changed in place afterwards keep theirs.
+    another, so that pixels changed in place afterwards keep theirs; features of a frozen encoder have their images'.
     """
-    if not dataset.is_image:
-        return np.full(len(dataset), None, dtype=object)
     rows, keys = dataset.traced().rows, dataset.traced().keys
+    if not dataset.is_image:
+        return np.array([None if key == UNKNOWN else key for key in keys[rows]], dtype=object)
     for i in np.flatnonzero(keys[rows] == UNKNOWN):
         keys[rows[i]] = _pixel_key(np.ascontiguousarray(dataset.x[i]))
     return np.asarray(keys[rows])

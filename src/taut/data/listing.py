@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from taut.data.table import (
 )
 from taut.labels import LabelError, LabelSpace, Scalar
 from taut.values import whole_numbers
+
+PATIENTS = ("patient", "patientid", "patients", "patientno", "patientnumber", "subject", "subjectid", "mrn")
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,8 @@ def from_table(
             notes += _apply_lists(entries, options, layout.shared == 1)
         elif options.split_column is None:
             notes += _unused_splits(table, [*used, *cells.space.names, options.joined_column or layout.joined])
+        if group is None:
+            notes += _unused_groups(table, [*used, *cells.space.names])
         if options.view is not None:
             other = ~choose_view(layout, options.view).to_numpy() & (entries["kind"] == "").to_numpy()
             entries.loc[other, ["kind", "reason"]] = ["view", f"it does not show the view {options.view}"]
@@ -330,6 +335,17 @@ def _unused_splits(table: pd.DataFrame, used: list[str | None]) -> list[str]:
                 f"--split-column {name} reads it as the split."
             )
     return notes
+
+
+def _unused_groups(table: pd.DataFrame, used: list[str | None]) -> list[str]:
+    """What to do about columns that say whose an image is and are not used, where somebody has several."""
+    return [
+        f"Column {name!r} is not used: --group {name} keeps the images of one patient on one side of every split."
+        for name in table.columns
+        if name not in used
+        and re.sub(r"[^a-z]", "", str(name).lower()) in PATIENTS
+        and table[name].dropna().duplicated().any()
+    ]
 
 
 def _with_others(listing: Listing, files: list[str]) -> Listing:

@@ -252,7 +252,7 @@ def read_joined(
     names = names[~none]
     found = sorted(set(names))
     space = space or (LabelSpace.multilabel(found) if found else None)
-    if space is None or not set(space.names) & set(found):
+    if space is None or not (len(nothing) or set(space.names) & set(found)):
         wanted = "of labels" if space is None else listed(space.names)
         raise DataError(
             f"--joined-column {column!r} has no names {wanted} joined by {separator or SEPARATOR!r}; it has "
