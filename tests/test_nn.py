@@ -16,6 +16,7 @@ from taut.labels import Label, LabelSpace
 from taut.nn import Architecture, LabelVAE, Posterior
 from taut.nn.decoders import make_decoder, reduce_image, reduced_shape
 from taut.nn.encoders import DEFAULT_WIDTH, PreActBlock, make_encoder, strides
+from taut.nn.stacked import gaussian_parameters
 from taut.nn.vae import Likelihood
 from taut.run import load_model, save_model
 
@@ -389,8 +390,8 @@ def test_a_second_level_reads_a_sample_in_training_and_the_mean_otherwise(archit
 def test_a_second_level_joins_two_decoders() -> None:
     model = LabelVAE(SPACE, SECOND[1])
     z, c = torch.randn(4, 3), torch.rand(4, 5)
-    z1 = model.decoder.second(z, c)
-    assert z1.shape == (4, 5)
+    mean, log_var = gaussian_parameters(model.decoder.second(z, c))
+    assert mean.shape == log_var.shape == (4, 5)
     assert model.decode(z, c).shape == (4, 3, 8, 6)
-    torch.testing.assert_close(model.decode(z, c), model.decoder.image(z1))
+    torch.testing.assert_close(model.decode(z, c), model.decoder.image(mean))
     assert model.decoder.first.linear.in_features == 5  # no label beside z1
