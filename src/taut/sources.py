@@ -14,7 +14,7 @@ from taut.data import EMBEDDED, PUBLIC, TABLES, DataError, Dataset, load_dataset
 from taut.data.arrays import has_array
 from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.files import find_images, find_path_column, match_files
-from taut.data.fitting import check_shape, in_order
+from taut.data.fitting import check_ids, check_shape, in_order
 from taut.data.formats import find_layout
 from taut.data.layout import Layout
 from taut.data.leakage import check_leakage, seen_before
@@ -286,7 +286,8 @@ def load_parts(
         shape = dataset.x.shape[1:]
         names = dataset.feature_names
         other = load_source(test_flags(source), space or dataset.space, None, shape, dataset.pixel_max, columns=names)
-        _check_rows(source, dataset, other)
+        if source.labels is not None and Path(source.test).suffix.lower() in EMBEDDINGS:
+            check_ids(dataset, other, source.test, source.labels)
     training, testing = _divide(dataset, other)
     report = None if skipped is None else skipped.with_name(skipped.name.removesuffix("skipped.csv") + "leakage.csv")
     leaks = check_leakage(
@@ -309,20 +310,6 @@ def load_parts(
         )
     training.notes = [*training.notes, *tested, *leaks]
     return training, testing
-
-
-def _check_rows(source: DataFlags, dataset: Dataset, other: Dataset) -> None:
-    """Refuse embeddings to test on that a row of the same table would annotate as well as one to train on."""
-    assert source.test is not None
-    if source.labels is None or is_table(source.test) or Path(source.test).suffix.lower() not in EMBEDDINGS:
-        return
-    both = sorted(set(dataset.ids) & set(other.ids))
-    if both:
-        raise DataError(
-            f"--test {source.test} and {source.data} both have an input {both[0]!r}, so that the same row of "
-            f"{source.labels} would annotate both: give them ids of their own, or leave out --test, and afterwards "
-            "taut evaluate RUN --data … --labels …"
-        )
 
 
 def _divide(dataset: Dataset, other: Dataset | None) -> tuple[Dataset, Dataset | None]:

@@ -1,9 +1,10 @@
-"""What a model asks of inputs: their shape, and its features in its order."""
+"""What is asked of inputs: their shape, features in the order of a model, and ids that a test does not share."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -32,3 +33,14 @@ def in_order(dataset: Dataset, columns: Sequence[str]) -> Dataset:
         raise DataError(f"{dataset.name} lacks features that the model takes: {listed(missing, 5)}")
     x = np.ascontiguousarray(dataset.x[:, [place[name] for name in columns]])
     return dataclasses.replace(dataset, x=x, feature_names=list(columns))
+
+
+def check_ids(dataset: Dataset, other: Dataset, test: str, labels: Path) -> None:
+    """Refuse inputs to test on that a row of the same table annotates as well as one to train on (DataError)."""
+    both = sorted(set(dataset.ids) & set(other.ids))
+    if both:
+        raise DataError(
+            f"--test {test} and {dataset.name} both have an input {both[0]!r}, so that the same row of {labels} would "
+            "annotate both: give them ids of their own, or leave out --test, and afterwards taut evaluate RUN --data … "
+            "--labels …"
+        )
