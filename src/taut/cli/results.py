@@ -86,8 +86,8 @@ def evaluate(
     if split is not None and split not in SPLITS:
         raise DataError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
     has_test = dataset.split is not None and bool((dataset.split == "test").any())
-    # What --test named is the test part, as a whole where it has none of its own.
-    chosen = "test" if has_test and split is None else None if tested is not None and not has_test else split
+    whole = tested is not None and not has_test  # what --test named is the test part, where it has none of its own
+    chosen = None if whole else split or ("test" if has_test else None)
     dataset = dataset.part(chosen) if chosen else dataset
     if data is None and tested is None and chosen is None:
         print("taut: there is no test part; these are the images that the run was trained on", file=sys.stderr)
