@@ -108,6 +108,16 @@ def test_yes_no_labels_with_names_split_groups_and_ids(tmp_path):
     assert data.split.tolist() == ["train", "valid", "test"]
     assert data.groups.tolist() == [7, 7, 9]
     assert data.ids == ["a.png", "b.png", "c.png"]
+    assert data.notes == []
+    hint = (
+        "Array 'patient_id' is not used: --group patient_id keeps the images of one patient on one side of every split."
+    )
+    assert load_npz(path).notes == [hint]
+    one_each = {"x_train": pixels(2, 2, 2), "x_test": pixels(1, 2, 2), "y_train": [0, 1], "y_test": [0]}
+    assert load_npz(save(tmp_path, **one_each, mrn_train=[1.0, np.nan], mrn_test=[np.nan])).notes == []
+    assert load_npz(save(tmp_path, **one_each, mrn_train=["a", "b"], mrn_test=["a"])).notes == [
+        hint.replace("patient_id", "mrn")
+    ]
 
 
 def test_columns_follow_the_names_of_an_explicit_space(tmp_path):

@@ -197,8 +197,26 @@ def test_unannotated_cells_of_arrays_are_blank_cells(tmp_path: Path) -> None:
     np.testing.assert_equal(yes(data), [[1, NAN], [0, 0], [NAN, NAN]])
     assert data.annotation.ignored is not None
     assert data.annotation.ignored.tolist() == [[False, True], [False, False], [False, False]]
-    with pytest.raises(DataError, match=r"pack\.npz does not take --uncertain"):
-        load_dataset(str(path), uncertain="positive")
+
+
+def test_minus_one_among_the_cells_of_arrays_is_uncertain(tmp_path: Path) -> None:
+    path = tmp_path / "pack.npz"
+    x = np.arange(80, dtype=np.uint8).reshape(5, 4, 4)
+    y = np.array([[1, -1], [-1, 0], [-1, -1], [0, 1], [1, 1]], dtype=np.int8)  # of the third image nothing is said
+    np.savez(path, x=x, y=y, label_names=["A", "B"])
+    data = load_dataset(str(path))
+    np.testing.assert_equal(yes(data), [[1, NAN], [NAN, 0], [NAN, NAN], [0, 1], [1, 1]])
+    assert data.notes == ["2 cells are −1 (uncertain): taken as unannotated."]
+    data = load_dataset(str(path), uncertain="positive,B=soft=0.3")
+    np.testing.assert_allclose(yes(data), [[1, 0.3], [1, 0], [NAN, NAN], [0, 1], [1, 1]])
+    np.testing.assert_equal(yes(certain(data)), [[1, NAN], [NAN, 0], [NAN, NAN], [0, 1], [1, 1]])
+    # Blank cells have a fate of their own; parts keep theirs apart, and columns go by their names.
+    z = np.array([[1, NAN], [NAN, -1]])
+    np.savez(path, x_train=x, y_train=y, x_test=x[:2], y_test=z, label_names=["B", "A"])
+    data = load_dataset(str(path), space=LabelSpace.multilabel(["A", "B"]), uncertain="ignore", blank="negative")
+    np.testing.assert_equal(np.array(yes(data))[[0, 1, 5, 6]], [[NAN, 1], [0, NAN], [0, 1], [NAN, NAN]])
+    assert data.annotation.ignored is not None
+    assert data.annotation.ignored[[0, 1, 6]].tolist() == [[True, False], [False, True], [False, False]]
 
 
 # --- evaluating, planning -----------------------------------------------------------------------------------

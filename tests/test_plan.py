@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -163,6 +164,18 @@ def test_a_partly_annotated_table_is_drawn_as_it_is() -> None:
     plan = planned(images(cells(400, 0.5), SEVERAL))
     drawn = plan.train.batch_labelled / (plan.train.batch_labelled + plan.train.batch_unlabelled)
     assert drawn == pytest.approx(0.25, abs=0.15)
+
+
+def test_tables_with_holes_get_large_batches_where_they_are_seen_often() -> None:
+    facts = dataclasses.replace(fingerprint(images(cells(400, 0.5), SEVERAL)), fully_annotated_images=0)
+    for count, rows, steps in ((400, 128, 1500), (1600, 320, 600), (200_000, 128, 15_625)):
+        # A few images without any annotation change nothing.
+        for known in (count, count * 95 // 100):
+            train = make_plan(dataclasses.replace(facts, images=count, annotated_images=known)).train
+            assert (train.batch_labelled, train.batch_unlabelled) == (0, rows)
+            assert train.steps == (steps if known == count else max(1500 * 128 // rows, math.ceil(10 * known / rows)))
+    most = make_plan(dataclasses.replace(facts, images=1600, annotated_images=1400)).train
+    assert (most.batch_labelled, most.batch_unlabelled) == (64, 256)
 
 
 def test_many_annotated_images_can_spare_some_for_calibration() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from taut.data.arrays import load_npz
-from taut.data.cells import CellPolicy, parse_prevalence, with_policy
+from taut.data.cells import CellPolicy, chosen_policy, parse_prevalence
 from taut.data.dataset import DataError, Dataset
 from taut.data.embedded import digit_grid, digits
 from taut.data.embeddings import SUFFIXES as EMBEDDINGS
@@ -88,10 +88,11 @@ def load_dataset(
         _refuse(source, {**table, "--group": group, "--blank": blank, "--unlabeled": given})
         dataset = EMBEDDED[source]() if source in EMBEDDED else load_public(source)
     elif kind == ".npz" and labels is None:
-        _refuse(source, {flag: value for flag, value in table.items() if flag != "--image-size"})
-        dataset = load_npz(path, space, group, unlabeled, white)
+        _refuse(source, {flag: value for flag, value in table.items() if flag not in ("--image-size", "--uncertain")})
+        asked = uncertain is not None or blank is not None
+        policy = chosen_policy(uncertain, blank, CellPolicy.blank) if asked else None
+        dataset = load_npz(path, space, group, unlabeled, white, policy=policy)
         dataset = dataset if image_size is None else resized(dataset, image_size)
-        dataset = dataset if blank is None else with_policy(dataset, CellPolicy(blank=blank))
     elif kind in EMBEDDINGS:
         _refuse(source, {"--images": images, "--image-size": image_size, "--channels": channels, "--view": view})
         dataset = load_embeddings(

@@ -6,18 +6,16 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from taut.data.cache import GREY_MODES, decode_image
+from taut.data.cells import CellPolicy, with_policy
 from taut.data.dataset import SPLITS, DataError, Dataset, as_images, pixel_max, small_scale
-from taut.data.naming import PARTS, known_names
+from taut.data.naming import PARTS, known_names, says_patient, unused_group
+from taut.data.packed import decode_packed
 from taut.data.table import EMPTY, plural
 from taut.labels import Annotation, LabelError, LabelSpace, Scalar
 
@@ -32,6 +30,7 @@ def load_npz(
     unlabeled: Scalar | None = -1,
     white: float | None = None,
     annotated: bool = True,
+    policy: CellPolicy | None = None,
 ) -> Dataset:
     """The dataset of a .npz file.
 
@@ -41,13 +40,15 @@ def load_npz(
     these may have other names (`known_names`). Also read: `label_names` [k] of yes/no labels, `class_names` (or
     `label_names` of one label) that integers in `y` count in, `split` [N] of names as in `PARTS`, `image_id`, `ids` or
     `id` [N], and the array that `group` names, where NaN, "", "nan" and "None" are a group of their own each.
+    In a table `y` [N, k] of 0 and 1, NaN is an unannotated cell and −1 an uncertain one, but for rows without 0 and 1.
     unlabeled: the value of an unannotated image in a one-dimensional `y`; of text "", "nan" and "None" are, too.
     white: as `as_images` takes it; by default that of all images but the test part's.
     annotated: whether annotations are read; without them `space` is needed, and no image has any.
+    policy: what uncertain and unannotated cells of yes/no labels become; by default both are latent.
     Raises DataError or LabelError, in one sentence that names the file.
     """
     with _opened(path) as reader:
-        return reader.dataset(space, group, unlabeled, white, annotated)
+        return reader.dataset(space, group, unlabeled, white, annotated, policy)
 
 
 def is_pack(path: Path) -> bool:
@@ -120,6 +121,7 @@ class _Reader:
         unlabeled: Scalar | None,
         white: float | None,
         annotated: bool,
+        policy: CellPolicy | None,
     ) -> Dataset:
         packed = "jpeg" in self.names
         inputs = [self._jpegs() if packed and not suffix else self.get(f"x{suffix}") for suffix in self.suffixes]
@@ -141,13 +143,13 @@ class _Reader:
         notes = small_scale(x, white)
         x = as_images(x, str(self.path), white)
         if annotated:
-            space, annotation = self._annotations(lengths, space, unlabeled)
+            space, annotation, doubtful = self._annotations(lengths, space, unlabeled)
         else:
             assert space is not None
-            annotation = _unannotated(space, count)
+            annotation, doubtful = _unannotated(space, count), None
         ids = next((self._column(name, lengths) for name in ID_NAMES if self.has(name)), np.arange(count))
         groups, ungrouped = (None, []) if group is None else self._groups(group, lengths)
-        return Dataset(
+        dataset = Dataset(
             name=self.path.name,
             x=x,
             space=space,
@@ -155,9 +157,11 @@ class _Reader:
             ids=[str(value) or f"unlabeled:{row}" for row, value in enumerate(ids)],
             groups=groups,
             split=split,
-            notes=[*notes, *ungrouped],
+            notes=[*notes, *ungrouped, *self._unused_groups(group)],
             pixel_max=white if x.ndim == 4 else None,
         )
+        known = policy is None and doubtful is None
+        return dataset if known else with_policy(dataset, policy or CellPolicy(), doubtful)
 
     def get(self, name: str) -> NDArray[Any]:
         """One array of the file."""
@@ -247,8 +251,8 @@ class _Reader:
 
     def _annotations(
         self, lengths: list[int], space: LabelSpace | None, unlabeled: Scalar | None
-    ) -> tuple[LabelSpace, Annotation]:
-        """Parts without annotations count as unannotated; the label space is that of all parts together."""
+    ) -> tuple[LabelSpace, Annotation, NDArray[np.bool_] | None]:
+        """The label space of all parts together, their annotations (where there are any), and the uncertain cells."""
         if f"y{UNLABELED}" in self.names:
             raise DataError(
                 f"{self.path}: {self._own[f'y{UNLABELED}']!r} are annotations of images that are to have none: leave "
@@ -277,6 +281,10 @@ class _Reader:
                 ends = np.cumsum([len(table) for table in tables.values()])[:-1]
                 tables = dict(zip(tables, np.split(named, ends), strict=True))
             assert space is not None
+            doubtful = [np.zeros((n, len(space)), dtype=bool) for n in lengths]
+            for i, y in tables.items():
+                if space.binary and y.shape[1:] == (len(space),) and _uncertain(y).any():
+                    doubtful[i], tables[i] = _uncertain(y), np.where(_uncertain(y), np.nan, y)
             parts = [
                 space.encode(tables[i], unlabeled) if i in tables else _unannotated(space, n)
                 for i, n in enumerate(lengths)
@@ -284,7 +292,9 @@ class _Reader:
         except LabelError as error:
             raise LabelError(f"{self.path}: {error}") from error
         targets = np.concatenate([part.targets for part in parts])
-        return space, Annotation(targets, np.concatenate([part.observed for part in parts]))
+        doubts = np.concatenate(doubtful)
+        annotation = Annotation(targets, np.concatenate([part.observed for part in parts]))
+        return space, annotation, doubts if doubts.any() else None
 
     def _named(
         self, y: NDArray[Any], space: LabelSpace | None, unlabeled: Scalar | None
@@ -302,7 +312,7 @@ class _Reader:
                 if absent:
                     raise LabelError(f"no label {', '.join(map(repr, absent))} among its label_names {labels}")
                 return y[:, [labels.index(name) for name in space.names]], None, space
-            return y, None, space or LabelSpace.infer(y, None, labels or classes)
+            return y, None, space or LabelSpace.infer(np.where(_uncertain(y), np.nan, y), None, labels or classes)
         if y.dtype.kind in "US":
             # Among text numpy makes text of the holes, too.
             y = y.astype(str).astype(object)
@@ -331,42 +341,22 @@ class _Reader:
         """The images of `jpeg` and `offsets`, [N, C, H, W]."""
         if "offsets" not in self.names:
             raise DataError(f"{self.path} has 'jpeg' but no 'offsets' [N + 1]; found {self._found()}")
-        data, offsets = self.get("jpeg"), self.get("offsets")
-        if data.dtype != np.uint8 or data.ndim != 1:
-            raise DataError(f"{self.path}: 'jpeg' is {data.dtype} {list(data.shape)}: expected bytes, uint8 in one row")
-        if offsets.dtype.kind not in "iu" or offsets.ndim != 1 or len(offsets) < 2:
-            raise DataError(
-                f"{self.path}: 'offsets' is {offsets.dtype} {list(offsets.shape)}: expected integers [N + 1]"
-            )
-        if offsets[0] < 0 or offsets[-1] > len(data) or np.any(offsets[1:] < offsets[:-1]):
-            raise DataError(f"{self.path}: 'offsets' do not rise from 0 to the {len(data):,} bytes of 'jpeg'")
-        files = [data[start:end].tobytes() for start, end in pairwise(offsets)]
-        first = self._open(files, 0)
-        grey = first[0] in GREY_MODES and all(self._open(files, i)[0] in GREY_MODES for i in range(1, len(files)))
-        shape = (1 if grey else 3, first[1][1], first[1][0])
-        out = np.empty((len(files), *shape), dtype=np.uint8)
-        for i, file in enumerate(files):
-            size = self._open(files, i)[1]
-            if size != first[1]:
-                raise DataError(
-                    f"{self.path}: the image of row {i} is {size[0]}x{size[1]} pixels, that of row 0 "
-                    f"{first[1][0]}x{first[1][1]}: all must be of one size"
-                )
-            try:
-                out[i] = decode_image(BytesIO(file), shape)
-            except Exception as error:  # a damaged image can raise anything in a decoder
-                raise self._damaged(i) from error
-        return out
+        return decode_packed(self.get("jpeg"), self.get("offsets"), str(self.path))
 
-    def _open(self, files: list[bytes], row: int) -> tuple[str, tuple[int, int]]:
-        try:
-            with Image.open(BytesIO(files[row])) as image:
-                return image.mode, image.size
-        except Exception as error:  # as above
-            raise self._damaged(row) from error
+    def _unused_groups(self, group: str | None) -> list[str]:
+        """What to do about arrays that say whose an image is and are not used, where somebody has several."""
+        bare = {name.removesuffix(suffix) for name in self.names for suffix in self.suffixes}
+        return [
+            unused_group("Array", name)
+            for name in sorted(bare)
+            if name != group and says_patient(name) and self.has(name) and self._repeats(name)
+        ]
 
-    def _damaged(self, row: int) -> DataError:
-        return DataError(f"{self.path}: the JPEG image of row {row} cannot be decoded")
+    def _repeats(self, name: str) -> bool:
+        parts = [name] if name in self.names else [f"{name}{suffix}" for suffix in self.suffixes if suffix != UNLABELED]
+        values = np.concatenate([self.get(part).ravel() for part in parts])
+        known = values[values == values]  # not NaN
+        return len(np.unique(known)) < len(known)
 
 
 def _white(x: NDArray[Any], split: NDArray[Any] | None) -> float | None:
@@ -375,6 +365,11 @@ def _white(x: NDArray[Any], split: NDArray[Any] | None) -> float | None:
         return None
     known = np.ones(len(x), dtype=bool) if split is None or x.dtype == np.uint8 else split != "test"
     return pixel_max(x if known.all() or not known.any() else x[known])
+
+
+def _uncertain(y: NDArray[Any]) -> NDArray[np.bool_]:
+    """The cells −1 of a table [N, k] of numbers; none of another array."""
+    return np.asarray(y == -1) if y.ndim == 2 and y.dtype.kind in "if" else np.zeros(y.shape, dtype=bool)
 
 
 def _unannotated(space: LabelSpace, count: int) -> Annotation:

@@ -188,24 +188,27 @@ def annotate(space: LabelSpace, values: NDArray[np.float64]) -> Annotation:
     return replace(space.encode(targets), ignored=ignored if ignored.any() else None)
 
 
-def with_policy(dataset: Dataset, policy: CellPolicy) -> Dataset:
+def with_policy(dataset: Dataset, policy: CellPolicy, doubtful: NDArray[np.bool_] | None = None) -> Dataset:
     """An array's dataset with its unannotated cells of yes/no labels taken as blank ones.
 
     Cells of images without any annotation are left: nothing was said of those images.
+    doubtful: the cells [N, k] that are uncertain ones instead.
     """
     annotation = dataset.annotation
     classes = [np.nan_to_num(annotation.targets)[:, block].argmax(axis=1) for block in dataset.space.blocks]
     yes_no = np.array([label.classes == YES_NO for label in dataset.space])
     some = annotation.observed.any(axis=1, keepdims=True) if len(dataset.space) > 1 else np.array([[True]])
     codes = np.where(annotation.observed, np.stack(classes, axis=1), np.where(yes_no & some, BLANK, UNSAID))
-    fates = policy.fates(dataset.space)
-    if set(fates[BLANK]) != {"latent"}:
-        filled = annotate(dataset.space, np.where(codes == BLANK, settle(dataset.space, codes, policy), LATENT))
+    if doubtful is not None:
+        codes = np.where(doubtful & (codes == BLANK), UNCERTAIN, codes)
+    if any(set(fates) != {"latent"} for fates in policy.fates(dataset.space).values()):
+        filled = annotate(dataset.space, np.where(codes < 0, settle(dataset.space, codes, policy), LATENT))
         seen = np.repeat(annotation.observed, dataset.space.sizes, axis=1)
         annotation = Annotation(
             np.where(seen, annotation.targets, filled.targets), annotation.observed | filled.observed, filled.ignored
         )
-    return replace(dataset, annotation=annotation, cells=codes.astype(np.int16), policy=policy)
+    notes = [*dataset.notes, *cell_notes(dataset.space, codes, policy)]
+    return replace(dataset, annotation=annotation, cells=codes.astype(np.int16), policy=policy, notes=notes)
 
 
 def certain(dataset: Dataset) -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from taut.data.files import find_path_column, match_files, read_list
 from taut.data.formats import find_layout
 from taut.data.joined import Column
 from taut.data.layout import Layout, choose_view
-from taut.data.naming import PARTS, UNLABELED, folder_part
+from taut.data.naming import PARTS, UNLABELED, folder_part, says_patient, unused_group
 from taut.data.table import (
     Cells,
     check_column,
@@ -31,8 +30,6 @@ from taut.data.table import (
 )
 from taut.labels import LabelError, LabelSpace, Scalar
 from taut.values import whole_numbers
-
-PATIENTS = ("patient", "patientid", "patients", "patientno", "patientnumber", "subject", "subjectid", "mrn")
 
 
 @dataclass(frozen=True)
@@ -340,11 +337,9 @@ def _unused_splits(table: pd.DataFrame, used: list[str | None]) -> list[str]:
 def _unused_groups(table: pd.DataFrame, used: list[str | None]) -> list[str]:
     """What to do about columns that say whose an image is and are not used, where somebody has several."""
     return [
-        f"Column {name!r} is not used: --group {name} keeps the images of one patient on one side of every split."
+        unused_group("Column", name)
         for name in table.columns
-        if name not in used
-        and re.sub(r"[^a-z]", "", str(name).lower()) in PATIENTS
-        and table[name].dropna().duplicated().any()
+        if name not in used and says_patient(str(name)) and table[name].dropna().duplicated().any()
     ]
 
 

@@ -17,6 +17,7 @@ PARTS = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 UNLABELED = ("unlabeled", "unlabelled")
+PATIENTS = ("patient", "patientid", "patients", "patientno", "patientnumber", "subject", "subjectid", "mrn")
 BESIDE = ("set", "seg", "data", "images")  # in the name of a folder beside that of a part
 
 
@@ -60,3 +61,13 @@ def _known(name: str) -> str | None:
     elif len(words) != 1 or len(parts) > 1 or len(words) + len(parts) != len(pieces):
         return None
     return "_".join(words + parts)
+
+
+def says_patient(name: str) -> bool:
+    """Whether a column or an array is called as if it said whose an image is."""
+    return re.sub(r"[^a-z]", "", name.lower()) in PATIENTS
+
+
+def unused_group(kind: str, name: str) -> str:
+    """The sentence that tells of such a column or array that is not used."""
+    return f"{kind} {name!r} is not used: --group {name} keeps the images of one patient on one side of every split."
