@@ -118,6 +118,8 @@ def test_yes_no_labels_with_names_split_groups_and_ids(tmp_path):
     assert load_npz(save(tmp_path, **one_each, mrn_train=["a", "b"], mrn_test=["a"])).notes == [
         hint.replace("patient_id", "mrn")
     ]
+    objects = save(tmp_path, x=pixels(2, 2, 2), y=[0, 1], patient_id=np.array(["a", None], dtype=object))
+    assert load_npz(objects).notes == []  # nothing asks for it
 
 
 def test_columns_follow_the_names_of_an_explicit_space(tmp_path):

@@ -219,6 +219,37 @@ def test_minus_one_among_the_cells_of_arrays_is_uncertain(tmp_path: Path) -> Non
     assert data.annotation.ignored[[0, 1, 6]].tolist() == [[True, False], [False, True], [False, False]]
 
 
+def test_one_and_minus_one_without_zero_are_not_taken_for_yes_and_unknown(tmp_path: Path) -> None:
+    path, x = tmp_path / "pack.npz", np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
+    np.savez(path, x=x, y=np.array([[1, -1], [-1, 1], [-1, -1]]))
+    with pytest.raises(DataError, match=r"pack\.npz: the yes/no labels have 1 and -1 but no 0.*--uncertain negative"):
+        load_dataset(str(path))
+    data = load_dataset(str(path), uncertain="negative")
+    np.testing.assert_equal(yes(data), [[1, 0], [0, 1], [0, 0]])
+    assert "The yes/no labels have 1 and -1 but no 0: -1 is read as no." in data.notes
+    np.savez(path, x=x, y=np.array([[1, -1], [NAN, 1], [-1, -1]]))
+    data = load_dataset(str(path))
+    np.testing.assert_equal(yes(data), [[1, NAN], [NAN, 1], [NAN, NAN]])
+    assert any(note.startswith("The yes/no labels have 1 and -1 but no 0, and -1") for note in data.notes)
+
+
+def test_what_is_unannotated_in_arrays_has_a_name(tmp_path: Path) -> None:
+    path, x = tmp_path / "pack.npz", np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
+    np.savez(path, x=x, y=np.array([[1, 9], [0, 1], [9, 9]], dtype=np.uint8))
+    np.testing.assert_equal(yes(load_dataset(str(path), unlabeled=9)), [[1, NAN], [0, 1], [NAN, NAN]])
+
+
+def test_flags_of_cells_say_nothing_of_images_without_annotations(tmp_path: Path) -> None:
+    path, x = tmp_path / "pack.npz", np.arange(64, dtype=np.uint8).reshape(4, 4, 4)
+    np.savez(path, x=x[:2], y=np.array([1.0, NAN]), x_unlabeled=x[2:])
+    one = LabelSpace.multilabel(["A"])
+    data = load_dataset(str(path), space=one, blank="negative")
+    np.testing.assert_equal(yes(data), [[1], [0], [NAN], [NAN]])
+    np.savez(path, x=x, y=np.array([1, 0, -1, -1]))
+    with pytest.raises(DataError, match="does not take --uncertain: of one label -1 is no annotation"):
+        load_dataset(str(path), uncertain="positive")
+
+
 # --- evaluating, planning -----------------------------------------------------------------------------------
 
 
@@ -337,5 +368,7 @@ def test_cells_filled_in_because_they_are_positive_are_suspected() -> None:
     single = np.where(np.arange(20) < 5, 1.0, NAN)[:, None]
     assert len(annotation_notes(vectors(single, LabelSpace.multilabel(["A"])))) == 1
     # What is ignored, or taken as negative, is no question.
-    ignored = with_policy(vectors(single, LabelSpace.multilabel(["A"])), CellPolicy(blank="ignore"))
+    ignored = with_policy(
+        vectors(single, LabelSpace.multilabel(["A"])), CellPolicy(blank="ignore"), np.ones(len(single), dtype=bool)
+    )
     assert annotation_notes(ignored) == []

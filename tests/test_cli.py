@@ -23,6 +23,7 @@ from image_files import paint
 from taut import cli
 from taut.baselines import OBJECTIVES
 from taut.cli.decisions import PLANNED
+from taut.data.dataset import DataError
 from taut.data.stream import Stream
 from taut.estimator import TautClassifier
 from taut.evaluate.ood import ood_percentiles, ood_scores
@@ -35,6 +36,8 @@ from taut.rules import make_plan
 from taut.run import Run, save_model
 from taut.sources import DataFlags, replaced_source
 from tiny import FLAGS, NAN, TINY
+
+EMPTY = ("--train.batch_unlabelled", 0)
 
 
 def figures(capsys: Capture, *arguments: Any) -> dict[str, Any]:
@@ -982,6 +985,46 @@ def test_a_resumed_run_keeps_its_own_plan(digits_run: Path, capsys: Capture) -> 
     ):
         sentence = refused(capsys, "train", "digits", "--out", digits_run, "--resume", *flags)
         assert "leave out --plan, --minutes" in sentence
+
+
+def test_a_whole_plan_of_another_method_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "plan.yaml"
+    make_plan(Facts(20, (4,), 1, (3,), 10, 10, (10,), (3,), False, (0.0,) * 4, (1.0,) * 4)).save(file)
+    sentence = refused(capsys, "plan", "digits", "--plan", file, "--objective", "fixmatch")
+    assert "plan.yaml is a whole plan of 'tighter-elbo', which would make another method of 'fixmatch'" in sentence
+    with pytest.raises(DataError, match="whole plan of 'tighter-elbo'"):
+        TautClassifier(plan=str(file), objective="m2").fit(np.ones((20, 4)), np.arange(20) % 2)
+
+
+def test_a_start_that_failed_leaves_no_run(vectors: Path, tmp_path: Path, capsys: Capture) -> None:
+    for flags in (["--train.batch_labelled", 0, "--train.batch_unlabelled", 0], ["--model.encoder", "conv"]):
+        refused(capsys, "train", vectors, *FLAGS, *flags, "--out", tmp_path / "run")
+        assert not (tmp_path / "run" / "plan.yaml").exists()
+    assert "the batches are empty" in refused(capsys, "plan", vectors, "--train.batch_labelled", 0, *EMPTY)
+    taut("train", vectors, *FLAGS, "--out", tmp_path / "run")
+
+
+def test_an_interruption_says_how_to_go_on(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("taut.cli.parse", stop)
+    said = {"train": "--resume", "compare": "the same command goes on", "predict": "taut: interrupted\n"}
+    for command, sentence in said.items():
+        with pytest.raises(SystemExit):
+            taut(command, "digits")
+        assert sentence in capsys.readouterr().err
+
+
+def test_a_test_part_of_which_nothing_is_certain_stops_no_training(tmp_path: Path, capsys: Capture) -> None:
+    data = patients()
+    data["y"][data["split"] == "test"] = [[-1, NAN], *[[NAN, NAN]] * 8, [1, -1]]
+    data["y"][-1] = [-1, -1]
+    np.savez(tmp_path / "pack.npz", **data)
+    flags = (tmp_path / "pack.npz", "--blank", "soft=0.1", "--uncertain", "positive", *FLAGS)
+    taut("train", *flags, "--out", tmp_path / "run")
+    assert "test part" not in capsys.readouterr().out
+    assert "has no annotated test part" in refused(capsys, "compare", *flags, "--out", tmp_path / "compare")
 
 
 def test_clusters_are_for_data_without_annotations(tmp_path: Path, capsys: Capture) -> None:

@@ -142,6 +142,31 @@ def test_rows_that_annotate_other_cells_of_one_input_are_one(tmp_path: Path) -> 
     assert data.annotation.targets[0].tolist() == [0, 1, 1, 0]
 
 
+def test_ids_may_be_bytes_and_other_arrays_objects(tmp_path: Path) -> None:
+    labels = table(tmp_path, "id,sick\np4.png,1\np0.png,0\n")
+    others = {"filenames": np.array(["a", None] * 3, dtype=object)}
+    np.savez(tmp_path / "e.npz", x=vectors(), ids=np.array(IDS, dtype="S"), **others)
+    data = load_embeddings(tmp_path / "e.npz", labels)
+    assert list(data.ids) == IDS
+    assert data.annotation.observed.sum() == 2
+    np.savez(tmp_path / "e.npz", x=vectors(), ids=np.array(IDS, dtype=object))
+    assert "array 'ids' holds pickled Python objects" in refused(tmp_path / "e.npz", labels)
+
+
+def test_an_embedding_that_is_missing_is_named(tmp_path: Path) -> None:
+    pd.DataFrame({"id": IDS, "embedding": [None, *vectors()[1:]]}).to_parquet(tmp_path / "e.parquet")
+    said = refused(tmp_path / "e.parquet", table(tmp_path, "id,sick\np4.png,1\np0.png,0\n"))
+    assert "the embeddings in its rows are not numbers of one length" in said
+
+
+def test_a_group_that_one_row_of_an_input_has_is_that_of_the_others(tmp_path: Path) -> None:
+    lines = "id,who,A,B\np0.png,x,1,\np0.png,,,1\np1.png,x,0,0\n"
+    data = load_embeddings(write(tmp_path / "e.npz"), table(tmp_path, lines), TableOptions(group="who"))
+    assert data.groups is not None
+    assert data.groups[:2].tolist() == ["x", "x"]
+    assert data.annotation.observed[:2].all()
+
+
 def refused(path: Path, labels: Path, **options: Any) -> str:
     with pytest.raises(DataError) as caught:
         load_embeddings(path, labels, **options)

@@ -96,6 +96,28 @@ def images_of(shape: tuple[int, ...], dtype: Any = np.uint8, n: int = 24) -> Arr
     return np.random.default_rng(0).integers(0, 256, (n, *shape)).astype(dtype)
 
 
+def test_a_seed_of_a_plan_gives_way_to_random_state() -> None:
+    x, y = images_of((8, 8)), np.arange(24) % 2
+    plan = {**TINY, "seed": 3}
+    seeds = [tiny(plan=plan, random_state=state).fit(x, y).plan_.seed for state in (0, 1, None)]
+    assert seeds == [0, 1, 3]
+
+
+def test_columns_of_a_data_frame_go_by_their_names() -> None:
+    x = images_of((8, 8))
+    y = pd.DataFrame({"b": np.arange(24) % 2, "a": np.arange(24) % 3 == 0}).astype(float)
+    space = LabelSpace.multilabel(["a", "b"])
+    one, other = (tiny(space=space).fit(x, frame) for frame in (y, y[["a", "b"]]))
+    np.testing.assert_array_equal(one.predict_proba(x), other.predict_proba(x))
+    assert one.score(x, y) == one.score(x, y[["a", "b"]]) == one.score(x, y[["a", "b"]].to_numpy())
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "boolean"])
+def test_arrays_of_pandas_may_have_holes(dtype: str) -> None:
+    y = pd.array([0, 1, None] * 8, dtype=dtype)
+    assert list(tiny().fit(images_of((8, 8)), y).classes_) == [0, 1]
+
+
 # --- X ------------------------------------------------------------------------------------------------------
 
 

@@ -15,8 +15,9 @@ from commands import Capture, refused, taut
 from taut.data import load_dataset
 from taut.estimator import TautClassifier
 from taut.evaluate.predict import predict_probabilities
-from taut.run import Run
-from tiny import FLAGS
+from taut.labels import Label, LabelSpace
+from taut.run import Run, load_model
+from tiny import FLAGS, TINY
 
 MODEL = {"model.safetensors", "model.json", "program.pt2", "program.json"}
 
@@ -121,3 +122,13 @@ def test_another_model_takes_the_place_of_the_one_that_was_exported(tmp_path: Pa
 def test_an_export_that_cannot_be(tmp_path: Path, capsys: Capture) -> None:
     assert "holds no trained model" in refused(capsys, "export", tmp_path, "--out", tmp_path / "out")
     assert "is the run itself" in refused(capsys, "export", tmp_path, "--out", tmp_path)
+
+
+def test_a_program_of_labels_of_different_sizes(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (24, 8, 8), dtype=np.uint8)
+    space = LabelSpace((Label("grade", (0, 1, 2)), Label("sick", (0, 1))))
+    y = np.stack([np.arange(24) % 3, np.arange(24) % 2], axis=1)
+    TautClassifier(plan=TINY, space=space, random_state=0).fit(x, y).save(tmp_path / "model")
+    taut("export", tmp_path / "model", "--out", tmp_path / "out")
+    found = program(tmp_path / "out")(torch.from_numpy(x[:, None])).detach()
+    np.testing.assert_allclose(found, predict_probabilities(load_model(tmp_path / "model"), x[:, None]), atol=1e-6)

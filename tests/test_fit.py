@@ -424,3 +424,9 @@ def test_every_annotated_row_is_counted_in_real_batches() -> None:
     rows = np.concatenate([stream.rows(step) for step in range(200)])
     annotated = data.annotation.observed.any(axis=1)[rows].mean()
     assert dilution(settings, fingerprint(data)) == pytest.approx(1 / annotated, rel=0.02)
+
+
+def test_a_budget_without_time_for_folds_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 0.01)
+    notes = fit(vectors(some_known(120, 90)), tiny(train={"folds": 3}), minutes=0.01, quiet=True).notes
+    assert "not calibrated: the budget leaves no time for folds, and more --minutes do" in notes

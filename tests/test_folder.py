@@ -330,6 +330,15 @@ def test_rows_of_one_image_with_another_group_contradict(tmp_path):
     assert "1 row or file repeats an image, 2 rows or files contradict each other" in data.notes[0]
 
 
+def test_a_row_that_leaves_the_group_blank_has_that_of_the_others_of_its_image(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    lines = ["a.png,p1,,", "b.png,p1,0,", "a.png,,1,", "c.png,p2,1,", "c.png,,,1"]
+    data = load_folder(folder, table(tmp_path, "\n".join(["file,who,A,B", *lines, ""])), group="who")
+    assert data.ids == ["b.png", "a.png", "c.png"]
+    assert data.groups.tolist() == ["p1", "p1", "p2"]
+    np.testing.assert_equal(yes(data), [[0, np.nan], [1, np.nan], [1, 1]])
+
+
 def test_rows_that_annotate_other_cells_of_one_image_are_one(tmp_path):
     folder = images(tmp_path, "a.png", "b.png", "c.png")
     lines = ["a.png,1,,", "a.png,,0,", "b.png,1,0,-1", "b.png,1,1,", "c.png,,,1", "c.png,,,"]

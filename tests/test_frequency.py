@@ -52,6 +52,18 @@ def test_the_fewer_annotations_the_more_may_be_found(annotated: int, contradicts
     assert bool(found.contradict) == contradicts
 
 
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_a_network_that_knows_the_frequencies_alone_contradicts_nothing(power: float) -> None:
+    prior = torch.tensor([0.9, 0.1]).log()
+    unsure = (power * prior).log_softmax(0).expand(200, 2)
+    found = ClassFrequencies(2, 100, 2)
+    found.watch(unsure, prior, 1)
+    assert not found.contradict
+    other = ClassFrequencies(2, 100, 2)
+    other.watch(posteriors(0.5, 0.5), prior, 1)
+    assert other.contradict
+
+
 def test_where_the_prior_is_contradicted_rows_without_annotation_are_drawn_to_what_is_found() -> None:
     found = ClassFrequencies(2, 20, 2)
     targets, observed = torch.tensor([[1.0, 0], [torch.nan, torch.nan], [torch.nan, torch.nan]]), torch.arange(3) < 1

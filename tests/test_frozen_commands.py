@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from commands import Capture, refused, taut
+from taut.data.stream import Stream
 from taut.evaluate.ood import ood_scores
 from taut.features import FrozenEncoder
 from taut.run import Run
@@ -268,3 +270,32 @@ def test_training_starts_from_the_weights_of_a_run(tmp_path: Path) -> None:
     same = [name for name in first if "running" not in name and "num_batches" not in name]
     assert len(same) > 5
     assert all(torch.equal(first[name], second[name]) for name in same)
+
+
+def test_a_run_goes_on_without_the_weights_and_with_the_test_data_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    usual, first, run = Stream.batch, tmp_path / "first", tmp_path / "run"
+
+    def cut(self: Stream, step: int, *rest: Any) -> Any:
+        if step == 5:
+            raise KeyboardInterrupt
+        return usual(self, step, *rest)
+
+    rng = np.random.default_rng(0)
+    for name, n in (("train", 30), ("test", 12)):
+        x = rng.integers(0, 256, (n, 8, 8), dtype=np.uint8)
+        np.savez(tmp_path / f"{name}.npz", x=x, y=np.arange(n) % 3)
+    taut("train", tmp_path / "train.npz", *FLAGS, "--out", first, "--quiet")
+    flags = (*FLAGS, "--train.checkpoint_every", 2, "--train.steps", 8, "--model.weights", first)
+    with monkeypatch.context() as patched:
+        patched.setattr(Stream, "batch", cut)
+        with pytest.raises(SystemExit):
+            taut("train", tmp_path / "train.npz", "--test", tmp_path / "test.npz", *flags, "--out", run)
+    shutil.rmtree(first)
+    moved = (tmp_path / "test.npz").rename(tmp_path / "moved.npz")
+    capsys.readouterr()
+    taut("train", tmp_path / "train.npz", "--test", moved, "--out", run, "--resume")
+    said = capsys.readouterr().out
+    assert "trained 8 steps" in said
+    assert "test part of moved.npz, 12 images" in said

@@ -395,3 +395,9 @@ def test_a_second_level_joins_two_decoders() -> None:
     assert model.decode(z, c).shape == (4, 3, 8, 6)
     torch.testing.assert_close(model.decode(z, c), model.decoder.image(mean))
     assert model.decoder.first.linear.in_features == 5  # no label beside z1
+
+
+def test_images_too_small_for_a_dense_network_are_refused() -> None:
+    with pytest.raises(ValueError, match="'densenet-121' takes images of 29 pixels or more a side, not 28"):
+        make_encoder("densenet-121", (1, 28, 28))
+    assert make_encoder("densenet-121", (1, 29, 29)).eval()(torch.zeros(1, 1, 29, 29)).label.shape[0] == 1

@@ -103,6 +103,15 @@ def test_a_large_dataset_is_sampled_over_its_length() -> None:
     assert facts.mean == pytest.approx((0.5,), abs=0.01)
 
 
+def test_a_rare_column_of_many_vectors_is_seen() -> None:
+    x = np.zeros((20_000, 2), dtype=np.float32)
+    x[7, 0] = 1e4
+    x[:, 1] = np.arange(20_000)
+    facts = fingerprint(made(x, np.arange(20_000) % 3, ONE))
+    assert facts.mean == pytest.approx(x.mean(axis=0, dtype=np.float64))
+    assert facts.std == pytest.approx(x.std(axis=0, dtype=np.float64))
+
+
 # --- decisions ----------------------------------------------------------------------------------------------
 
 

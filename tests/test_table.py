@@ -404,6 +404,7 @@ def test_classes_that_contradict_may_be_findings(tmp_path):
         ),
         ("", {}, r"labels\.csv is not a CSV table: No columns"),
         ("file,A\n", {}, r"labels\.csv has no rows below its header"),
+        ("file,A,A\na.png,1,0\n", {}, r"labels\.csv has two columns named 'A': name them differently"),
         ("file,A,A \na.png,1,0\n", {}, r"labels\.csv has two columns named 'A': name them differently"),
         ("file,A\na.png,1\nb.png,1,3,4\n", {}, r"labels\.csv is not a CSV table: Error tokenizing"),
         ("file,A\na.png,1,5\nb.png,1,6\n", {}, r"labels\.csv is not a CSV table: Length of header"),

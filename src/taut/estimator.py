@@ -23,7 +23,7 @@ from taut.evaluate.predict import batches, predict_probabilities
 from taut.fit import fit
 from taut.labels import LabelError, LabelSpace, Scalar
 from taut.nn.vae import LabelVAE
-from taut.plan import Plan, flatten, override, read_plan
+from taut.plan import Plan, check_method, flatten, override, read_plan
 from taut.run import Run, load_about, save_model
 from taut.values import is_missing
 
@@ -89,7 +89,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         if not isinstance(self.plan, dict | str | PathLike | None):
             raise TypeError(f"plan is {self.plan!r}: expected a dictionary, the name of a file, or None")
         x = self._inputs(X, reset=True)
-        known = self._annotations(y)
+        known = self._annotations(_by_name(y, self.space))
         check_consistent_length(x, known, groups)
         space = self.space or LabelSpace.infer(known, self.unlabeled, _names(y))
         dataset = Dataset(
@@ -101,8 +101,9 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             groups=None if groups is None else _groups(groups),
             prevalence=dict(self.prevalence or {}),
         )
-        seed, quiet = _seed(self.random_state), not self.verbose
-        name = self.objective or self._changes().get("objective.name", DEFAULT)
+        changes = self._changes()
+        seed = changes["seed"] if self.random_state is None and "seed" in changes else _seed(self.random_state)
+        name, quiet = self.objective or changes.get("objective.name", DEFAULT), not self.verbose
         fitted = fit(dataset, self._change, self.minutes, seed, quiet=quiet, objective=name, tell=self._tell)
         self.notes_ = fitted.notes
         self._keep(fitted.model, fitted.plan)
@@ -120,7 +121,9 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 
     def _change(self, plan: Plan) -> Plan:
         changes = self._changes()
-        return override(plan, {**changes, "objective.name": plan.objective.name}, "plan") if changes else plan
+        check_method(changes, plan.objective.name, "plan")
+        settled = {"seed": plan.seed, "objective.name": plan.objective.name}
+        return override(plan, {**changes, **settled}, "plan") if changes else plan
 
     def _keep(self, model: LabelVAE, plan: Plan) -> None:
         self.model_, self.plan_, self.space_ = model, plan, model.space
@@ -205,7 +208,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         A class that fit never saw counts as wrong; in a table of several labels it raises LabelError.
         """
         predicted = self.predict(X)
-        known = self._annotations(y)
+        known = self._annotations(_by_name(y, self.space_))
         check_consistent_length(predicted, known, sample_weight)
         if known.ndim == 1 and len(self.space_) == 1:
             observed = ~is_missing(known, self.unlabeled)[:, None]
@@ -327,9 +330,16 @@ def _names(y: Any) -> list[str] | None:
     return [str(name) for name in y.columns] if hasattr(y, "columns") else None
 
 
+def _by_name(y: Any, space: LabelSpace | None) -> Any:
+    """A data frame with a column for each label in the order of the labels; anything else as it is."""
+    columns = list(y.columns) if hasattr(y, "columns") else []
+    same = space is not None and len(columns) == len(space) and set(columns) == set(space.names)
+    return y[list(space.names)] if space is not None and same else y
+
+
 def _unmasked(values: Any) -> Any:
     """A masked array as one of objects with None where it is masked; anything else as it is."""
-    hidden = np.ma.getmask(values)
+    hidden = values.mask if isinstance(values, np.ma.MaskedArray) else False  # pandas' arrays have another
     return np.where(hidden, None, values.data.astype(object)) if np.any(hidden) else values
 
 

@@ -43,6 +43,14 @@ class Facts:
         return len(self.shape) == 3
 
 
+def _moments(x: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The mean and the standard deviation of each column [F] of vectors that may be more than fit into memory."""
+    blocks = range(0, len(x), rows := max(1, MOST_VALUES // x.shape[1]))
+    mean = sum(np.asarray(x[i : i + rows], dtype=np.float64).sum(axis=0) for i in blocks) / len(x)
+    squares = sum(np.square(np.asarray(x[i : i + rows], dtype=np.float64) - mean).sum(axis=0) for i in blocks)
+    return np.asarray(mean), np.sqrt(squares / len(x))
+
+
 def _is_grey(images: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which images [N, C, H, W] of 0 to 1 have no colour: channels that are equal, but for what JPEG makes of them."""
     return np.asarray((images.max(axis=1) - images.min(axis=1)).mean(axis=(1, 2)) < 0.01)
@@ -55,7 +63,8 @@ def fingerprint(dataset: Dataset) -> Facts:
     step = max(1, len(x) // 5000, x.size // MOST_VALUES)
     sample = np.asarray(x[::step], dtype=np.float64) / (255 if x.dtype == np.uint8 else 1)
     axes = (0, 2, 3) if dataset.is_image else (0,)
-    mean, std = sample.mean(axis=axes), sample.std(axis=axes)
+    # Of vectors all rows count: a column may hold something in few of them alone.
+    mean, std = (sample.mean(axis=axes), sample.std(axis=axes)) if step == 1 or dataset.is_image else _moments(x)
     # Below this the networks' float32 has nothing but rounding: the input is constant.
     least = np.maximum(np.finfo(np.float32).eps * np.abs(mean), np.finfo(np.float32).tiny)
     cells: dict[str, tuple[Any, ...]] = {}

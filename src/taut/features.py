@@ -120,14 +120,13 @@ class FrozenEncoder(nn.Module):
         own = {f"{PREFIX}{name}": v.cpu().contiguous() for name, v in self.encoder.backbone.state_dict().items()}
         return {**own, "shift": self.shift.cpu().contiguous(), "scale": self.scale.cpu().contiguous()}
 
-    def check(self, shape: tuple[int, ...], name: str) -> None:
-        """DataError where inputs are no images of the shape that the encoder takes."""
+    def check(self, shape: tuple[int, ...], name: str, hint: str = "") -> None:
+        """DataError where inputs are no images of the shape that the encoder takes; hint: what to do about that."""
         if len(shape) == 1:
             raise DataError(
                 f"--frozen {self.about.given} is for images, but {name} holds feature vectors already: leave it out"
             )
         if tuple(shape) != self.about.shape:
-            hint = f" (--image-size {self.about.shape[1]} resizes them)" if len(shape) == 3 else ""
             raise DataError(
                 f"{name}: the frozen encoder {self.about.given} takes images of {_size(self.about.shape)}, "
                 f"but these are {_size(shape)}{hint}"

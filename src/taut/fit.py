@@ -98,15 +98,15 @@ def ignored_requests(dataset: Dataset, change: Callable[[Plan], Plan], plan: Pla
     return [f'{flag} has no effect: the "valid" part of {dataset.name} is held out instead' for flag in flags]
 
 
-def build_model(dataset: Dataset, plan: Plan, facts: Facts) -> LabelVAE:
+def build_model(dataset: Dataset, plan: Plan, facts: Facts, weights: bool = True) -> LabelVAE:
     """A fresh LabelVAE: weights drawn from the plan's seed, prior and standardisation from the training set.
 
-    The encoder has the weights that the plan names; DataError where they do not fit.
+    The encoder has the weights that the plan names, DataError where they do not fit, or none, as for a checkpoint's.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         model = LabelVAE(dataset.space, plan.architecture(facts.shape))
-    if plan.model.weights is not None:
+    if weights and plan.model.weights is not None:
         load_weights(model.encoder.backbone, Path(plan.model.weights), plan.model.encoder)
     model.log_prior.copy_(
         torch.from_numpy(
@@ -280,13 +280,17 @@ def fit(
         notes.append("no image is annotated: the classes are clusters, in any order")
     for note in notes:
         tell(note)
+    folds = plan.train.folds
     if minutes is not None:
         notes.append(fit_to_budget(training, plan, facts, minutes, _judges(dataset, held)))
         tell(notes[-1])
+    # What cannot be built is refused before the folder has a plan, which would be in the way of another.
+    build_stream(training, plan, build_objective(build_model(training, plan, facts), plan, facts))
     if run is not None and processes().is_main_process:
         run.save_plan(plan, facts, dict(source or {}))
         run.save_draw(kept, held, dataset.annotation.observed)
-    return _train_and_calibrate(dataset, training, held, plan, facts, run, False, [*dataset.notes, *notes], quiet, tell)
+    told, hurried = [*dataset.notes, *notes], folds > plan.train.folds
+    return _train_and_calibrate(dataset, training, held, plan, facts, run, False, told, quiet, tell, hurried)
 
 
 def resume(dataset: Dataset, run: Run, quiet: bool = False, tell: Callable[[str], None] = lambda note: None) -> Fitted:
@@ -318,6 +322,7 @@ def _train_and_calibrate(
     notes: list[str],
     quiet: bool,
     tell: Callable[[str], None],
+    hurried: bool = False,
 ) -> Fitted:
     def note(sentence: str) -> None:
         notes.append(sentence)
@@ -336,6 +341,8 @@ def _train_and_calibrate(
         began = time.perf_counter()
         note(_cross_calibrate(model, training, plan, run, again, quiet))
         result.seconds += time.perf_counter() - began  # methods are compared by all that they take
+    elif hurried:
+        note("not calibrated: the budget leaves no time for folds, and more --minutes do")
     else:
         note(uncalibrated(facts, plan, fold_count(training, MOST_FOLDS)))
     # Folds hide annotations, but no image: for the score of foreign images there is none that was held out.
@@ -366,7 +373,7 @@ def _train_once(
     name: str = "train",
     held: Dataset | None = None,
 ) -> TrainResult:
-    model = build_model(dataset, plan, facts)
+    model = build_model(dataset, plan, facts, weights=not (again and run is not None and run.checkpoint.exists()))
     objective = build_objective(model, plan, facts)
     result = train(model, objective, build_stream(dataset, plan, objective), plan, run, again, quiet, name, held)
     result.notes = objective.notes()

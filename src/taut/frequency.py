@@ -13,13 +13,16 @@ from torch import Tensor, nn
 # annotated image a class, the more the less. With 2 to 40 of each, balanced classes of MNIST and CIFAR-10 stayed below,
 # and classes of which one has 60 % were above.
 GATE, GATE_OF_ONE = 0.03, 0.14
+UNSURE = 11  # powers of p(c) from 1 to 2 that frequencies are compared with
 MOMENTUM = 0.98  # of the frequencies once they are followed: a network that is sure of nothing must not chase itself
 
 
 class ClassFrequencies(nn.Module):
     """The mean of q², normalised, over rows without annotation: of an only label, and kept in checkpoints.
 
-    (The mean of q shrinks while a network is unsure, and counts of the most probable classes exaggerate.)
+    (The mean of q shrinks while a network is unsure, and counts of the most probable classes exaggerate.) It is p(c)²,
+    normalised, of a network that knows the frequencies and nothing else, and p(c) of one that knows every class: none
+    of the powers from 1 to 2 contradicts p(c).
     classes: of the label.  annotated: images that p(c) is estimated from.  end: the step at which they are compared
     with p(c); rows of the second half of the steps before it count. Where they contradict it, they follow the network.
     checked: whether that is so; if not, p(c) is believed to be the frequencies of the rows without annotation.
@@ -58,8 +61,10 @@ class ClassFrequencies(nn.Module):
         if step < self.end:
             self.rows += len(log_q)
             self.found.lerp_(mean, len(log_q) / self.rows)
-            distance = torch.special.xlogy(self.found, self.found).sum() - (self.found * log_prior).sum()
-            self.contradict.fill_((distance > self.gate).float())
+            powers = torch.linspace(1, 2, UNSURE, device=log_prior.device, dtype=log_prior.dtype)
+            expected = (powers[:, None] * log_prior).log_softmax(1)
+            distances = torch.special.xlogy(self.found, self.found).sum() - expected @ self.found
+            self.contradict.fill_((distances.min() > self.gate).float())
         else:
             self.found.lerp_(mean, 1 - MOMENTUM)
 

@@ -164,14 +164,19 @@ def most_probable(scores: Tensor, sizes: Sizes) -> Tensor:
     return _by_label(scores, sizes, lambda block: F.one_hot(block.argmax(-1), block.shape[-1]).to(block.dtype))
 
 
+def check_enumerable(sizes: Sizes) -> None:
+    """ValueError where the labels have more than 4,096 combinations."""
+    count = math.prod(sizes)
+    if count > ENUMERATION_LIMIT:
+        raise ValueError(f"{count} label combinations: enumeration is for at most {ENUMERATION_LIMIT}")
+
+
 def enumerate_labels(sizes: Sizes, like: Tensor) -> Tensor:
     """Every combination of the labels as one-hot rows: [Π_j c_j, W].
 
     Raises ValueError above 4,096 combinations: that is what the factorised terms are for.
     """
-    count = math.prod(sizes)
-    if count > ENUMERATION_LIMIT:
-        raise ValueError(f"{count} label combinations: enumeration is for at most {ENUMERATION_LIMIT}")
+    check_enumerable(sizes)
     columns = torch.tensor(list(product(*(range(size) for size in sizes))), device=like.device)
     blocks = [F.one_hot(columns[:, j], size) for j, size in enumerate(sizes)]
     return torch.cat(blocks, dim=-1).to(like.dtype)

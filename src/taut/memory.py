@@ -58,6 +58,7 @@ def estimate_memory(dataset: Dataset, plan: Plan, facts: Facts) -> Memory:
     with separate_randomness(torch.device("cpu")):
         model = build_model(dataset, plan, facts)
         objective = build_objective(model, plan, facts)
+        build_stream(dataset, plan, objective)  # which refuses empty batches
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     own = [*model.parameters(), *model.buffers()]
     known = {id(tensor) for tensor in own}

@@ -197,6 +197,17 @@ def read_plan(path: Path) -> dict[str, Any]:
     return data
 
 
+def check_method(decisions: dict[str, Any], method: str, where: str) -> None:
+    """DataError where decisions by dotted name are another method's whole plan, which would undo the method's own."""
+    own = decisions.get("objective.name", method)
+    whole = {f"objective.{item.name}" for item in dataclasses.fields(ObjectivePlan)}
+    if own != method and len(whole & decisions.keys()) > len(whole) / 2:
+        raise DataError(
+            f"{where} is a whole plan of {own!r}, which would make another method of {method!r}: leave out all but "
+            "what is to differ"
+        )
+
+
 def override(plan: Plan, changes: dict[str, Any], where: str) -> Plan:
     """The plan with some fields changed, given as nested or dotted names; types are checked by jsonargparse.
 

@@ -82,7 +82,8 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
         total = max(LEAST_ROWS, round(total * 64**2 / math.prod(facts.shape[1:])))
         few = min(few, total)
     unfinished = facts.images - facts.fully_annotated_images
-    shared = facts.labels > 1 and facts.annotated_images >= SHARED * facts.images
+    holes = facts.annotated_images > facts.fully_annotated_images
+    shared = facts.labels > 1 and holes and facts.annotated_images >= SHARED * facts.images
     if is_finished(facts):
         train.batch_labelled, train.batch_unlabelled = min(few, max(16, facts.images)), 0
     elif facts.annotated_images == 0:

@@ -134,7 +134,7 @@ def resumed_source(source: DataFlags, begun: DataFlags) -> DataFlags:
     """The flags that a run was begun with, its files being where `source` has them; DataError for other flags."""
     given = {f.name: getattr(source, f.name) for f in dataclasses.fields(source)}
     given = {name: value for name, value in given.items() if value not in (None, getattr(begun, name))}
-    changed = [name for name in given if name not in ("data", *PATHS) or getattr(begun, name) is None]
+    changed = [name for name in given if name not in ("data", "test", *PATHS) or getattr(begun, name) is None]
     if changed:
         flags = ", ".join("--" + name.replace("_", "-") for name in changed)
         raise DataError(f"--resume goes on with the flags that the run was begun with: leave out {flags}")
@@ -144,18 +144,23 @@ def resumed_source(source: DataFlags, begun: DataFlags) -> DataFlags:
 def replaced_source(source: DataFlags, data: str | None, labels: Path | None, images: Path | None = None) -> DataFlags:
     """The flags of a run for other data, or another table, which need not have the groups and the split."""
     if data is not None:
+        uncertain = source.uncertain if _is_pack(source) else None
         source = _other_data(source, data, labels)
         if labels is None and not is_table(data):  # there are no columns
-            source = DataFlags(
-                data, image_size=source.image_size, group=source.group, unlabeled=source.unlabeled, blank=source.blank
-            )
-        if not is_folder(data) and not (Path(data).suffix.lower() == ".npz" and source.labels is None):
+            kept = {name: getattr(source, name) for name in ("image_size", "group", "unlabeled", "blank")}
+            source = DataFlags(data, **kept, uncertain=uncertain if _is_pack(source) else None)
+        if not is_folder(data) and not _is_pack(source):
             source = dataclasses.replace(source, image_size=None)
     elif labels is not None:
         source = dataclasses.replace(source, labels=labels)
     if data is not None or labels is not None:
         source = _kept(source, "group", "split_column", "path_column", "joined_column")
     return source if images is None else dataclasses.replace(source, images=images)
+
+
+def _is_pack(source: DataFlags) -> bool:
+    """Whether the data are arrays with annotations of their own."""
+    return Path(source.data).suffix.lower() == ".npz" and source.labels is None
 
 
 def _other_data(source: DataFlags, data: str, labels: Path | None) -> DataFlags:
@@ -340,7 +345,9 @@ def _load_images(
         side = usual_side(source.frozen) if is_folder(source.data) else None
         dataset = load_source(dataclasses.replace(source, image_size=source.image_size or side), space, skipped)
         frozen = frozen or FrozenEncoder.find(source.frozen, source.weights, dataset.x.shape[1:])
-        frozen.check(dataset.x.shape[1:], dataset.name)
+        frozen.check(dataset.x.shape[1:], dataset.name, f": --image-size {frozen.about.shape[1]} resizes them")
+        if (made := usual_side(source.frozen)) is not None and min(dataset.x.shape[2:]) < made / 2:
+            dataset.notes.append(f"{source.frozen} is made for {made} pixels a side: --image-size {made} resizes.")
     if keep is not None and processes().is_main_process:
         frozen.save(keep)
     return dataset, frozen

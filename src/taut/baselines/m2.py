@@ -9,6 +9,7 @@ from torch import Tensor
 
 from taut import latent
 from taut.baselines.base import Baseline, annotated_term, shielded
+from taut.facts import Facts
 from taut.objective import Batch, LossTerms
 from taut.plan import Plan
 
@@ -35,6 +36,14 @@ class M2(Baseline):
         "objective.source": "none",
         "objective.mutual_information": 0.0,
     }
+
+    enumerates: ClassVar[bool] = True
+
+    def __init__(self, model: Any, plan: Plan, facts: Facts) -> None:
+        """ValueError for more combinations of labels than can be enumerated, where any are not annotated."""
+        super().__init__(model, plan, facts)
+        if self.enumerates and facts.fully_annotated_images < facts.images:
+            latent.check_enumerable(self.sizes)
 
     @classmethod
     def decodes(cls, plan: Plan) -> bool:

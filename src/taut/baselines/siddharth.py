@@ -25,6 +25,7 @@ class Siddharth(M2):
     """
 
     settings: ClassVar[dict[str, Any]] = {**M2.settings, "objective.alpha": 50.0}
+    enumerates = False
 
     def _marginal(self, model: Any, x: Tensor, posterior: Any, log_r: Tensor) -> Tensor:
         """One relaxed sample of c in the place of the sum: [N] nats."""

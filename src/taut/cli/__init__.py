@@ -76,10 +76,11 @@ def train(
     parts = {name: training.rows(rows) for name, rows in (("train", kept), ("valid", held)) if len(rows)}
     save_split(run.path / "split.csv", parts if testing is None else {**parts, "test": testing})
     print(f"trained {fitted.result.steps} steps in {fitted.result.seconds:.0f} s; the run is in {run.path}")
-    if testing is not None and testing.annotation.observed.any() and not source.classes:
+    if testing is not None and not source.classes:
         for note in unscored(testing):
             print(note)
-        print(_sentence(figures_of(fitted.model, certain(testing)), testing))
+        if (judged := certain(testing)).annotation.observed.any():
+            print(_sentence(figures_of(fitted.model, judged), testing))
 
 
 @command(without=("test",))
@@ -139,7 +140,7 @@ def compare(
     if draws < 1:
         raise DataError(f"--draws {draws} is not a positive number")
     training, testing = load_parts(source, out.with_name(f"{out.name}-skipped.csv"))
-    if testing is None or not testing.annotation.observed.any():
+    if testing is None or not certain(testing).annotation.observed.any():
         raise DataError(f"{source.data} has no annotated test part to compare on; give one with --test")
     seed = decisions.first_seed()
     # Other draws have other counts of the same cells: one warning tells enough.
@@ -180,8 +181,9 @@ def _sentence(figures: dict[str, Any], dataset: Dataset) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; bad input, and too little memory, end with one sentence and exit status 2."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        chosen, flags = parse(sys.argv[1:] if arguments is None else arguments, COMMANDS)
+        chosen, flags = parse(given, COMMANDS)
         chosen(**flags)
     except (DataError, LabelError, TrainingError, ValueError, OSError) as error:
         print(f"taut: {' '.join(str(error).split())}", file=sys.stderr)
@@ -192,11 +194,15 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"taut: {OUT_OF_MEMORY}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
-        resumed = "`taut train … --resume` goes on from the last checkpoint, if there is one"
-        print(f"taut: interrupted; {resumed}", file=sys.stderr)
+        resumed = AGAIN.get(given[0] if given else "")
+        print("taut: interrupted" + (f"; {resumed}" if resumed else ""), file=sys.stderr)
         raise SystemExit(130) from None
 
 
+AGAIN = {
+    "train": "`taut train … --resume` goes on from the last checkpoint, if there is one",
+    "compare": "the same command goes on after the last finished training",
+}
 COMMANDS: dict[str, Command] = {
     item.name: item for item in (train, evaluate, predict, explain, export, plan, split, compare)
 }

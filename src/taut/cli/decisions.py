@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from taut.baselines import DEFAULT
-from taut.plan import Plan, flatten, override, read_plan
+from taut.plan import Plan, check_method, flatten, override, read_plan
 
 # What `taut.rules` decides from the facts of the data.
 PLANNED = {
@@ -63,6 +63,7 @@ class PlanFlags:
         # These two are settled before, by `first_seed` and `method`.
         settled = {"seed": planned.seed, "objective.name": planned.objective.name}
         if self.plan is not None:
+            check_method(self.file(), planned.objective.name, str(self.plan))
             planned = override(planned, {**self.file(), **settled}, str(self.plan))
         changes = {name: value for name, value in (self.changes or {}).items() if name not in settled}
         return override(planned, changes, "command line") if changes else planned

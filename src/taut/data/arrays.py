@@ -16,6 +16,7 @@ from taut.data.cells import CellPolicy, with_policy
 from taut.data.dataset import SPLITS, DataError, Dataset, as_images, pixel_max, small_scale
 from taut.data.naming import PARTS, known_names, says_patient, unused_group
 from taut.data.packed import decode_packed
+from taut.data.signed import read_cells
 from taut.data.table import EMPTY, plural
 from taut.labels import Annotation, LabelError, LabelSpace, Scalar
 
@@ -94,6 +95,7 @@ class _Reader:
         self.path, self._file = path, file
         self._own = known_names(file.files, str(path))
         self.names = tuple(self._own)
+        self._told: list[str] = []  # of annotations, while they are read
         parts = [part for part in SPLITS if f"x_{part}" in self.names]
         layouts = [name for name in ("x", "jpeg") if name in self.names] + (["x_train ..."] if parts else [])
         if not layouts:
@@ -143,10 +145,12 @@ class _Reader:
         notes = small_scale(x, white)
         x = as_images(x, str(self.path), white)
         if annotated:
-            space, annotation, doubtful = self._annotations(lengths, space, unlabeled)
+            space, annotation, doubtful = self._annotations(lengths, space, unlabeled, policy)
         else:
             assert space is not None
             annotation, doubtful = _unannotated(space, count), None
+        if policy is not None and policy.uncertain != CellPolicy.uncertain and len(space) == 1:
+            raise DataError(f"{self.path} does not take --uncertain: of one label -1 is no annotation")
         ids = next((self._column(name, lengths) for name in ID_NAMES if self.has(name)), np.arange(count))
         groups, ungrouped = (None, []) if group is None else self._groups(group, lengths)
         dataset = Dataset(
@@ -157,11 +161,13 @@ class _Reader:
             ids=[str(value) or f"unlabeled:{row}" for row, value in enumerate(ids)],
             groups=groups,
             split=split,
-            notes=[*notes, *ungrouped, *self._unused_groups(group)],
+            notes=[*notes, *ungrouped, *self._unused_groups(group), *self._told],
             pixel_max=white if x.ndim == 4 else None,
         )
-        known = policy is None and doubtful is None
-        return dataset if known else with_policy(dataset, policy or CellPolicy(), doubtful)
+        if policy is None and doubtful is None:
+            return dataset
+        said = np.repeat([self._annotates(suffix) for suffix in self.suffixes], lengths)
+        return with_policy(dataset, policy or CellPolicy(), said, doubtful)
 
     def get(self, name: str) -> NDArray[Any]:
         """One array of the file."""
@@ -178,6 +184,10 @@ class _Reader:
         if not isinstance(array, np.ndarray):
             raise DataError(f"{self.path}: {name!r} is not a numpy array")
         return array
+
+    def _annotates(self, suffix: str) -> bool:
+        """Whether there are annotations beside the inputs of an ending."""
+        return f"y{suffix}" in self.names
 
     def _found(self) -> str:
         return ", ".join(self._own.values()) or "nothing"
@@ -250,7 +260,7 @@ class _Reader:
         return split
 
     def _annotations(
-        self, lengths: list[int], space: LabelSpace | None, unlabeled: Scalar | None
+        self, lengths: list[int], space: LabelSpace | None, unlabeled: Scalar | None, policy: CellPolicy | None
     ) -> tuple[LabelSpace, Annotation, NDArray[np.bool_] | None]:
         """The label space of all parts together, their annotations (where there are any), and the uncertain cells."""
         if f"y{UNLABELED}" in self.names:
@@ -261,7 +271,7 @@ class _Reader:
         tables = {
             i: self._sized(f"y{suffix}", n)
             for i, (suffix, n) in enumerate(zip(self.suffixes, lengths, strict=True))
-            if f"y{suffix}" in self.names
+            if self._annotates(suffix)
         }
         stray = {"y", *(f"y_{part}" for part in SPLITS)} & set(self.names) - {f"y{suffix}" for suffix in self.suffixes}
         if stray:
@@ -277,7 +287,12 @@ class _Reader:
             if len({table.shape[1:] for table in tables.values()}) > 1:
                 raise LabelError("the annotations of its parts have different shapes")
             if tables:
-                named, unlabeled, space = self._named(np.concatenate(list(tables.values())), space, unlabeled)
+                whole = np.concatenate(list(tables.values()))
+                if whole.ndim == 2 and whole.shape[1] > 1 and whole.dtype.kind in "biuf":
+                    negative = policy is not None and policy.uncertain == "negative"
+                    whole, told = read_cells(whole, unlabeled, negative, space is not None, f"{self.path}: ")
+                    self._told += told
+                named, unlabeled, space = self._named(whole, space, unlabeled)
                 ends = np.cumsum([len(table) for table in tables.values()])[:-1]
                 tables = dict(zip(tables, np.split(named, ends), strict=True))
             assert space is not None
@@ -354,7 +369,10 @@ class _Reader:
 
     def _repeats(self, name: str) -> bool:
         parts = [name] if name in self.names else [f"{name}{suffix}" for suffix in self.suffixes if suffix != UNLABELED]
-        values = np.concatenate([self.get(part).ravel() for part in parts])
+        try:
+            values = np.concatenate([self.get(part).ravel() for part in parts])
+        except DataError:
+            return False  # objects, which are not read where nothing asks for them
         known = values[values == values]  # not NaN
         return len(np.unique(known)) < len(known)
 

@@ -188,16 +188,18 @@ def annotate(space: LabelSpace, values: NDArray[np.float64]) -> Annotation:
     return replace(space.encode(targets), ignored=ignored if ignored.any() else None)
 
 
-def with_policy(dataset: Dataset, policy: CellPolicy, doubtful: NDArray[np.bool_] | None = None) -> Dataset:
+def with_policy(
+    dataset: Dataset, policy: CellPolicy, said: NDArray[np.bool_], doubtful: NDArray[np.bool_] | None = None
+) -> Dataset:
     """An array's dataset with its unannotated cells of yes/no labels taken as blank ones.
 
-    Cells of images without any annotation are left: nothing was said of those images.
-    doubtful: the cells [N, k] that are uncertain ones instead.
+    Cells of images without any annotation are left where there are several labels: nothing was said of those images.
+    said: the images [N] that the array is of.  doubtful: the cells [N, k] that are uncertain ones instead.
     """
     annotation = dataset.annotation
     classes = [np.nan_to_num(annotation.targets)[:, block].argmax(axis=1) for block in dataset.space.blocks]
     yes_no = np.array([label.classes == YES_NO for label in dataset.space])
-    some = annotation.observed.any(axis=1, keepdims=True) if len(dataset.space) > 1 else np.array([[True]])
+    some = np.asarray(annotation.observed.any(axis=1) if len(dataset.space) > 1 else said)[:, None]
     codes = np.where(annotation.observed, np.stack(classes, axis=1), np.where(yes_no & some, BLANK, UNSAID))
     if doubtful is not None:
         codes = np.where(doubtful & (codes == BLANK), UNCERTAIN, codes)

@@ -17,7 +17,7 @@ from taut.data.arrays import ID_NAMES
 from taut.data.cells import LATENT, annotate, cell_notes, chosen_policy, settle_together
 from taut.data.dataset import DataError, Dataset, as_images, pixel_max, small_scale
 from taut.data.joined import Column
-from taut.data.listing import Listing, TableOptions, from_table
+from taut.data.listing import Listing, TableOptions, from_table, one_of_image
 from taut.data.table import listed, plural, read_table
 from taut.labels import LabelSpace, Scalar
 
@@ -65,6 +65,7 @@ def read_inputs_file(path: Path, white: float | None = None, key: str | None = N
     x = as_images(x, str(path), white)
     if ids is not None and len(ids) != len(x):
         raise DataError(f"{path}: {len(x):,} inputs but {len(ids):,} ids")
+    ids = ids.astype(str) if ids is not None and ids.dtype.kind == "S" else ids
     found = [str(i) for i in range(len(x))] if ids is None else [str(value) for value in ids]
     if len(set(found)) < len(found):
         repeated = pd.Series(found)
@@ -135,6 +136,8 @@ def load_embeddings(
     if both:
         raise DataError(f"{path}: {listed(both)} is among the features and among the labels of {labels}: drop it there")
     policy = chosen_policy(uncertain, blank, listing.blank)
+    for name in ("group", "split"):
+        listing.entries[name] = one_of_image(listing.entries[name], listing.entries["image"])
     values, codes = settle_together(listing.space, listing.codes, policy, listing.entries["image"].to_numpy())
     rows, notes = _choose(listing, values, skipped, path)
     entries, codes = listing.entries.iloc[rows], codes[rows]
@@ -230,13 +233,20 @@ def _numpy(path: Path, kind: str) -> tuple[NDArray[Any], NDArray[Any] | None, li
                 if not isinstance(opened, np.ndarray):
                     raise DataError(f"{path} is a .npz file by its content: rename it")
                 return _wide(opened, path), None, []
-            arrays = {name: opened[name] for name in opened.files}
+            arrays = {name: array for name in opened.files if (array := _unpickled(opened, name)) is not None}
+            objects = [name for name in opened.files if name not in arrays]
     except DataError:
         raise
     except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is not a numpy {kind} file of numbers, or it is damaged") from error
     wide = [name for name, array in arrays.items() if array.ndim >= 2 and array.dtype.kind in "biuf"]
     chosen = "x" if "x" in arrays else wide[0] if len(wide) == 1 else None
+    asked = [name for name in objects if name in ("x", *ID_NAMES)]
+    if asked:
+        raise DataError(
+            f"{path}: array {asked[0]!r} holds pickled Python objects, which could run code and are not read: save it "
+            "as numbers or text"
+        )
     if chosen is None:
         raise DataError(f"{path}: expected an array 'x' [N, F], but found {', '.join(arrays) or 'nothing'}")
     own = {"y", "split", "label_names", "class_names"} & set(arrays)
@@ -244,6 +254,16 @@ def _numpy(path: Path, kind: str) -> tuple[NDArray[Any], NDArray[Any] | None, li
         raise DataError(f"{path} has annotations of its own ({listed(sorted(own))}): leave out --labels, or drop them")
     ids = next((arrays[name] for name in ID_NAMES if name in arrays), None)
     return _wide(arrays[chosen], path), ids, []
+
+
+def _unpickled(file: Any, name: str) -> NDArray[Any] | None:
+    """An array of an open file; None for Python objects, which are not read."""
+    try:
+        return np.asarray(file[name])
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            return None
+        raise
 
 
 def _wide(x: NDArray[Any], path: Path) -> NDArray[Any]:
@@ -263,7 +283,7 @@ def _parquet(path: Path, key: str | None) -> tuple[NDArray[Any], NDArray[Any] | 
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not a Parquet file, or it is damaged") from error
     table = table.reset_index() if table.index.name is not None else table
-    lists = [name for name in table if len(table) and isinstance(table[name].iloc[0], np.ndarray | list)]
+    lists = [name for name in table if isinstance(next(iter(table[name].dropna()), None), np.ndarray | list)]
     named = [key] if key in table else [name for name in table if str(name).lower() in ID_NAMES]
     weak = [name for name in table if str(name).lower() in WEAK_NAMES and table[name].is_unique]
     objects = [name for name in table if table[name].dtype == object]

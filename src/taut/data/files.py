@@ -106,16 +106,18 @@ def match_files(
     found = np.full(len(values), -1, dtype=np.intp)
     index = {file: i for i, file in enumerate(files)}
 
+    words = texts.to_numpy(dtype=object)  # going through pandas' strings takes several times as long
+    possible = texts.notna().to_numpy(copy=True)
+
     def look(key: Callable[[str], str | None], names: dict[str, int], unique: bool) -> None:
-        left = np.flatnonzero((found < 0) & texts.notna().to_numpy())
+        left = np.flatnonzero((found < 0) & possible)
         if len(left) == 0:
             return
-        cells = texts.iloc[left]
-        keys = cells.map(key)
-        hits = keys.map(names).to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
+        named = [names.get(place) if (place := key(text)) is not None else None for text in words[left]]
+        hits = np.array(named, dtype=np.float64)  # NaN for None
         if unique and not np.isnan(hits).all():
             there = np.flatnonzero(~np.isnan(hits))
-            several = cells.iloc[there].groupby(hits[there]).transform("nunique").to_numpy() > 1
+            several = texts.iloc[left[there]].groupby(hits[there]).transform("nunique").to_numpy() > 1
             hits[there[several | np.isin(hits[there], found[found >= 0])]] = np.nan
         known = ~np.isnan(hits)
         found[left[known]] = hits[known].astype(np.intp)
@@ -125,6 +127,10 @@ def match_files(
     if base != top or texts.str.contains(r"\.\./|^/|^[A-Za-z]:", na=False).any():
         whole = {os.path.normpath(os.path.join(top, file)): i for i, file in enumerate(files)}
         look(lambda text: os.path.normpath(os.path.join(base, text)), whole, False)
+    if shared > 1:
+        # Any match from here on has these last parts: of a large table few rows are left to be looked at again.
+        tails = {_stem_tail(file, shared) for file in files}
+        possible &= np.array([isinstance(text, str) and _stem_tail(text, shared) in tails for text in words])
     deepest = int(texts.str.count("/").max()) if texts.notna().any() else 0
     for depth in range(1, deepest if shared == 1 else deepest + 2 - shared):
         look(lambda text, depth=depth: _tail(text, depth, shared), index, True)  # type: ignore[misc]
@@ -147,8 +153,11 @@ def _stem(file: str) -> str:
 
 def _stem_tail(text: str, shared: int) -> str | None:
     """The last parts of a path without the ending of an image, or None where there are fewer parts."""
-    stem, suffix = os.path.splitext(text)
-    return _tail(stem if suffix.lower() in SUFFIXES else text, text.count("/") + 1 - shared, shared)
+    parts = text.rsplit("/", shared)[-shared:]
+    stem, _, suffix = parts[-1].rpartition(".")  # os.path.splitext takes twice as long, of each row of a table
+    if stem.strip(".") and f".{suffix.lower()}" in SUFFIXES:
+        parts[-1] = stem
+    return "/".join(parts) if len(parts) == shared else None
 
 
 def _folded(text: str) -> str:

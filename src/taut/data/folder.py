@@ -14,7 +14,7 @@ from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, chosen_pol
 from taut.data.dataset import DataError, Dataset
 from taut.data.dicom import Header
 from taut.data.files import SUFFIXES, find_images
-from taut.data.listing import Listing, TableOptions, from_subfolders, from_table
+from taut.data.listing import Listing, TableOptions, from_subfolders, from_table, one_of_image
 from taut.data.table import listed, plural
 from taut.labels import LabelSpace, Scalar
 
@@ -225,11 +225,14 @@ class _Reading:
         images = self.entries["image"].to_numpy()[rows]
         used = np.unique(images)
         first = used[find_copies([self.folder / self.files[i] for i in used])]
+        one = pd.Series(first[np.searchsorted(used, images)], index=rows)
+        for name in ("group", "split"):
+            self.entries.loc[rows, name] = one_of_image(self.entries.loc[rows, name], one)
         said = pd.DataFrame(self.values[rows], index=rows)
         annotated = (said != LATENT).any(axis=1)
         placed = self.entries.loc[rows, ["group", "split"]]
         rank = np.where(annotated, 2, placed.notna().any(axis=1))
-        said = said.join(placed.fillna("")).assign(image=first[np.searchsorted(used, images)], rank=rank)
+        said = said.join(placed.fillna("")).assign(image=one, rank=rank)
         lower = said["rank"] < said.groupby("image")["rank"].transform("max")
         best = said[~lower].copy()
         at = best.index.to_numpy()

@@ -304,7 +304,13 @@ def _entries(
         "group": blank if group is None else group,
         "split": blank if split is None else split,
     }
-    columns = {name: np.array(list(values), dtype=object) for name, values in texts.items()}
+    # A column's own way to an array, as going through its strings takes seconds for a large table.
+    columns = {
+        name: values.astype(object).to_numpy()
+        if isinstance(values, pd.Series)
+        else np.array(list(values), dtype=object)
+        for name, values in texts.items()
+    }
     number = pd.array(blank if row is None else list(row), dtype="Int64")
     entries = pd.DataFrame({"row": number, "image": image, **columns}).astype(dict.fromkeys(columns, object))
     return entries.assign(kind="", reason="")
@@ -321,11 +327,20 @@ def _splits(table: pd.DataFrame, column: str) -> Column:
     return parts
 
 
+def one_of_image(column: pd.Series, images: pd.Series) -> pd.Series:
+    """The cells of a column of groups or parts, the missing ones as other rows of their image have them, if alike."""
+    if not images.duplicated().any():
+        return column
+    of_image = column.groupby(images)
+    return column.where(column.notna() | (of_image.transform("nunique") != 1), of_image.transform("first"))
+
+
 def _unused_splits(table: pd.DataFrame, used: list[str | None]) -> list[str]:
     """What to do about columns that say a split and are not used."""
     notes = []
     for name in table.columns:
-        said = {PARTS.get(str(cell).lower()) for cell in table[name].dropna().unique()}
+        cells = table[name].dropna().unique()
+        said = {PARTS.get(str(cell).lower()) for cell in cells} if len(cells) <= len(PARTS) else {None}
         if name not in used and None not in said and len(said) > 1:
             notes.append(
                 f"Column {name!r} says {', '.join(part for part in SPLITS if part in said)} but is not used: "

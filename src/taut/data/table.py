@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from taut.data.cells import BLANK, UNCERTAIN, UNSAID
 from taut.data.dataset import DataError
 from taut.data.joined import SEPARATOR, Column, are_lists, other_separator, split_names
+from taut.data.signed import SIGNED_NO, is_signed, signed
 from taut.labels import Label, LabelError, LabelSpace, Scalar
 from taut.values import is_one_hot, whole_numbers
 
@@ -62,9 +64,11 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
+            separator = _column_separator(path)
+            names = pd.Series(_header(path, separator), dtype=object).str.strip()  # pandas would number equal ones
             table = pd.read_csv(
                 path,
-                sep=_column_separator(path),
+                sep=separator,
                 dtype=str,
                 encoding="utf-8-sig",
                 keep_default_na=False,
@@ -73,13 +77,13 @@ def read_table(path: Path) -> pd.DataFrame:
             )
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not text in UTF-8: save the table as CSV in UTF-8") from error
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, pd.errors.ParserWarning, csv.Error) as error:
         raise DataError(f"{path} is not a CSV table: {' '.join(str(error).split())}") from error
     table.index = pd.RangeIndex(FIRST_ROW, FIRST_ROW + len(table))
     table.columns = pd.Index([str(name).strip() for name in table.columns])
-    twice = table.columns[table.columns.duplicated()]
+    twice = names[names.duplicated() & (names != "")]
     if len(twice):
-        raise DataError(f"{path} has two columns named {twice[0]!r}: name them differently")
+        raise DataError(f"{path} has two columns named {twice.iloc[0]!r}: name them differently")
     known = table.apply(_known).dropna(how="all")
     if known.empty:
         raise DataError(f"{path} has no rows below its header")
@@ -91,6 +95,12 @@ def _column_separator(path: Path) -> str:
     with path.open(encoding="utf-8-sig") as file:
         header = re.sub(r'"[^"]*"', "", file.readline())
     return max((",", ";", "\t"), key=header.count)
+
+
+def _header(path: Path, separator: str) -> list[str]:
+    """The names of the columns, as they are in the file."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return next(csv.reader(file, delimiter=separator), [])
 
 
 def _known(column: Column) -> Column:
@@ -165,12 +175,14 @@ def read_labels(
         notes = [f"Labels, as the columns of only 0 and 1, or yes and no: {listed(chosen)}.", *notes]
         notes += [note for name in left if (note := _almost(table[name].dropna()))]
     binary = np.array([label.classes == (0, 1) for label, _ in read])
-    if not yes_no and _no_zero(codes[:, binary]):
-        if negative and (codes[:, binary] != BLANK).all():
+    known = np.select([codes == UNCERTAIN, codes == BLANK], [-1.0, np.nan], codes)[:, binary]
+    if not yes_no and is_signed(known):
+        complete = not np.isnan(known).any()
+        if negative and complete:
             codes = np.where(binary & (codes == UNCERTAIN), 0, codes)
-            notes.append("The yes/no labels have 1 and -1 but no 0: -1 is read as no.")
+            notes.append(SIGNED_NO)
         elif space is None:
-            notes.append(_signed(codes[:, binary]))
+            notes.append(signed(complete))
     if (
         space is None
         and label_columns is None
@@ -195,19 +207,6 @@ def _read_one_hot(table: pd.DataFrame, columns: Sequence[str], space: LabelSpace
         row = table.index[int(np.argmax(wrong))]
         raise LabelError(f"row {row} has not a single 1 in the columns {listed(columns)} of one label's classes")
     return Cells(space, np.where(blank, UNSAID, codes.argmax(axis=1))[:, None])
-
-
-def _no_zero(codes: NDArray[np.int64]) -> bool:
-    """Whether yes/no cells [N, k] are 1, −1 or blank alone, and both 1 and −1 are there."""
-    return bool((codes == 1).any() and (codes == UNCERTAIN).any() and not (codes == 0).any())
-
-
-def _signed(codes: NDArray[np.int64]) -> str:
-    """What to tell of yes/no cells [N, k] of 1 and −1 alone; DataError where none is blank, as all are then known."""
-    words = "the yes/no labels have 1 and -1 but no 0, and -1 is read as uncertain: write 0 where it means no"
-    if (codes != BLANK).all():
-        raise DataError(f"{words}, or pass --uncertain negative")
-    return words[0].upper() + words[1:] + "."
 
 
 def _almost(cells: Column) -> str | None:

@@ -183,6 +183,10 @@ def densenet_121(channels: int, size: int, width: int = 64, pool: str = "mean") 
     """torchvision's DenseNet-121 (Huang 2017) without weights, its first layer for any number of channels."""
     from torchvision.models import DenseNet  # costs a second to import, and few need it
 
+    if size < LEAST_DENSE:
+        raise ValueError(
+            f"model.encoder 'densenet-121' takes images of {LEAST_DENSE} pixels or more a side, not {size}"
+        )
     body = DenseNet(num_init_features=width).features  # its defaults are DenseNet-121's
     if channels != 3:
         body.conv0 = nn.Conv2d(channels, width, 7, 2, 3, bias=False)
@@ -232,6 +236,7 @@ DEFAULT_WIDTH = {
     "resnet-50": 64,
 }
 TIMM = "timm:"
+LEAST_DENSE = 29  # pixels a side that DenseNet-121 halves five times
 
 
 def make_encoder(name: str, shape: tuple[int, ...], width: int | None = None, pool: str = "mean") -> Encoder:
