@@ -40,6 +40,7 @@ NAMES = {
 MORE = {name: name for name in ("pi-model", "vat", "mixmatch", "freematch", "siddharth")}
 POLICIES = {"latent": "latent", "U-ones": "positive", "U-zeros": "negative", "ignore": "ignore"}
 UNSURE = (0.1, 0.3)  # share of the negative and of the positive cells that become uncertain
+KNOWN = ("sex", "age", "view")  # of every image of the pack
 NONE: Mapping[str, Any] = {}
 
 Draw = Callable[[int], Dataset]
@@ -50,13 +51,14 @@ Method = Callable[[int], dict[str, Any]]
 
 
 @cache
-def parts(pack: str = PACK) -> tuple[Dataset, Dataset]:
+def parts(pack: str = PACK, auxiliary: tuple[str, ...] = ()) -> tuple[Dataset, Dataset]:
     """The training images with the valid part, and the test images, all annotated, refused if a patient is in two.
 
+    auxiliary: arrays of the pack that are learnt from, and not predicted.
     Raises DataError where $TAUT_DATA has no such pack.
     """
     path = find_pack(pack, "x, y, label_names, patient_id, split")
-    data = load_dataset(str(path), group="patient_id")
+    data = load_dataset(str(path), group="patient_id", auxiliary=auxiliary or None)
     training, testing = data.rows(data.split != "test"), data.part("test")
     check_leakage(named_parts(training, testing))
     return training, testing
@@ -67,9 +69,9 @@ def everything(seed: int) -> Dataset:
     return parts()[0]
 
 
-def hidden(seed: int, **shares: float) -> Dataset:
+def hidden(seed: int, auxiliary: tuple[str, ...] = (), **shares: float) -> Dataset:
     """The training images with a part of the annotations: labelled_fraction of the patients, or labelled_cells."""
-    return draw_annotations(parts()[0], DataFlags(PACK, **shares), seed)
+    return draw_annotations(parts(PACK, auxiliary)[0], DataFlags(PACK, **shares), seed)
 
 
 def blanks_negative(seed: int, **shares: float) -> Dataset:
@@ -173,11 +175,29 @@ def imbalance(minutes: float) -> dict[str, Method]:
     return {name: partial(one, draw, DEFAULT, minutes, changes=change) for name, change in changes.items()}
 
 
+def also_known(share: float, minutes: float) -> dict[str, Method]:
+    """A share of the patients annotated; sex, age and view of all images learnt from, or not."""
+    draw = partial(hidden, labelled_fraction=share)
+    return {
+        name + words: partial(one, partial(draw, auxiliary=known), NAMES[name], minutes)
+        for name in ("taut", "masked_cross_entropy")
+        for words, known in (("", ()), (", auxiliary", KNOWN))
+    }
+
+
 SETTINGS: dict[str, tuple[str, Callable[[float], dict[str, Method]]]] = {
     "patients-10": ("10 % of the training patients annotated, the rest unlabelled", partial(few_patients, 0.1)),
     "patients-20": ("20 % of the training patients annotated, the rest unlabelled", partial(few_patients, 0.2)),
     "cells-20": ("every training image annotated in a random 20 % of its cells", few_cells),
     "uncertain": ("30 % of the positive and 10 % of the negative training cells made uncertain", uncertain),
+    "auxiliary-10": (
+        "10 % of the training patients annotated; sex, age and view known of all",
+        partial(also_known, 0.1),
+    ),
+    "auxiliary-20": (
+        "20 % of the training patients annotated; sex, age and view known of all",
+        partial(also_known, 0.2),
+    ),
     "imbalance": (
         "20 % of the training patients annotated; rare findings known to the prior or to the loss",
         imbalance,

@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -501,8 +501,8 @@ def fewer(parts: tuple[Dataset, Dataset], every: int, coarse: int) -> tuple[Data
 @pytest.fixture
 def few_x_rays(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sixth of the X-rays, of 16 pixels, in the place of all, tiny networks, and no measurement of the step."""
-    small = fewer(xrays.parts(), 6, 4)
-    monkeypatch.setattr(xrays, "parts", lambda: small)
+    usual = xrays.parts
+    monkeypatch.setattr(xrays, "parts", cache(lambda *given: fewer(usual(*given), 6, 4)))
     monkeypatch.setattr(xrays, "fit", tiny_fit)
     monkeypatch.setattr(xrays, "NAMES", {name: xrays.NAMES[name] for name in ("taut", FLOOR, "mean-teacher")})
     monkeypatch.setattr(xrays, "MORE", {"siddharth": "siddharth"})
@@ -516,13 +516,14 @@ def few_x_rays(monkeypatch: pytest.MonkeyPatch) -> None:
 @NEEDS_XRAYS
 @pytest.mark.usefixtures("few_x_rays")
 def test_the_x_ray_benchmark_in_miniature(tmp_path: Path) -> None:
-    names = ["patients-10", "cells-20", "uncertain", "imbalance", "more"]
+    names = ["patients-10", "cells-20", "uncertain", "imbalance", "auxiliary-20", "more"]
     xrays.main(seeds=1, minutes=0.01, names=names, folder=tmp_path)
     found = {path.stem: json.loads(path.read_text()) for path in tmp_path.iterdir()}
     assert set(found) == {f"xrays-{name}" for name in names[:-1]}
     assert set(found["xrays-patients-10"]["summary"]) == {*xrays.NAMES, *xrays.MORE, "all annotated"}
     assert len(found["xrays-uncertain"]["summary"]) == 4
     assert len(found["xrays-imbalance"]["summary"]) == 3
+    assert len(found["xrays-auxiliary-20"]["summary"]) == 4
     for data in found.values():
         for draw in data["draws"]:
             assert draw["auroc_macro"] == pytest.approx(np.mean(list(draw["auroc"].values())), abs=1e-4)

@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 
 from taut import latent
 from taut.baselines import DEFAULT, find_objective
+from taut.data.auxiliary import read_auxiliary
 from taut.data.dataset import DataError, Dataset, as_images, pixel_max
 from taut.evaluate.predict import batches, predict_probabilities
 from taut.fit import fit
@@ -75,11 +76,13 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 
     # --- fitting ------------------------------------------------------------------------------------------
 
-    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> TautClassifier:
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, auxiliary: Any = None) -> TautClassifier:
         """Train on X, [N, F] features or [N, H, W] / [N, H, W, C] / [N, C, H, W] images, with annotations y.
 
         y: as `LabelSpace.encode` takes them: [N] classes with `unlabeled` for none, or [N, k] with NaN for none.
         groups: [N], such as patients, kept on one side of any split; each that is missing is a group of its own.
+        auxiliary: a data frame, or a dictionary of arrays [N], of what else is known of the inputs, such as a patient's
+        age: the encoder learns from it, and it is not predicted; missing values may be anywhere.
         Raises LabelError where y is ambiguous, and ValueError where X does not fit.
         """
         if self.minutes is not None and not self.minutes > 0:
@@ -91,6 +94,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         x = self._inputs(X, reset=True)
         known = self._annotations(_by_name(y, self.space))
         check_consistent_length(x, known, groups)
+        others = None if auxiliary is None else read_auxiliary(dict(auxiliary), "auxiliary")
         space = self.space or LabelSpace.infer(known, self.unlabeled, _names(y))
         dataset = Dataset(
             name="X",
@@ -100,6 +104,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             ids=[str(i) for i in range(len(x))],
             groups=None if groups is None else _groups(groups),
             prevalence=dict(self.prevalence or {}),
+            auxiliary=others,
         )
         changes = self._changes()
         seed = changes["seed"] if self.random_state is None and "seed" in changes else _seed(self.random_state)

@@ -36,6 +36,8 @@ class Facts:
     uncertain_as: tuple[str, ...] = ()
     blank_as: tuple[str, ...] = ()
     """What they became; see `taut.data.cells.CellPolicy`."""
+    auxiliary: int = 0
+    """Auxiliary variables, which are learnt from and not predicted."""
 
     @property
     def is_image(self) -> bool:
@@ -86,5 +88,6 @@ def fingerprint(dataset: Dataset) -> Facts:
         grey=dataset.is_image and bool(_is_grey(sample).mean() >= GREY),
         mean=tuple(float(v) for v in mean),
         std=tuple(float(v) for v in np.where(std > least, std, 1.0)),
+        auxiliary=0 if dataset.auxiliary is None else len(dataset.auxiliary.space),
         **cells,
     )

@@ -106,6 +106,8 @@ def build_model(dataset: Dataset, plan: Plan, facts: Facts, weights: bool = True
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         model = LabelVAE(dataset.space, plan.architecture(facts.shape))
+        if dataset.auxiliary is not None and find_objective(plan.objective.name).takes_auxiliary:
+            model.learn_auxiliary(dataset.auxiliary.space.sizes)
     if weights and plan.model.weights is not None:
         load_weights(model.encoder.backbone, Path(plan.model.weights), plan.model.encoder)
     model.log_prior.copy_(
@@ -276,6 +278,8 @@ def fit(
         )
     facts = fingerprint(training)
     notes = [*annotation_notes(training), *ignored_requests(dataset, change, plan)]
+    if dataset.auxiliary is not None and not find_objective(plan.objective.name).takes_auxiliary:
+        notes.append(f"{plan.objective.name} does not learn from auxiliary variables")
     if not training.annotation.observed.any():
         notes.append("no image is annotated: the classes are clusters, in any order")
     for note in notes:
@@ -377,6 +381,7 @@ def _train_once(
     objective = build_objective(model, plan, facts)
     result = train(model, objective, build_stream(dataset, plan, objective), plan, run, again, quiet, name, held)
     result.notes = objective.notes()
+    result.model.learn_auxiliary(())
     maps = plan.augment.fixed_maps(facts.shape)
     # Not before: what a training looks at on the way should cost one pass.
     result.model.views = None if maps is None else maps.to(result.model.log_prior.device)

@@ -24,6 +24,7 @@ class Batch:
     observed: [N, k] bool.
     strong: [M, ...] a second view of the last M rows of x, strongly augmented if the objective asks for that, or None.
     ignored: [N, k] bool, cells that take no part in any term of the labels, or None where there are none.
+    auxiliary: [N, A] what is known of the model's auxiliary variables, NaN where nothing is; or None.
     """
 
     x: Tensor
@@ -31,6 +32,7 @@ class Batch:
     observed: Tensor
     strong: Tensor | None = None
     ignored: Tensor | None = None
+    auxiliary: Tensor | None = None
 
     @property
     def settled(self) -> Tensor:
@@ -48,6 +50,7 @@ class LossTerms:
     gap: Δ = L − B, exact.  mutual_information: Σ_j I(x; c_j) over the batch.
     consistency: Σ_j m_j·KL(p̂(c_j|x) ‖ q(c_j|x)) towards estimated label posteriors.
     confidence: the mean weight m of the views' labels, estimated or annotated.
+    auxiliary: Σ_j KL(p̃(a_j|x) ‖ q(a_j|x)) of the auxiliary variables.
 
     A term that an objective does not have stays None.
     """
@@ -63,6 +66,7 @@ class LossTerms:
     mutual_information: Tensor | None = None
     consistency: Tensor | None = None
     confidence: Tensor | None = None
+    auxiliary: Tensor | None = None
 
     def present(self) -> dict[str, Tensor]:
         """The terms that are there, by name; `total` last, so that a bad term is named before it."""
@@ -75,10 +79,12 @@ class Objective(nn.Module, ABC):
 
     second_view: which second view of the unlabelled rows the method asks for.
     stages: equal parts of the training, in each of which the learning rate rises and falls.
+    takes_auxiliary: whether auxiliary variables have a term in the loss.
     """
 
     second_view: SecondView = "none"
     stages: int = 1
+    takes_auxiliary: bool = False
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, step: int) -> LossTerms:
@@ -87,6 +93,20 @@ class Objective(nn.Module, ABC):
     def notes(self) -> list[str]:
         """Sentences on what a training has found, once it has ended."""
         return []
+
+
+def auxiliary_term(logits: Tensor | None, batch: Batch, sizes: Sizes) -> Tensor | None:
+    """Σ_j KL(p̃(a_j|x) ‖ q(a_j|x)) of auxiliary variables, averaged over the rows of which one is known; None without.
+
+    logits: [N, A] of the rows of the batch.
+    """
+    if logits is None or batch.auxiliary is None:
+        return None
+    known = latent.sum_labels(batch.auxiliary.isnan().to(logits.dtype), sizes) == 0
+    log_q = latent.log_softmax(logits, sizes)
+    targets = torch.where(latent.spread_labels(known, sizes), batch.auxiliary.to(log_q.dtype), log_q.detach().exp())
+    kl = torch.where(known, latent.annotation_kl(targets, log_q, sizes), 0)
+    return kl.sum() / known.any(1).sum().clamp_min(1)
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,8 @@ class ObjectivePlan:
     balance: Literal["prior", "loss"] = "prior"
     """What knows of unequal frequencies of classes: p(c) alone, or the annotated term too, whose classes then weigh
     alike without a shift of q(c|x)."""
+    auxiliary: float = 1.0
+    """Weight of Σ_j KL(p̃(a_j|x) ‖ q(a_j|x)) of auxiliary variables, averaged over the images of which one is known."""
     mutual_information: float = 0.3
     """Weight of the mutual information I(x; c_j) over a batch (eq. 14)."""
     marginal: float = 2.0

@@ -70,6 +70,8 @@ class ReadFlags:
     """what joins the names of --joined-column; by default '|'."""
     unlabeled: str | None = None
     """the cell, class or subfolder that means unannotated; by default -1 in a column of classes."""
+    auxiliary: list[str] | str | None = None
+    """columns, or arrays, of what else is known of images, as in Sex,Age: learnt from, and not predicted."""
     split_column: str | None = None
     """a column of train, valid and test."""
     train_list: Path | None = None
@@ -82,8 +84,9 @@ class ReadFlags:
     def options(self) -> dict[str, Any]:
         """The arguments of `load_dataset` beside the data."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(ReadFlags) if f.name != "data"}
-        if isinstance(self.label_columns, str):
-            values["label_columns"] = [name.strip() for name in self.label_columns.split(",")]
+        for name in ("label_columns", "auxiliary"):
+            if isinstance(values[name], str):
+                values[name] = [part.strip() for part in values[name].split(",")]
         values["unlabeled"] = -1 if self.unlabeled is None else _scalar(self.unlabeled)
         return values
 
@@ -152,7 +155,7 @@ def replaced_source(source: DataFlags, data: str | None, labels: Path | None, im
         if not is_folder(data) and not _is_pack(source):
             source = dataclasses.replace(source, image_size=None)
     elif labels is not None:
-        source = dataclasses.replace(source, labels=labels)
+        source = dataclasses.replace(source, labels=labels, auxiliary=None)
     if data is not None or labels is not None:
         source = _kept(source, "group", "split_column", "path_column", "joined_column")
     return source if images is None else dataclasses.replace(source, images=images)
@@ -167,7 +170,7 @@ def _other_data(source: DataFlags, data: str, labels: Path | None) -> DataFlags:
     """The flags of a run for other data, of which those that say how its own are split say nothing."""
     images = _image_root(source, Path(data).expanduser()) if is_table(data) else None
     other = dataclasses.replace(source, data=data, labels=labels, images=images)
-    return dataclasses.replace(other, split_fractions=None, train_list=None, test_list=None)
+    return dataclasses.replace(other, split_fractions=None, train_list=None, test_list=None, auxiliary=None)
 
 
 def _image_root(source: DataFlags, table: Path) -> Path | None:

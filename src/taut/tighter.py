@@ -11,7 +11,7 @@ from torch import Tensor
 from taut import latent
 from taut.facts import Facts
 from taut.frequency import ClassFrequencies
-from taut.objective import Batch, LossTerms, Objective, Weights, tighter_elbo
+from taut.objective import Batch, LossTerms, Objective, Weights, auxiliary_term, tighter_elbo
 from taut.plan import Plan, TrainPlan
 from taut.targets import Estimate, Interpolation, Source, Teacher
 
@@ -36,10 +36,13 @@ class TighterELBO(Objective):
     weights: the constants of eq. 16; the budgets C_z and C_c rise linearly from 0 over `ramp` steps.
     onset: the steps at which the mutual information and what is only estimated begin to count, and count fully; in
     between they rise linearly. What is hardened before annotations have been learnt hardens into wrong classes.
+    auxiliary: the weight of auxiliary variables.
     consistency: the weight of the estimated posteriors' term; z_consistency: of the distance between q(z|x) of a
     view and the source's, where it has one.
     frequencies: those of the classes of rows without annotation, which these are drawn to where they contradict p(c).
     """
+
+    takes_auxiliary = True
 
     def __init__(
         self,
@@ -51,11 +54,12 @@ class TighterELBO(Objective):
         ramp: int = 0,
         onset: tuple[int, int] = (0, 0),
         frequencies: ClassFrequencies | None = None,
+        auxiliary: float = 1.0,
     ) -> None:
         super().__init__()
         self.weights, self.source, self.sampling = weights, source or Source(), sampling or Sampling()
         self.consistency, self.z_consistency, self.ramp = consistency, z_consistency, ramp
-        self.onset, self.frequencies = onset, frequencies
+        self.onset, self.frequencies, self.auxiliary = onset, frequencies, auxiliary
         self.second_view = "strong" if self.source.needs_strong else "none"
 
     @classmethod
@@ -97,7 +101,7 @@ class TighterELBO(Objective):
         drawn = len(model.sizes) == 1 and facts.annotated_images and o.mutual_information
         if drawn and (onset[0] or not o.check_prior):
             frequencies = ClassFrequencies(model.sizes[0], facts.annotated_images, onset[0], o.check_prior)
-        return cls(weights, source, sampling, o.consistency, o.z_consistency, ramp, onset, frequencies)
+        return cls(weights, source, sampling, o.consistency, o.z_consistency, ramp, onset, frequencies, o.auxiliary)
 
     @property
     def generative(self) -> bool:
@@ -155,6 +159,9 @@ class TighterELBO(Objective):
         )
         if not self.generative:
             terms.reconstruction = terms.bound = terms.surrogate = None
+        terms.auxiliary = auxiliary_term(own.auxiliary, batch, model.auxiliary_sizes)
+        if terms.auxiliary is not None:
+            terms.total = terms.total + self.auxiliary * terms.auxiliary
         if proposal is not None:
             self._add_views(terms, proposal.estimate(own), posterior[n:], model.sizes)
         return terms

@@ -51,6 +51,8 @@ class Baseline(Objective):
 class Unlabelled(TighterELBO):
     """What the references without labels share: their constants, and batches without annotations."""
 
+    takes_auxiliary = False
+
     @classmethod
     def plan_for(cls, facts: Facts) -> dict[str, Any]:
         """A reconstruction of weight 1, and nothing that knows of annotations or estimates them."""

@@ -34,6 +34,8 @@ class ShotVAE(TighterELBO):
     Limits: it trusts its own posteriors from the start of the ramp on; nothing keeps the classes in balance.
     """
 
+    takes_auxiliary = False
+
     @classmethod
     def plan_for(cls, facts: Facts) -> dict[str, Any]:
         """The interpolation in the place of a teacher, and the constants of the authors' code."""

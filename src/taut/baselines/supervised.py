@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from taut.baselines.base import Baseline, annotated_term, annotation_kl, last_rows, terms_of
 from taut.facts import Facts
-from taut.objective import Batch, LossTerms
+from taut.objective import Batch, LossTerms, auxiliary_term
 from taut.plan import Plan
 
 
@@ -17,8 +18,11 @@ class Supervised(Baseline):
 
     Where images are annotated in part, their strong views are shown too where the plan has taut do so: of scans, whose
     unknown cells it does not estimate, they would only take time.
-    Limits: images without annotation are never seen.
+    Auxiliary variables are one more term, of the same weight as in taut's own objective.
+    Limits: images without annotation are seen for their auxiliary variables alone, and never without such.
     """
+
+    takes_auxiliary = True
 
     def __init__(self, model: Any, plan: Plan, facts: Facts) -> None:
         super().__init__(model, plan, facts)
@@ -26,19 +30,24 @@ class Supervised(Baseline):
 
     @classmethod
     def plan_for(cls, facts: Facts) -> dict[str, Any]:
-        """Images without any annotation have nothing to do in a batch."""
+        """Images without any annotation have nothing to do in a batch, but for auxiliary variables."""
         partly = facts.annotated_images > facts.fully_annotated_images
-        alone = {} if partly or not facts.annotated_images else {"train.batch_unlabelled": 0}
+        alone = {} if partly or facts.auxiliary or not facts.annotated_images else {"train.batch_unlabelled": 0}
         return {**super().plan_for(facts), **alone}
 
     def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch; step does not matter."""
         n, views = len(batch.x), batch.strong
-        logits = model.classify(batch.x if views is None else torch.cat([batch.x, views]))
-        kl = annotated_term(logits[:n], batch, self.sizes)
+        posterior = model.encode(batch.x if views is None else torch.cat([batch.x, views]))
+        logits, own = posterior.logits, posterior[:n]
+        kl = total = annotated_term(own.logits, batch, self.sizes)
+        others: dict[str, Tensor] = {}
+        auxiliary = auxiliary_term(own.auxiliary, batch, model.auxiliary_sizes)
+        if auxiliary is not None:
+            total, others = kl + self.plan.auxiliary * auxiliary, {"auxiliary": auxiliary.detach()}
         if views is None:
-            return terms_of(kl, kl)
+            return terms_of(total, kl, **others)
         targets, observed = last_rows(batch.targets, len(views)), last_rows(batch.observed, len(views))
         rows = observed.any(1).sum().clamp_min(1)
         strong = annotation_kl(logits[n:], targets, observed, self.sizes).sum() / rows
-        return terms_of(kl + strong, kl, consistency=strong.detach())
+        return terms_of(total + strong, kl, consistency=strong.detach(), **others)

@@ -40,6 +40,7 @@ def load_dataset(
     joined_column: str | None = None,
     separator: str | None = None,
     split_column: str | None = None,
+    auxiliary: Sequence[str] | None = None,
     skipped: Path | None = None,
     images: Path | None = None,
     format: str | None = None,
@@ -68,6 +69,7 @@ def load_dataset(
         "joined_column": joined_column,
         "separator": separator,
         "split_column": split_column,
+        "auxiliary": auxiliary,
         "format": format,
         "train_list": train_list,
         "test_list": test_list,
@@ -88,10 +90,11 @@ def load_dataset(
         _refuse(source, {**table, "--group": group, "--blank": blank, "--unlabeled": given})
         dataset = EMBEDDED[source]() if source in EMBEDDED else load_public(source)
     elif kind == ".npz" and labels is None:
-        _refuse(source, {flag: value for flag, value in table.items() if flag not in ("--image-size", "--uncertain")})
+        taken = ("--image-size", "--uncertain", "--auxiliary")
+        _refuse(source, {flag: value for flag, value in table.items() if flag not in taken})
         asked = uncertain is not None or blank is not None
         policy = chosen_policy(uncertain, blank, CellPolicy.blank) if asked else None
-        dataset = load_npz(path, space, group, unlabeled, white, policy=policy)
+        dataset = load_npz(path, space, group, unlabeled, white, policy=policy, auxiliary=auxiliary or ())
         dataset = dataset if image_size is None else resized(dataset, image_size)
     elif kind in EMBEDDINGS:
         _refuse(source, {"--images": images, "--image-size": image_size, "--channels": channels, "--view": view})

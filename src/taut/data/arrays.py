@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taut.data.auxiliary import Auxiliary, read_auxiliary
 from taut.data.cells import CellPolicy, with_policy
 from taut.data.dataset import SPLITS, DataError, Dataset, as_images, pixel_max, small_scale
 from taut.data.naming import PARTS, known_names, says_patient, unused_group
@@ -32,6 +33,7 @@ def load_npz(
     white: float | None = None,
     annotated: bool = True,
     policy: CellPolicy | None = None,
+    auxiliary: Sequence[str] = (),
 ) -> Dataset:
     """The dataset of a .npz file.
 
@@ -46,10 +48,11 @@ def load_npz(
     white: as `as_images` takes it; by default that of all images but the test part's.
     annotated: whether annotations are read; without them `space` is needed, and no image has any.
     policy: what uncertain and unannotated cells of yes/no labels become; by default both are latent.
+    auxiliary: arrays [N] that the encoder learns from beside the labels, and that are not predicted (`read_auxiliary`).
     Raises DataError or LabelError, in one sentence that names the file.
     """
     with _opened(path) as reader:
-        return reader.dataset(space, group, unlabeled, white, annotated, policy)
+        return reader.dataset(space, group, unlabeled, white, annotated, policy, auxiliary)
 
 
 def is_pack(path: Path) -> bool:
@@ -124,6 +127,7 @@ class _Reader:
         white: float | None,
         annotated: bool,
         policy: CellPolicy | None,
+        auxiliary: Sequence[str],
     ) -> Dataset:
         packed = "jpeg" in self.names
         inputs = [self._jpegs() if packed and not suffix else self.get(f"x{suffix}") for suffix in self.suffixes]
@@ -153,6 +157,7 @@ class _Reader:
             raise DataError(f"{self.path} does not take --uncertain: of one label -1 is no annotation")
         ids = next((self._column(name, lengths) for name in ID_NAMES if self.has(name)), np.arange(count))
         groups, ungrouped = (None, []) if group is None else self._groups(group, lengths)
+        others = self._auxiliary(auxiliary, lengths)
         dataset = Dataset(
             name=self.path.name,
             x=x,
@@ -161,8 +166,15 @@ class _Reader:
             ids=[str(value) or f"unlabeled:{row}" for row, value in enumerate(ids)],
             groups=groups,
             split=split,
-            notes=[*notes, *ungrouped, *self._unused_groups(group), *self._told],
+            notes=[
+                *notes,
+                *ungrouped,
+                *self._unused_groups(group),
+                *self._told,
+                *([] if others is None else [others.describe()]),
+            ],
             pixel_max=white if x.ndim == 4 else None,
+            auxiliary=others,
         )
         if policy is None and doubtful is None:
             return dataset
@@ -232,11 +244,7 @@ class _Reader:
 
     def _groups(self, group: str, lengths: list[int]) -> tuple[NDArray[Any], list[str]]:
         """The group of every image, as a table says it, and what is worth telling of it."""
-        if not self.has(group):
-            taken = {f"{name}{suffix}" for name in ("x", "y") for suffix in self.suffixes}
-            taken |= {"jpeg", "offsets", "label_names", "class_names"}
-            others = ", ".join(name for name in self.names if name not in taken) or "none"
-            raise DataError(f"{self.path} has no array {group!r} that --group names; other arrays there: {others}")
+        self._check_array(group, "--group")
         groups = self._column(group, lengths)
         missing = np.isnan(groups) if groups.dtype.kind == "f" else np.isin(groups.astype(str), [*EMPTY, "None"])
         if groups.dtype.kind == "f" and not np.any(groups[~missing] % 1):
@@ -246,6 +254,22 @@ class _Reader:
         alone = [f"{self.path}:{row}" for row in range(len(groups))]
         words = plural(int(missing.sum()), "image has", "images have")
         return np.where(missing, alone, groups.astype(str)), [f"{words} no {group!r}: each is a group of its own."]
+
+    def _auxiliary(self, names: Sequence[str], lengths: list[int]) -> Auxiliary | None:
+        """The auxiliary values of the arrays of some names."""
+        for name in names:
+            self._check_array(name, "--auxiliary")
+        columns = {name: self._column(name, lengths) for name in names}
+        return read_auxiliary(columns, f"{self.path}: --auxiliary") if names else None
+
+    def _check_array(self, name: str, flag: str) -> None:
+        """DataError, naming a flag, where there is no array that it names."""
+        if self.has(name):
+            return
+        taken = {f"{name}{suffix}" for name in ("x", "y") for suffix in self.suffixes}
+        taken |= {"jpeg", "offsets", "label_names", "class_names"}
+        others = ", ".join(name for name in self.names if name not in taken) or "none"
+        raise DataError(f"{self.path} has no array {name!r} that {flag} names; other arrays there: {others}")
 
     def _split(self, lengths: list[int]) -> NDArray[Any] | None:
         if "" not in self.suffixes:

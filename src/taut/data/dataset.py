@@ -13,6 +13,7 @@ from taut.data.mapped import Origin, first_not_finite
 from taut.labels import Annotation, LabelSpace
 
 if TYPE_CHECKING:
+    from taut.data.auxiliary import Auxiliary
     from taut.data.cells import CellPolicy
 
 SPLITS = ("train", "valid", "test")
@@ -39,6 +40,7 @@ class Dataset:
     repeats: for each other row of the table that is of such an image, the row in `lines`.
     pixel_max: what counts as white in the source's own numbers, as a rule 255 for uint8; None for feature vectors.
     feature_names: of the columns of feature vectors, where they have names.
+    auxiliary: what else is known of the images, to learn from and not to predict; or None.
     origin: the rows that were read of which these are, so that none is checked or hashed twice; None finds its own.
     """
 
@@ -57,6 +59,7 @@ class Dataset:
     repeats: dict[int, int] = field(default_factory=dict)
     pixel_max: float | None = None
     feature_names: list[str] = field(default_factory=list)
+    auxiliary: Auxiliary | None = None
     origin: Origin | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +71,7 @@ class Dataset:
             "split": self.split,
             "cells": self.cells,
             "lines": self.lines,
+            "auxiliary values": self.auxiliary,
         }
         for part, values in parts.items():
             if values is not None and len(values) != len(self.x):
@@ -115,6 +119,7 @@ class Dataset:
             split=None if self.split is None else self.split[index],
             cells=None if self.cells is None else self.cells[index],
             lines=None if self.lines is None else self.lines[index],
+            auxiliary=None if self.auxiliary is None else self.auxiliary[index],
         )
 
     def part(self, split: str) -> Dataset:

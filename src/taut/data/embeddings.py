@@ -136,7 +136,7 @@ def load_embeddings(
     if both:
         raise DataError(f"{path}: {listed(both)} is among the features and among the labels of {labels}: drop it there")
     policy = chosen_policy(uncertain, blank, listing.blank)
-    for name in ("group", "split"):
+    for name in listing.placed:
         listing.entries[name] = one_of_image(listing.entries[name], listing.entries["image"])
     values, codes = settle_together(listing.space, listing.codes, policy, listing.entries["image"].to_numpy())
     rows, notes = _choose(listing, values, skipped, path)
@@ -149,6 +149,8 @@ def load_embeddings(
         groups = groups.where(groups.notna(), [f"{path}:{name}" for name in ids])
         words = plural(ungrouped, "input has", "inputs have")
         notes.append(f"{words} no {listing.grouped!r}: each is a group of its own.")
+    auxiliary = listing.read_auxiliary(entries)
+    known = [] if auxiliary is None else [auxiliary.describe()]
     told = (note.replace("image file", "input").replace("image ", "input ") for note in listing.notes)
     return Dataset(
         name=path.name,
@@ -158,12 +160,13 @@ def load_embeddings(
         ids=ids,
         groups=None if listing.grouped is None else groups.to_numpy(dtype=str),
         split=None if split.isna().all() else split.fillna("train").to_numpy(dtype=str),
-        notes=[*notes, *inputs.notes, *told, *cell_notes(listing.space, codes, policy)],
+        notes=[*notes, *inputs.notes, *told, *cell_notes(listing.space, codes, policy), *known],
         cells=codes.astype(np.int16),
         policy=policy,
         lines=entries["row"].fillna(0).to_numpy(dtype=np.int64),
         pixel_max=inputs.white,
         feature_names=inputs.names,
+        auxiliary=auxiliary,
     )
 
 

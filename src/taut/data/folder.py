@@ -44,6 +44,7 @@ def load_folder(
     view: str | None = None,
     train_list: Path | None = None,
     test_list: Path | None = None,
+    auxiliary: Sequence[str] | None = None,
     others: bool = True,
     uncertain: str | None = None,
     blank: str | None = None,
@@ -67,6 +68,7 @@ def load_folder(
     view: of CheXpert's (frontal, lateral, AP, PA) and NIH's (AP, PA) images, the ones to take.
     train_list, test_list: text files of images, one a line, in the place of a split column; without the first all that
         the second does not name is for training.
+    auxiliary: columns that the encoder learns from beside the labels, and that are not predicted (`read_auxiliary`).
     uncertain, blank: what −1 and blank cells of yes/no labels become, as `CellPolicy` says; −1 is latent by default,
         and blank is latent too but for CheXpert's tables, where it is negative ("not mentioned").
     image_size: height and width [pixels], one number or two; by default images of one size up to 64 stay as they
@@ -101,6 +103,7 @@ def load_folder(
         train_list,
         test_list,
         separator,
+        auxiliary,
         others,
     )
     if labels is None:
@@ -153,6 +156,7 @@ class _Reading:
         self._leave_out(rows[list(failures)], "unreadable", list(failures.values()))
         rows = self._remaining()
         annotation = annotate(self.listing.space, self.values[rows])
+        auxiliary = self.listing.read_auxiliary(self.entries.iloc[rows])
         group = self.listing.grouped
         ids = [self.files[i] for i in images[rows]]
         groups, split = (self.entries[name].iloc[rows] for name in ("group", "split"))
@@ -174,6 +178,7 @@ class _Reading:
                 *self._summary(),
                 *self.listing.notes,
                 *cell_notes(self.listing.space, self.listing.codes[rows], self.policy),
+                *([auxiliary.describe()] if auxiliary is not None else []),
                 *notes,
             ],
             cells=self.listing.codes[rows].astype(np.int16),
@@ -181,6 +186,7 @@ class _Reading:
             lines=lines[rows],
             repeats={line: kept for line, kept in repeats if line > 0},
             pixel_max=pixel_max,
+            auxiliary=auxiliary,
         )
 
     def _white(self, rows: NDArray[np.intp], given: float | None, notes: list[str]) -> tuple[float, float | None]:
@@ -226,7 +232,7 @@ class _Reading:
         used = np.unique(images)
         first = used[find_copies([self.folder / self.files[i] for i in used])]
         one = pd.Series(first[np.searchsorted(used, images)], index=rows)
-        for name in ("group", "split"):
+        for name in self.listing.placed:
             self.entries.loc[rows, name] = one_of_image(self.entries.loc[rows, name], one)
         said = pd.DataFrame(self.values[rows], index=rows)
         annotated = (said != LATENT).any(axis=1)

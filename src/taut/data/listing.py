@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from taut.data.auxiliary import Auxiliary, read_auxiliary
 from taut.data.cells import UNSAID
 from taut.data.dataset import SPLITS, DataError
 from taut.data.files import find_path_column, match_files, read_list
@@ -31,6 +32,8 @@ from taut.data.table import (
 from taut.labels import LabelError, LabelSpace, Scalar
 from taut.values import whole_numbers
 
+AUXILIARY = "auxiliary "  # before the names of such columns among a listing's entries
+
 
 @dataclass(frozen=True)
 class TableOptions:
@@ -50,6 +53,7 @@ class TableOptions:
     train_list: Path | None = None
     test_list: Path | None = None
     separator: str | None = None
+    auxiliary: Sequence[str] | None = None
     others: bool = True
 
     def given(self) -> list[str]:
@@ -67,6 +71,7 @@ class Listing:
         `kind` and `reason` say why ("" where it does).
     codes: the cells [N, k], class indices or codes of `taut.data.cells`.
     blank: what blank cells are taken as where no flag says it.  grouped: by what `group` goes, or None.
+    auxiliary: the columns of `entries` with auxiliary values.
     """
 
     entries: pd.DataFrame
@@ -75,6 +80,17 @@ class Listing:
     blank: str = "latent"
     grouped: str | None = None
     notes: list[str] = field(default_factory=list)
+    auxiliary: Sequence[str] = ()
+
+    @property
+    def placed(self) -> list[str]:
+        """The columns of entries that rows of one image fill in for one another."""
+        return ["group", "split", *self.auxiliary]
+
+    def read_auxiliary(self, entries: pd.DataFrame) -> Auxiliary | None:
+        """The auxiliary values of those entries that are kept."""
+        columns = {name.removeprefix(AUXILIARY): entries[name].to_numpy() for name in self.auxiliary}
+        return read_auxiliary(columns) if columns else None
 
 
 def from_table(
@@ -101,6 +117,7 @@ def from_table(
             ("--path-column", options.path_column),
             ("--group", options.group),
             ("--split-column", options.split_column),
+            *(("--auxiliary", name) for name in options.auxiliary or ()),
         ):
             if column is not None:
                 check_column(layout.table, column, flag)
@@ -111,7 +128,7 @@ def from_table(
             notes += found
         group = options.group or layout.group
         image = match_files(layout.table[path_column], files, folder, labels.parent, layout.shared)
-        used = [path_column, group, options.split_column]
+        used = [path_column, group, options.split_column, *(options.auxiliary or ())]
         cells = _read_cells(layout, used, options, space, unlabeled, image, uncertain == "negative")
         if (image < 0).all():
             said = listed(list(table[path_column].dropna()), 3)
@@ -126,6 +143,11 @@ def from_table(
             group=None if group is None else whole_numbers(layout.table[group]),
             split=None if options.split_column is None else _splits(table, options.split_column),
         )
+        for name in options.auxiliary or ():
+            if name in cells.space.names:
+                raise DataError(f"--auxiliary {name!r} is a label too: leave it out there, or name --label-columns")
+            entries[AUXILIARY + name] = layout.table[name].astype(object).to_numpy()
+            read_auxiliary({name: entries[AUXILIARY + name]})  # faults are told before images are decoded
         if options.train_list is not None or options.test_list is not None:
             notes += _apply_lists(entries, options, layout.shared == 1)
         elif options.split_column is None:
@@ -140,7 +162,8 @@ def from_table(
     if options.joined_column is None and len(cells.space) == 1:
         notes += _several_classes(cells, image)
     blank = layout.blank if options.joined_column is None else Listing.blank
-    listing = Listing(entries, cells.space, cells.codes, blank, group, notes + cells.notes)
+    auxiliary = [AUXILIARY + name for name in options.auxiliary or ()]
+    listing = Listing(entries, cells.space, cells.codes, blank, group, notes + cells.notes, auxiliary)
     return _with_others(listing, files) if options.others else listing
 
 

@@ -76,6 +76,8 @@ class Stream:
         self.observed = torch.from_numpy(observed)
         ignored = dataset.annotation.ignored
         self.ignored = None if ignored is None else torch.from_numpy(ignored)
+        others = dataset.auxiliary
+        self.auxiliary = None if others is None else torch.from_numpy(others.annotation.targets)
 
     def rows(self, step: int) -> NDArray[np.intp]:
         """The rows of batch `step`, annotated ones first."""
@@ -103,6 +105,7 @@ class Stream:
             observed=self.observed[rows].to(device),
             strong=second,
             ignored=None if self.ignored is None else self.ignored[rows].to(device),
+            auxiliary=None if self.auxiliary is None else self.auxiliary[rows].to(device),
         )
 
 

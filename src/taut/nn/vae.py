@@ -25,6 +25,7 @@ class Posterior:
 
     place, head: what q(z|x,c) is computed from in models whose z depends on the label; mean and log_var are then
     those under the probabilities q(c|x).
+    auxiliary: [N, A] the logits of auxiliary variables, while a model is trained that has some.
     """
 
     mean: Tensor
@@ -32,10 +33,12 @@ class Posterior:
     logits: Tensor
     place: Tensor | None = None
     head: nn.Module | None = None
+    auxiliary: Tensor | None = None
 
     def __getitem__(self, rows: slice | Tensor) -> Posterior:
         place = None if self.place is None else self.place[rows]
-        return Posterior(self.mean[rows], self.log_var[rows], self.logits[rows], place, self.head)
+        auxiliary = None if self.auxiliary is None else self.auxiliary[rows]
+        return Posterior(self.mean[rows], self.log_var[rows], self.logits[rows], place, self.head, auxiliary)
 
     def given(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x,c) for labels c, [N, W] or [S, N, W]: [N, D] or [S, N, D] each."""
@@ -104,6 +107,9 @@ class LabelVAE(nn.Module):
             self.encoder = StackedEncoder(self.encoder, architecture.stack)
         self.dropout = nn.Dropout(architecture.dropout)
         self.to_logits = nn.Linear(self.encoder.label_features, space.width)
+        # Of what a training learns from and the model does not predict; the trained model has none.
+        self.to_auxiliary: nn.Linear | None = None
+        self.auxiliary_sizes: latent.Sizes = ()
         self.to_z = z_head(self.encoder.place_features, space.width, architecture)
         self.out_shape = reduced_shape(shape, architecture.reduce)
         self.decoder = make_decoder(architecture.z_dim, space.width, self.out_shape, architecture.decoder_width)
@@ -124,6 +130,11 @@ class LabelVAE(nn.Module):
         self.register_buffer("threshold", torch.full((len(space),), 0.5))
         # What out-of-distribution scores compare with (`taut.evaluate.ood`); none before the training has ended.
         self.register_module("ood", None)
+
+    def learn_auxiliary(self, sizes: latent.Sizes) -> None:
+        """Give the model a head for auxiliary variables of so many classes each, or none for ()."""
+        self.auxiliary_sizes = sizes
+        self.to_auxiliary = nn.Linear(self.encoder.label_features, sum(sizes)) if sizes else None
 
     def prepare(self, x: Tensor) -> Tensor:
         """Raw inputs as the networks and the likelihood see them: images in [0, 1], features standardised.
@@ -147,10 +158,12 @@ class LabelVAE(nn.Module):
 
     def posterior(self, features: Features) -> Posterior:
         """q(z|x) and q(c|x) from an encoder's features."""
-        logits = self.to_logits(self.dropout(features.label)).float()
+        label = self.dropout(features.label)
+        logits = self.to_logits(label).float()
+        auxiliary = None if self.to_auxiliary is None else self.to_auxiliary(label).float()
         if not self.architecture.z_given_c:
-            return Posterior(*gaussian_parameters(self.to_z(features.place)), logits)
-        posterior = Posterior(logits, logits, logits, features.place, self.to_z)
+            return Posterior(*gaussian_parameters(self.to_z(features.place)), logits, auxiliary=auxiliary)
+        posterior = Posterior(logits, logits, logits, features.place, self.to_z, auxiliary)
         posterior.mean, posterior.log_var = posterior.given(latent.log_softmax(logits, self.sizes).exp())
         return posterior
 
