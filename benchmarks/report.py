@@ -26,11 +26,12 @@ SHOWN = (
     "error", "worst error", "error_one_pass", "seconds_to_3.12", "ap_macro", "auroc_macro", "nll", "ece",
     "raw_nll", "raw_ece", "elbo", "annotated_q", "alpha", "bound",
     "surrogate", "gap", "ood_cifar10", "ood_chest", "ood_turned", "ood_noisy",
+    "own_error", "decoder_error", "joint_error", "joint_weight",
     "elbo_11", "iw_11", "gap_11", "elbo_12", "iw_12", "gap_12", "bits_per_dim", "exponent of c^k",
     "last over first", "ratio", "loop_ms", "bare_ms", "parameters", "steps", "kept",
     "step_ms", "ms an image", "seconds", "peak MiB", "before MiB", "planned MiB",
 )  # fmt: skip
-PERCENT = ("error", "worst error", "error_one_pass")
+PERCENT = ("error", "worst error", "error_one_pass", "own_error", "decoder_error", "joint_error")
 PAIRED = ("error", "ap_macro", "auroc_macro", "nll", "ece")
 LEVEL = 0.95
 FEW, ALL = "masked_cross_entropy", "all annotated"  # the ends of the way that a method covers a share of

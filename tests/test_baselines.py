@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from taut import latent
+from taut.adversary import frozen_statistics
 from taut.baselines import DEFAULT, OBJECTIVES, find_objective, mixmatch
 from taut.baselines.base import annotated_term, annotation_kl, sigmoid_ramp, squared_distance
-from taut.baselines.vat import frozen_statistics
 from taut.data.dataset import Dataset
 from taut.data.embedded import digits
 from taut.data.split import hide

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from benchmarks import (
     common,
     cross_entropy,
@@ -41,6 +42,8 @@ from sklearn.preprocessing import StandardScaler
 from taut.data.cells import UNCERTAIN
 from taut.data.dataset import Dataset
 from taut.fit import fit
+from taut.labels import LabelSpace
+from taut.nn.vae import Posterior
 from taut.plan import Plan
 from taut.rules import make_plan
 from tiny import tiny
@@ -320,6 +323,46 @@ def test_the_generative_benchmark_in_miniature(tmp_path: Path, monkeypatch: pyte
     assert [len(summary) for summary in summaries.values()] == [2, 2, 3, 2, 2, 3]
     for summary in summaries.values():
         assert all(0 <= row["ood_noise"]["mean"] <= 1 for row in summary.values())
+        assert "decoder_error" not in summary["rho 0"]
+        assert 0 <= summary["rho 0.001"]["joint_error"]["mean"] <= 100
+
+
+class Prototypes:
+    """p(x|c) is normal around an image for each class, and q(c|x) knows nothing."""
+
+    sizes = (3,)
+    log_prior = torch.full((3,), -np.log(3.0))
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self.images = images
+
+    def prepare(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float()
+
+    def classify(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(x), 3)
+
+    def encode(self, x: torch.Tensor) -> Posterior:
+        return Posterior(torch.zeros(len(x), 2), torch.zeros(len(x), 2), self.classify(x))
+
+    def decode(self, z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return c @ self.images
+
+    def log_likelihood(self, x: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+        return -0.5 * (x - parameters).square().sum(1)
+
+
+def test_the_second_opinion_is_the_class_under_which_the_image_is_most_probable() -> None:
+    images = torch.eye(3) * 9
+    known = np.arange(40) % 3
+    x = images[known].numpy() + np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    space = LabelSpace.multiclass(3)
+    hidden = Dataset("prototypes", x.astype(np.float32), space, space.encode(known), list(map(str, known)))
+    model: Any = Prototypes(images)
+    found = generative.second_opinion(model, hidden)
+    assert found["decoder_error"] == found["joint_error"] == 0
+    assert found["own_error"] == pytest.approx(100 * np.mean(known[20:] != 0))
+    assert found["joint_weight"] > 0
 
 
 @NEEDS_MNIST

@@ -142,6 +142,40 @@ def test_the_network_teaches_its_strong_views_from_their_weak_ones() -> None:
     assert source.propose(model, make_batch(model, strong=0)) is None
 
 
+def test_an_adversary_moves_views_to_where_the_posterior_changes_most() -> None:
+    torch.manual_seed(0)
+    model = LinearGaussian(SIZES)
+    batch = make_batch(model, n=40, strong=40, annotated=5)
+    assert batch.strong is not None
+    source = Teacher(model, SIZES, sharpen=1.0, adversary=0.05)
+    proposal = source.propose(model, batch)
+    assert proposal is not None
+    moved = proposal.x - batch.strong
+    torch.testing.assert_close(moved.norm(dim=1), torch.full((40,), 0.05, dtype=moved.dtype))
+
+    def change(r: Tensor) -> Tensor:
+        before, after = (latent.log_softmax(model.encode(x).logits, SIZES) for x in (batch.strong, batch.strong + r))
+        return latent.label_kl(before, after, SIZES).sum(1).mean()
+
+    noise = [torch.nn.functional.normalize(torch.randn_like(moved), dim=1) * 0.05 for _ in range(20)]
+    assert change(moved) > max(change(r) for r in noise)
+    assert not any(p.grad is not None for p in model.parameters())
+    still = Teacher(model, SIZES, adversary=0.05).propose(model, batch, belief=0.0)
+    assert still is not None
+    assert torch.equal(still.x, batch.strong)  # what does not count yet needs no adversary
+
+
+def test_an_adversary_knows_nothing_of_ignored_cells() -> None:
+    torch.manual_seed(0)
+    model = LinearGaussian(SIZES)
+    batch = make_batch(model, annotated=0)
+    batch.ignored = torch.ones(8, 2, dtype=torch.bool)
+    proposal = Teacher(model, SIZES, adversary=0.05).propose(model, batch)
+    assert proposal is not None
+    assert batch.strong is not None
+    torch.testing.assert_close(proposal.x, batch.strong)
+
+
 def test_views_of_annotated_cells_have_the_annotation_as_target() -> None:
     model = LinearGaussian(SIZES)
     batch = make_batch(model, n=6, annotated=2, strong=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,13 @@ class Facts:
     def is_image(self) -> bool:
         """Whether the inputs are images."""
         return len(self.shape) == 3
+
+    @property
+    def typical_length(self) -> float:
+        """The L2 distance of a typical prepared input from the mean one: 8.6 for MNIST, √F for F features."""
+        # Features are standardised before any network sees them.
+        variance = float(np.square(self.std).mean()) if self.is_image else 1.0
+        return math.sqrt(variance * math.prod(self.shape))
 
 
 def _moments(x: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -118,6 +118,9 @@ class ObjectivePlan:
     """Share of the steps after which they count fully; in between they rise."""
     mix: float = 0.0
     """Mixup of strong views, λ ~ Beta(mix, mix); 0 does not mix."""
+    adversary: float = 0.0
+    """Length of the step that moves strong views to where q(c|x) changes most, as a share of the typical distance
+    of an input from the mean one; 0 moves none, and each step takes two passes less."""
     match: Literal["optimal", "random"] = "optimal"
     """Which images interpolation mixes: each with the one of the nearest q(z|x), or with any."""
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from taut import latent
+from taut.adversary import adversarial, frozen_statistics
 from taut.latent import Sizes
 
 
@@ -116,6 +117,8 @@ class Teacher(Source):
         (mixup, Zhang 2018; for unannotated images MixMatch, Berthelot 2019); 0 does not mix. Between the images it
         asks for a straight line, which keeps unannotated groups of images from hardening into a wrong class.
     parts: the batches of a step, see `AveragedModel`.
+    adversary: the length ε of the step by which each strong view is moved to where q(c|x) changes most (virtual
+        adversarial training, Miyato 2018), which asks for smoothness where no augmentation is known; 0 moves none.
     """
 
     marginal: Tensor
@@ -131,9 +134,10 @@ class Teacher(Source):
         alignment: float = 0.0,
         mix: float = 0.0,
         parts: int = 1,
+        adversary: float = 0.0,
     ) -> None:
         super().__init__()
-        self.sizes, self.momentum = sizes, momentum
+        self.sizes, self.momentum, self.adversary = sizes, momentum, adversary
         self.sharpen, self.threshold, self.alignment, self.mix = sharpen, threshold, alignment, mix
         self.average = AveragedModel(model, momentum, parts) if momentum else None
         self.register_buffer("marginal", latent.log_softmax(torch.zeros(sum(sizes)), sizes).exp())
@@ -155,10 +159,26 @@ class Teacher(Source):
             own.confidence = believed(own.confidence, batch.ignored, rows) * belief
             return with_annotations(own, batch.targets[rows], batch.observed[rows], self.sizes)
 
+        strong = batch.strong
+        if self.adversary and belief:
+            strong = strong + self._adversarial(model, strong, batch.ignored, rows)
         if not self.mix:
-            return Proposal(batch.strong, estimate)
-        x, partner, share = mixed(batch.strong, self.mix)
+            return Proposal(strong, estimate)
+        x, partner, share = mixed(strong, self.mix)
         return Proposal(x, lambda posterior: mixed_estimate(estimate(posterior), partner, share, self.sizes))
+
+    def _adversarial(self, model: Any, x: Tensor, ignored: Tensor | None, rows: slice) -> Tensor:
+        """The perturbation of views x [M, ...] that changes q(c|x) most, ignored cells left out."""
+        counts = believed(torch.ones(len(x), len(self.sizes), device=x.device), ignored, rows)
+        with frozen_statistics(model):
+            with torch.no_grad():
+                log_q = latent.log_softmax(model.classify(x), self.sizes)
+
+            def divergence(r: Tensor) -> Tensor:
+                moved = latent.log_softmax(model.classify(x + r), self.sizes)
+                return (counts * latent.label_kl(log_q, moved, self.sizes)).sum(1).mean()
+
+            return adversarial(divergence, x, self.adversary)
 
     @torch.no_grad()
     def targets(self, logits: Tensor, log_prior: Tensor) -> Estimate:

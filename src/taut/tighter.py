@@ -78,7 +78,17 @@ class TighterELBO(Objective):
         o, t = plan.objective, plan.train
         source: Source
         if o.source == "teacher":
-            source = Teacher(model, model.sizes, o.momentum, o.sharpen, o.threshold, o.alignment, o.mix, t.accumulate)
+            source = Teacher(
+                model,
+                model.sizes,
+                o.momentum,
+                o.sharpen,
+                o.threshold,
+                o.alignment,
+                o.mix,
+                t.accumulate,
+                o.adversary * facts.typical_length,
+            )
         elif o.source == "interpolation":
             source = Interpolation(model.sizes, o.match)
         else:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from taut import latent
+from taut.adversary import adversarial, frozen_statistics
 from taut.baselines.base import Baseline, annotated_term, shielded, terms_of
 from taut.facts import Facts
 from taut.objective import Batch, LossTerms
 from taut.plan import Plan
 
-PROBE = 1e-2
 SHARE = 0.25
 
 
@@ -35,9 +30,7 @@ class VAT(Baseline):
 
     def __init__(self, model: Any, plan: Plan, facts: Facts) -> None:
         super().__init__(model, plan, facts)
-        # Features are standardised before they come here.
-        variance = float(np.square(facts.std).mean()) if facts.is_image else 1.0
-        self.epsilon = SHARE * math.sqrt(variance * math.prod(facts.shape))
+        self.epsilon = SHARE * facts.typical_length
 
     def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch."""
@@ -51,30 +44,9 @@ class VAT(Baseline):
 
     def direction(self, model: Any, batch: Batch, log_q: Tensor) -> Tensor:
         """The virtual adversarial perturbation r, [N, ...], of length ε."""
-        probe = (PROBE * unit(torch.randn_like(batch.x))).requires_grad_()
-        (gradient,) = torch.autograd.grad(self.divergence(model, batch, log_q, probe), probe)
-        return unit(gradient) * self.epsilon
+        return adversarial(lambda r: self.divergence(model, batch, log_q, r), batch.x, self.epsilon)
 
     def divergence(self, model: Any, batch: Batch, log_q: Tensor, r: Tensor) -> Tensor:
         """Mean KL(q(c|x) ‖ q(c|x + r)) in nats."""
         moved = latent.log_softmax(shielded(model.classify(batch.x + r), batch, self.sizes), self.sizes)
         return latent.label_kl(log_q, moved, self.sizes).sum(1).mean()
-
-
-def unit(x: Tensor) -> Tensor:
-    """Each row of [N, ...] divided by its length."""
-    length: Tensor = x.flatten(1).norm(dim=1).clamp_min(1e-12)
-    return x / length.reshape(-1, *[1] * (x.dim() - 1))
-
-
-@contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Let passes of perturbed images leave the running statistics of batch normalisation alone."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True

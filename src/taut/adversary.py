@@ -1,0 +1,42 @@
+"""The direction in which a classifier changes most: virtual adversarial perturbations (Miyato 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+PROBE = 1e-2
+
+
+def adversarial(divergence: Callable[[Tensor], Tensor], x: Tensor, epsilon: float) -> Tensor:
+    """The perturbation r of x [N, ...], of length ε each, for which a divergence is greatest nearby.
+
+    One step of power iteration from a random direction (Miyato 2018, eq. 5-8, alg. 1).
+    divergence: of a perturbation, a scalar that is 0 for none; no parameter gets a gradient by it.
+    """
+    probe = (PROBE * unit(torch.randn_like(x))).requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(divergence(probe), probe)
+    return unit(gradient) * epsilon
+
+
+def unit(x: Tensor) -> Tensor:
+    """Each row of [N, ...] divided by its length."""
+    length: Tensor = x.flatten(1).norm(dim=1).clamp_min(1e-12)
+    return x / length.reshape(-1, *[1] * (x.dim() - 1))
+
+
+@contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Let passes of perturbed images leave the running statistics of batch normalisation alone."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
