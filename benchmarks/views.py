@@ -33,7 +33,7 @@ Parts = Callable[[int], tuple[Dataset, Dataset]]
 
 def hidden_patients(seed: int) -> tuple[Dataset, Dataset]:
     """X-rays with a fifth of the patients annotated, and those of a quarter of the patients, all annotated."""
-    everything = xrays.parts()[0]
+    everything = xrays.everything(0)
     rows = np.flatnonzero(everything.split == "train")
     apart = np.isin(np.arange(len(everything)), rows[split_off(everything.rows(rows), HIDDEN, seed)])
     kept = draw_annotations(everything.rows(~apart), DataFlags(xrays.PACK, labelled_fraction=0.2), seed)

@@ -51,14 +51,14 @@ Method = Callable[[int], dict[str, Any]]
 
 
 @cache
-def parts(pack: str = PACK, auxiliary: tuple[str, ...] = ()) -> tuple[Dataset, Dataset]:
+def parts(pack: str = PACK) -> tuple[Dataset, Dataset]:
     """The training images with the valid part, and the test images, all annotated, refused if a patient is in two.
 
-    auxiliary: arrays of the pack that are learnt from, and not predicted.
+    Of the whole pack sex, age and view are there as auxiliary variables, for draws that keep them.
     Raises DataError where $TAUT_DATA has no such pack.
     """
     path = find_pack(pack, "x, y, label_names, patient_id, split")
-    data = load_dataset(str(path), group="patient_id", auxiliary=auxiliary or None)
+    data = load_dataset(str(path), group="patient_id", auxiliary=KNOWN if pack == PACK else None)
     training, testing = data.rows(data.split != "test"), data.part("test")
     check_leakage(named_parts(training, testing))
     return training, testing
@@ -66,12 +66,13 @@ def parts(pack: str = PACK, auxiliary: tuple[str, ...] = ()) -> tuple[Dataset, D
 
 def everything(seed: int) -> Dataset:
     """All annotations of the training part."""
-    return parts()[0]
+    return dataclasses.replace(parts()[0], auxiliary=None)
 
 
-def hidden(seed: int, auxiliary: tuple[str, ...] = (), **shares: float) -> Dataset:
+def hidden(seed: int, auxiliary: bool = False, **shares: float) -> Dataset:
     """The training images with a part of the annotations: labelled_fraction of the patients, or labelled_cells."""
-    return draw_annotations(parts(PACK, auxiliary)[0], DataFlags(PACK, **shares), seed)
+    drawn = draw_annotations(parts()[0], DataFlags(PACK, **shares), seed)
+    return drawn if auxiliary else dataclasses.replace(drawn, auxiliary=None)
 
 
 def blanks_negative(seed: int, **shares: float) -> Dataset:
@@ -97,7 +98,7 @@ def classes(dataset: Dataset) -> Any:
 def settled(dataset: Dataset, codes: Any, policy: CellPolicy) -> Dataset:
     """The dataset with the annotations that a policy makes of cells [N, k]."""
     annotation = annotate(dataset.space, settle(dataset.space, codes, policy))
-    return dataclasses.replace(dataset, annotation=annotation, cells=codes, policy=policy)
+    return dataclasses.replace(dataset, annotation=annotation, cells=codes, policy=policy, auxiliary=None)
 
 
 # --- one training -------------------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ def also_known(share: float, minutes: float) -> dict[str, Method]:
     return {
         name + words: partial(one, partial(draw, auxiliary=known), NAMES[name], minutes)
         for name in ("taut", "masked_cross_entropy")
-        for words, known in (("", ()), (", auxiliary", KNOWN))
+        for words, known in (("", False), (", auxiliary", True))
     }
 
 

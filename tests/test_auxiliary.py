@@ -77,6 +77,51 @@ def test_numbers_that_are_mostly_one_value_have_fewer_classes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "classes", "last"),
+    [
+        ([100.0] * 40 + list(range(88, 100)), ("up to 99", "above 99"), 40),
+        (list(20200101 + np.arange(12)), ("up to 20200103.75", "up to 20200106.5", "up to 20200109.25"), 3),
+        ([0.1234567, 0.1234568] * 5, ("0.1234567", "0.1234568"), 5),
+        ([1, 2, "F", "M"] * 2, ("1", "2", "F", "M"), 2),
+        ([60, 70, "60+", 60], ("60", "60+", "70"), 1),
+        ([b"F", b"M"], ("F", "M"), 1),
+        (list(pd.cut([1, 2, 3, 4], 2)), ("(0.997, 2.5]", "(2.5, 4.0]"), 2),
+        ([np.inf, 1, 2, -np.inf], ("1", "2"), 1),
+        (np.ma.masked_equal([1, 2, -9, 1], -9), ("1", "2"), 1),
+    ],
+)
+def test_values_of_any_kind_are_classes(values: Any, classes: tuple[str, ...], last: int) -> None:
+    found = read_auxiliary({"a": values})
+    assert found.space.labels[0].classes[: len(classes)] == classes
+    assert np.nansum(found.annotation.targets[:, -1]) == last
+
+
+def test_rows_that_are_not_learnt_from_say_nothing_of_the_classes() -> None:
+    learnt = np.arange(24) < 20
+    ages, sites = np.arange(24), ["a", "b"] * 10 + ["a", "c", "b", "c"]
+    found = read_auxiliary({"age": ages, "site": sites}, learnt=learnt)
+    assert found.space.labels[0].classes[-1] == "above 14.25"
+    assert found.space.labels[1].classes == ("a", "b")
+    assert found.annotation.observed[20:].tolist() == [[True, True], [True, False]] * 2
+    with pytest.raises(DataError, match="'site' says the same"):
+        read_auxiliary({"site": ["a"] * 20 + ["b"] * 4}, learnt=learnt)
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"a": np.ones((3, 2))}, r"--auxiliary 'a' has shape \[3, 2\]: expected a value for each image"),
+        ({"a": 1}, r"--auxiliary 'a' has shape \[\]"),
+        ({"a": [1, 2], "b": [1, 2, 3]}, "--auxiliary has columns of different lengths: 2, 3"),
+        ({}, "--auxiliary names no column"),
+    ],
+)
+def test_columns_that_are_none_are_refused(columns: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        read_auxiliary(columns)
+
+
+@pytest.mark.parametrize(
     ("values", "sentence"),
     [
         ([f"note {i}" for i in range(30)], "'a' has 30 different texts, such as note 0"),
@@ -143,6 +188,24 @@ def test_auxiliary_values_are_learnt_and_the_trained_model_has_no_head_for_them(
     assert fitted.facts.auxiliary == 1
 
 
+def test_methods_that_do_not_learn_from_them_keep_their_plan() -> None:
+    rows = np.arange(400)
+    y = np.where((rows < 40)[:, None], np.stack([rows % 2, rows // 2 % 2], axis=1), NAN)
+    x = np.random.default_rng(0).integers(0, 256, (400, 1, 8, 8), dtype=np.uint8)
+    space = LabelSpace.multilabel(2)
+    data = Dataset("scans", x, space, space.encode(y), list(map(str, rows)), auxiliary=read_auxiliary({"a": rows % 3}))
+    without = dataclasses.replace(data, auxiliary=None)
+    for name in ("fixmatch", "m2"):
+        assert plan_of(data, objective=name) == plan_of(without, objective=name)
+    assert plan_of(data).train.batch_unlabelled == 2 * plan_of(without).train.batch_unlabelled == 32
+    assert plan_of(without, objective="supervised").train.batch_unlabelled == 0
+    plan = plan_of(data, objective="supervised")
+    assert plan.train.batch_unlabelled == 32
+    plan.objective.source = "teacher"
+    # Strong views of what nothing is said of would teach nothing.
+    assert build_objective(build_model(data, plan, fingerprint(data)), plan, fingerprint(data)).second_view == "none"
+
+
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_every_method_says_whether_it_learns_from_them(name: str) -> None:
     fitted = fit(made(), tiny, quiet=True, objective=name)
@@ -172,10 +235,17 @@ def test_arrays_of_a_pack(tmp_path: Path, capsys: Capture) -> None:
     taut("train", *flags)
     assert "Auxiliary, to learn from and not to predict: sex (2 classes" in capsys.readouterr().out
     assert load_model(tmp_path / "run").to_auxiliary is None
+    np.savez(tmp_path / "p.npz", x=x, y=np.arange(24) % 3)
+    taut("evaluate", tmp_path / "run")  # which needs them no more
     other = {"x": x[:5], "y": np.arange(5) % 3}
     np.savez(tmp_path / "other.npz", **other)
     taut("evaluate", tmp_path / "run", "--data", tmp_path / "other.npz")
     capsys.readouterr()
+    np.savez(tmp_path / "p.npz", x=x, y=np.arange(24) % 3, sex=np.array(["F", "M"] * 12), age=np.arange(24))
+    said = refused(capsys, "plan", tmp_path / "p.npz", "--auxiliary", "y")
+    assert "--auxiliary 'y' says nothing beside the images and their labels" in said
+    taut("plan", tmp_path / "p.npz", "--auxiliary", "sex", "--objective", "mean-teacher")
+    assert "mean-teacher does not learn from auxiliary variables" in capsys.readouterr().out
     assert "has no array 'size' that --auxiliary names; other arrays there: sex, age" in refused(
         capsys, "plan", tmp_path / "p.npz", "--auxiliary", "size"
     )
@@ -204,6 +274,8 @@ def test_columns_of_a_table(tmp_path: Path, capsys: Capture) -> None:
     said = refused(capsys, "plan", folder, "--labels", tmp_path / "t.csv", "--auxiliary", "height")
     assert "height" in said
     assert "--auxiliary" in said
+    said = refused(capsys, "plan", folder, "--labels", tmp_path / "t.csv", "--auxiliary", "file")
+    assert "'file' is the column of images, groups, parts or labels too" in said
     assert "'A' is a label too" in refused(
         capsys, "plan", folder, "--labels", tmp_path / "t.csv", "--label-columns", "A,B", "--auxiliary", "A"
     )
@@ -219,3 +291,22 @@ def test_the_estimator_takes_a_data_frame() -> None:
     assert one.model_.to_auxiliary is None
     with pytest.raises(DataError, match="auxiliary 'a' says the same of every image"):
         TautClassifier(plan=TINY).fit(data.x, y, auxiliary={"a": np.ones(60)})
+
+
+def test_embeddings_without_a_table_have_no_columns(tmp_path: Path, capsys: Capture) -> None:
+    np.save(tmp_path / "e.npy", np.zeros((9, 4), dtype=np.float32))
+    said = refused(capsys, "plan", tmp_path / "e.npy", "--classes", 3, "--auxiliary", "age")
+    assert "--auxiliary is for columns of a table: pass the table with --labels" in said
+
+
+def test_a_comparison_says_which_methods_do_not_learn_from_them(tmp_path: Path, capsys: Capture) -> None:
+    rng = np.random.default_rng(0)
+    split = np.array(["train"] * 20 + ["test"] * 10)
+    np.savez(
+        tmp_path / "p.npz", x=rng.normal(size=(30, 4)), y=np.arange(30) % 3, split=split, sex=np.array(["F", "M"] * 15)
+    )
+    objectives = ("--objectives", "supervised,pi-model", "--draws", 1, "--train.steps", 2)
+    taut("compare", tmp_path / "p.npz", "--auxiliary", "sex", *objectives, "--out", tmp_path / "c")
+    said = capsys.readouterr()
+    assert "pi-model does not learn from auxiliary variables" in said.out + said.err
+    assert "supervised does not" not in said.out + said.err

@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -544,8 +544,8 @@ def fewer(parts: tuple[Dataset, Dataset], every: int, coarse: int) -> tuple[Data
 @pytest.fixture
 def few_x_rays(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sixth of the X-rays, of 16 pixels, in the place of all, tiny networks, and no measurement of the step."""
-    usual = xrays.parts
-    monkeypatch.setattr(xrays, "parts", cache(lambda *given: fewer(usual(*given), 6, 4)))
+    small = fewer(xrays.parts(), 6, 4)
+    monkeypatch.setattr(xrays, "parts", lambda: small)
     monkeypatch.setattr(xrays, "fit", tiny_fit)
     monkeypatch.setattr(xrays, "NAMES", {name: xrays.NAMES[name] for name in ("taut", FLOOR, "mean-teacher")})
     monkeypatch.setattr(xrays, "MORE", {"siddharth": "siddharth"})

@@ -374,3 +374,72 @@ def test_columns_and_what_is_unannotated_are_named_as_people_write_them(tmp_path
     assert "separator ','" in refused(capsys, "plan", labels, "--joined-column", "tags")
     taut("plan", labels, "--joined-column", "tags", "--separator", ",")
     assert "haze: 5 known, 3 of them 1" in capsys.readouterr().out
+
+
+def test_the_images_of_a_table_are_predicted_under_the_names_that_it_has(
+    chest: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "run"
+    taut("train", chest, "--labels", chest.parent / "chest.csv", *FLAGS, "--out", out, "--quiet")
+    names = table(tmp_path, "scan,age\nimages/3.png,50\nimages/1.png,60\nimages/3.png,\nimages/99.png,70\n", "n.csv")
+    capsys.readouterr()
+    taut("predict", out, names, "--out", tmp_path / "p.csv")
+    assert "1 row names an image that is not in" in capsys.readouterr().err
+    found = pd.read_csv(tmp_path / "p.csv")
+    assert found["image"].tolist() == ["images/3.png", "images/1.png"]
+    taut("predict", out, chest, "--out", tmp_path / "all.csv")
+    everything = pd.read_csv(tmp_path / "all.csv").set_index("image")
+    same = everything.loc[[str(chest / "3.png"), str(chest / "1.png")]]
+    np.testing.assert_allclose(found.select_dtypes("number"), same.select_dtypes("number"), atol=1e-4)
+    nothing = table(tmp_path, "scan\nimages/x.png\nimages/y.png\n", "x.csv")
+    assert "x.csv" in refused(capsys, "predict", out, nothing, "--out", tmp_path / "p.csv")
+    assert "--view PA is for a table of images" in refused(capsys, "predict", out, chest, "--view", "PA")
+
+
+def test_views_of_a_table_are_predicted_alone(tmp_path: Path, capsys: Capture) -> None:
+    lines = ["Image Index,Finding Labels,Patient ID,View Position"]
+    for i in range(12):
+        paint(tmp_path / "images" / f"{i:08}_000.png")
+        lines.append(f"{i:08}_000.png,{'Mass' if i % 2 else 'No Finding'},{i},{'PA' if i % 3 else 'AP'}")
+    nih = table(tmp_path, "\n".join(lines) + "\n", "nih.csv")
+    out = tmp_path / "run"
+    taut("train", nih, "--images", tmp_path / "images", *FLAGS, "--out", out, "--quiet")
+    for flags, count in (((), 12), (("--view", "AP"), 4)):
+        taut("predict", out, nih, *flags, "--out", tmp_path / "p.csv")
+        assert len(pd.read_csv(tmp_path / "p.csv")) == count
+    assert "only images of the view AP" in capsys.readouterr().err
+
+
+def test_other_data_are_read_as_their_own_flags_say(chest: Path, tmp_path: Path, capsys: Capture) -> None:
+    out, other = tmp_path / "run", tmp_path / "other.csv"
+    taut("train", chest, *policy_flags(chest), *FLAGS, "--out", out, "--quiet")
+    known = pd.read_csv(chest.parent / "chest.csv", dtype=str)
+    known.rename(columns={"patient": "who"}).to_csv(other, index=False)
+    judged = ("evaluate", out, "--data", chest, "--labels", other, "--resamples", 5, "--json")
+
+    def figures(*flags: Any) -> dict[str, Any]:
+        capsys.readouterr()
+        taut(*judged, *flags)
+        return dict(json.loads(capsys.readouterr().out.splitlines()[-1]))
+
+    cells = known[["Edema", "Fracture", "Hernia"]]
+    certain = cells.isin(["0", "1"]).sum()
+    assert [row["annotated"] for row in figures("--blank", "latent")["per_label"].values()] == certain.tolist()
+    blank = certain + cells.isna().sum()
+    assert [row["annotated"] for row in figures()["per_label"].values()] == blank.tolist()  # as in the run
+    own = table(tmp_path, other.read_text().replace("who", "number"), "own.csv")
+    judged = (*judged[:5], own, *judged[6:])
+    by_image, by_patient = figures(), figures("--group", "number")
+    assert by_image["nll"] == by_patient["nll"]
+    assert by_image["per_label"] != by_patient["per_label"]  # its intervals
+    said = refused(capsys, "evaluate", out, "--blank", "latent")
+    assert "--blank is for other data than the run's: name them with --data or --labels" in said
+
+
+def test_policies_need_yes_no_labels(tmp_path: Path, capsys: Capture) -> None:
+    for i in range(6):
+        paint(tmp_path / "images" / f"{i}.png")
+    rows = "\n".join(f"{i}.png,{'abc'[i % 3]}" for i in range(6))
+    labels = table(tmp_path, f"file,grade\n{rows}\n", "grades.csv")
+    said = refused(capsys, "plan", tmp_path / "images", "--labels", labels, "--blank", "negative")
+    assert "--blank is for yes/no labels, of which there are none: 'grade' has the classes a, b, c" in said

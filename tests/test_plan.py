@@ -12,7 +12,7 @@ from taut.data.embedded import digit_grid, digits
 from taut.facts import fingerprint
 from taut.labels import Label, LabelSpace
 from taut.plan import Plan, override
-from taut.rules import FOLDS, advice, describe, fast_bf16, make_plan
+from taut.rules import FOLDS, IMAGE_FOLDS, advice, describe, fast_bf16, make_plan
 from tiny import NAN, ONE, SEVERAL, cells, images, made, some_known, strokes, vectors
 
 
@@ -208,6 +208,9 @@ def test_vectors_of_which_few_are_annotated_are_calibrated_on_folds() -> None:
     split = np.full((60, 2), NAN)
     split[:29, 0] = split[29:58, 1] = 1
     assert folds(vectors(split, SEVERAL)) == (0, 0)
+    assert folds(images(split, SEVERAL)) == (0, 0)
+    split[29, 0] = 1
+    assert folds(images(split, SEVERAL)) == (IMAGE_FOLDS, 0)  # rare findings need thresholds
 
 
 def test_folds_and_a_share_to_hold_out_replace_each_other() -> None:

@@ -433,3 +433,24 @@ def test_a_column_that_hardly_repeats_is_not_taken_for_classes(tmp_path):
     with pytest.raises(DataError, match=r"'text' hardly repeat \(25 different ones in 25 rows\).*--label-columns"):
         load_folder(folder, labels)
     assert len(load_folder(folder, labels, label_columns=["text"]).space.labels[0].classes) == 25
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "unsure"),
+    [("Y", "n", "?"), ("positive", "Negative", "uncertain"), ("Present", "absent", "Equivocal"), ("True", "no", "-1")],
+)
+def test_words_of_clinics_are_yes_no_and_uncertain(tmp_path, positive, negative, unsure):
+    folder = images(tmp_path, *(f"{i}.png" for i in range(4)))
+    lines = f"file,A\n0.png,{positive}\n1.png,{negative}\n2.png,{unsure}\n3.png,\n"
+    data = load_folder(folder, table(tmp_path, lines))
+    np.testing.assert_equal(yes(data), [[1], [0], [np.nan], [np.nan]])
+    sure = load_folder(folder, table(tmp_path, lines), uncertain="positive")
+    np.testing.assert_equal(yes(sure), [[1], [0], [1], [np.nan]])
+
+
+@pytest.mark.parametrize("none", ["No Finding", "None", "normal", "no findings"])
+def test_a_joined_cell_may_say_that_there_is_nothing(tmp_path, none):
+    folder = images(tmp_path, "0.png", "1.png")
+    data = load_folder(folder, table(tmp_path, f"file,f\n0.png,A|B\n1.png,{none}\n"), joined_column="f")
+    assert data.space.names == ("A", "B")
+    np.testing.assert_equal(yes(data), [[1, 1], [0, 0]])

@@ -105,6 +105,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             groups=None if groups is None else _groups(groups),
             prevalence=dict(self.prevalence or {}),
             auxiliary=others,
+            notes=[] if others is None else [others.describe()],
         )
         changes = self._changes()
         seed = changes["seed"] if self.random_state is None and "seed" in changes else _seed(self.random_state)

@@ -49,9 +49,11 @@ def plan_for(
     facts: Facts, seed: int = 0, objective: str = DEFAULT, encoder: str | None = None, weights: str | None = None
 ) -> Plan:
     """Every decision for an objective from the facts of the training set; ValueError for an unknown name."""
+    method = find_objective(objective)
+    facts = facts if method.takes_auxiliary else dataclasses.replace(facts, auxiliary=0)
     plan = make_plan(facts, seed, encoder, weights)
     plan.objective.name = objective
-    changes = find_objective(objective).plan_for(facts)
+    changes = method.plan_for(facts)
     return override(plan, changes, f"objective {objective}") if changes else plan
 
 
@@ -96,6 +98,12 @@ def ignored_requests(dataset: Dataset, change: Callable[[Plan], Plan], plan: Pla
     asked = change(override(plan, {"train.valid_fraction": 0.0, "train.folds": 0}, "valid part")).train
     flags = [f"--train.{name} {getattr(asked, name):g}" for name in ("valid_fraction", "folds") if getattr(asked, name)]
     return [f'{flag} has no effect: the "valid" part of {dataset.name} is held out instead' for flag in flags]
+
+
+def ignored_auxiliary(dataset: Dataset, *objectives: str) -> list[str]:
+    """A sentence for each of some objectives that does not learn from the dataset's auxiliary variables."""
+    silent = [] if dataset.auxiliary is None else [n for n in objectives if not find_objective(n).takes_auxiliary]
+    return [f"{name} does not learn from auxiliary variables" for name in silent]
 
 
 def build_model(dataset: Dataset, plan: Plan, facts: Facts, weights: bool = True) -> LabelVAE:
@@ -278,8 +286,7 @@ def fit(
         )
     facts = fingerprint(training)
     notes = [*annotation_notes(training), *ignored_requests(dataset, change, plan)]
-    if dataset.auxiliary is not None and not find_objective(plan.objective.name).takes_auxiliary:
-        notes.append(f"{plan.objective.name} does not learn from auxiliary variables")
+    notes += ignored_auxiliary(dataset, plan.objective.name)
     if not training.annotation.observed.any():
         notes.append("no image is annotated: the classes are clusters, in any order")
     for note in notes:
@@ -312,6 +319,9 @@ def resume(dataset: Dataset, run: Run, quiet: bool = False, tell: Callable[[str]
     facts = fingerprint(training)
     if not run.has_facts(facts):
         raise other
+    weights = plan.model.weights
+    if weights is not None and not Path(weights).exists() and (plan.train.folds or not run.has_checkpoint()):
+        raise DataError(f"{run.path} begins a training with the weights {weights}, which are no longer there")
     return _train_and_calibrate(dataset, training, held, plan, facts, run, True, list(dataset.notes), quiet, tell)
 
 
@@ -377,7 +387,7 @@ def _train_once(
     name: str = "train",
     held: Dataset | None = None,
 ) -> TrainResult:
-    model = build_model(dataset, plan, facts, weights=not (again and run is not None and run.checkpoint.exists()))
+    model = build_model(dataset, plan, facts, weights=not (again and run is not None and run.has_checkpoint()))
     objective = build_objective(model, plan, facts)
     result = train(model, objective, build_stream(dataset, plan, objective), plan, run, again, quiet, name, held)
     result.notes = objective.notes()

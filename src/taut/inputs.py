@@ -30,6 +30,7 @@ def read_inputs(
     most: int | None = None,
     encode: bool = True,
     columns: Sequence[str] = (),
+    listed: tuple[list[str], list[Path]] | None = None,
 ) -> Iterator[tuple[list[str], Any, list[tuple[Path, str]]]]:
     """Names, inputs and what could not be read, from an image, a folder, an .npz pack or a file of embeddings.
 
@@ -38,6 +39,7 @@ def read_inputs(
     frozen: the encoder whose features the model takes; vectors are taken for its features.
     encode: whether these features stand in for images, or images stay as the encoder reads them.
     columns: the names of the features that the model takes.
+    listed: the names and the files of the images that a table names, where `path` is one.
     most: so many image files at once, of which any number may be unread; all of them by default.
     Raises DataError, after the last ones, where none could be read.
     """
@@ -62,6 +64,10 @@ def read_inputs(
     if len(shape) != 3:
         raise DataError(f"{path}: the model takes feature vectors, not images")
     files = [path / name for name in find_images(path)] if path.is_dir() else [path]
+    named = {}
+    if listed is not None:
+        files = listed[1]
+        named = dict(zip(files, listed[0], strict=True))
     reasons: list[tuple[Path, str]] = []
     count = 0
     size = most or max(1, len(files))
@@ -69,7 +75,7 @@ def read_inputs(
         some = files[start : start + size]
         x, unread = read_images(some, (shape[0], shape[1], shape[2]), scale_of(white))
         bad = {file for file, _ in unread}
-        names = [str(file) for file in some if file not in bad]
+        names = [named.get(file, str(file)) for file in some if file not in bad]
         count, reasons = count + len(names), reasons + unread
         yield names, x if encoder is None or not names else encoder.compute(x, str(path)), unread
     if not count:

@@ -6,7 +6,7 @@ import json
 import os
 import zipfile
 import zlib
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,10 @@ class Run:
         """The folder from which training resumes."""
         return self.path / "checkpoint"
 
+    def has_checkpoint(self) -> bool:
+        """Whether there is one, or the former one, which is there while a new one is written."""
+        return self.checkpoint.exists() or self.checkpoint.with_name("checkpoint.old").exists()
+
     # --- plan and facts -----------------------------------------------------------------------------------
 
     def save_plan(self, plan: Plan, facts: Facts, source: dict[str, Any]) -> None:
@@ -75,7 +79,11 @@ class Run:
 
     def has_facts(self, facts: Facts) -> bool:
         """Whether the rows that were trained on have these facts."""
-        return bool(self._facts("facts") == json.loads(json.dumps(asdict(facts))))
+        now = json.loads(json.dumps(asdict(facts)))
+        # A run of an older version has not all of them.
+        return bool(
+            {**{f.name: f.default for f in fields(Facts) if f.default == now[f.name]}, **self._facts("facts")} == now
+        )
 
     def _facts(self, part: str) -> dict[str, Any]:
         self._need("facts.json")

@@ -16,11 +16,11 @@ from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.files import find_images, find_path_column, match_files
 from taut.data.fitting import check_ids, check_shape, in_order
 from taut.data.formats import find_layout
-from taut.data.layout import Layout
+from taut.data.layout import Layout, choose_view
 from taut.data.leakage import check_leakage, seen_before
 from taut.data.resized import resized
 from taut.data.split import draw_fraction, draw_per_class
-from taut.data.table import check_column, read_table
+from taut.data.table import check_column, listed, plural, read_table
 from taut.features import FrozenEncoder, usual_side
 from taut.labels import LabelSpace, Scalar
 from taut.run import Run
@@ -155,7 +155,7 @@ def replaced_source(source: DataFlags, data: str | None, labels: Path | None, im
         if not is_folder(data) and not _is_pack(source):
             source = dataclasses.replace(source, image_size=None)
     elif labels is not None:
-        source = dataclasses.replace(source, labels=labels, auxiliary=None)
+        source = dataclasses.replace(source, labels=labels)
     if data is not None or labels is not None:
         source = _kept(source, "group", "split_column", "path_column", "joined_column")
     return source if images is None else dataclasses.replace(source, images=images)
@@ -185,6 +185,33 @@ def _image_root(source: DataFlags, table: Path) -> Path | None:
     check_column(layout.table, column, "--path-column")
     found = match_files(layout.table[column], files, folder, folder, layout.shared)
     return None if (found >= 0).any() else source.images
+
+
+def table_images(source: DataFlags, table: Path, view: str | None) -> tuple[list[str], list[Path], list[str]]:
+    """The images that another table names, in its order and each once: as it names them, their files, and notes.
+
+    view: those that show it alone; by default that of the flags, where the table has views.  Raises DataError.
+    """
+    root = _image_root(source, table) or table.parent
+    source = _kept(dataclasses.replace(source, data=str(table), labels=None), "path_column")
+    layout, _ = _layout(source, table)
+    shown = view or source.view
+    rows = layout.table if shown is None else layout.table[choose_view(layout, shown)]
+    files = find_images(root)
+    column = source.path_column or layout.path or find_path_column(layout.table, files)[0]
+    found = match_files(rows[column], files, root, table.parent, layout.shared)
+    names = rows[column][found >= 0].tolist()
+    places = found[found >= 0].tolist()
+    if not places:
+        raise DataError(
+            f"{table}: no row names an image in {root}; column {column!r} says {listed(list(rows[column]), 3)}"
+        )
+    first = dict(zip(reversed(places), reversed(names), strict=True))  # of rows of one image the first one
+    notes = [f"only images of the view {shown}"] if shown is not None else []
+    if (missing := int((found < 0).sum())) > 0:
+        notes.append(f"{plural(missing, 'row names an image that is', 'rows name images that are')} not in {root}")
+    order = list(dict.fromkeys(places))
+    return [first[i] for i in order], [root / files[i] for i in order], notes
 
 
 def _layout(source: DataFlags, path: Path) -> tuple[Layout, bool]:

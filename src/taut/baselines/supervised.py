@@ -26,7 +26,9 @@ class Supervised(Baseline):
 
     def __init__(self, model: Any, plan: Plan, facts: Facts) -> None:
         super().__init__(model, plan, facts)
-        self.second_view = "strong" if plan.objective.source == "teacher" else "none"
+        # Images without any annotation may be there for their auxiliary variables alone.
+        partly = facts.annotated_images > facts.fully_annotated_images
+        self.second_view = "strong" if plan.objective.source == "teacher" and partly else "none"
 
     @classmethod
     def plan_for(cls, facts: Facts) -> dict[str, Any]:

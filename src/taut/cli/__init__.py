@@ -18,7 +18,7 @@ from taut.data.cells import annotation_notes, certain, unscored
 from taut.data.split import fold_count
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.facts import fingerprint
-from taut.fit import fit, plan_of
+from taut.fit import fit, ignored_auxiliary, plan_of
 from taut.fit import resume as resume_fit
 from taut.labels import LabelError
 from taut.memory import OUT_OF_MEMORY, estimate_memory, out_of_memory
@@ -99,6 +99,8 @@ def plan(source: DataFlags, decisions: PlanFlags) -> None:
         print(note)
     facts = fingerprint(training)
     decided = plan_of(training, decisions.change, seed, decisions.method())
+    for note in ignored_auxiliary(training, decided.objective.name):
+        print(note)
     print(estimate_memory(training, decided, facts).sentence())
     if (said := advice(facts, decided)) is not None:
         print(said)
@@ -144,7 +146,9 @@ def compare(
         raise DataError(f"{source.data} has no annotated test part to compare on; give one with --test")
     seed = decisions.first_seed()
     # Other draws have other counts of the same cells: one warning tells enough.
-    for note in [*training.notes, *unscored(testing), *annotation_notes(draw_annotations(training, source, seed))]:
+    drawn = draw_annotations(training, source, seed)
+    ignored = ignored_auxiliary(training, *names)
+    for note in [*training.notes, *unscored(testing), *annotation_notes(drawn), *ignored]:
         _tell(note)
     failures: list[str] = []
     rows = run_all(

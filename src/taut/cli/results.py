@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from json import dumps
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -29,7 +29,7 @@ from taut.report.explain import explain as explain_image
 from taut.report.pictures import reliability_diagram
 from taut.report.tables import evaluation_table, evaluation_text
 from taut.run import Run, load_about
-from taut.sources import DataFlags, load_source, replaced_source, test_flags
+from taut.sources import DataFlags, is_table, load_source, replaced_source, table_images, test_flags
 
 AT_ONCE = 1000  # image files that are read and predicted before the next ones are
 
@@ -41,6 +41,12 @@ def evaluate(
     split: str | None = None,
     labels: Path | None = None,
     images: Path | None = None,
+    group: str | None = None,
+    uncertain: str | None = None,
+    blank: str | None = None,
+    view: str | None = None,
+    path_column: str | None = None,
+    format: str | None = None,
     json: bool = False,
     calibrated: bool = True,
     resamples: int = 1000,
@@ -55,6 +61,12 @@ def evaluate(
             one, else everything.
         labels: a CSV table of annotations for a folder.
         images: where the images of a table are; by default in its folder, or where those of the run are.
+        group: the column, or array, of patients of these data; by default the run's, where they have it.
+        uncertain: what -1 cells of these data become, as in `taut train`; by default as in the run.
+        blank: what their blank cells become, likewise.
+        view: the images of a table of CheXpert or NIH to take.
+        path_column: the column of their table that names the images.
+        format: the format of their table.
         json: print one JSON object on the last line.
         calibrated: use the calibration fitted on held-out images.
         resamples: of the images, or whole groups, for the 95 % intervals; 0 for none.
@@ -67,6 +79,19 @@ def evaluate(
         raise DataError(f"{run} is of TautClassifier.save, which keeps no data: name what to evaluate on with --data")
     tested = source.test if data is None and split in (None, "test") else None
     source = replaced_source(source if tested is None else test_flags(source), data, labels, images)
+    reading = {
+        "group": group,
+        "uncertain": uncertain,
+        "blank": blank,
+        "view": view,
+        "path_column": path_column,
+        "format": format,
+    }
+    given: dict[str, Any] = {name: value for name, value in reading.items() if value is not None}
+    if given and data is None and labels is None:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise DataError(f"{flags} is for other data than the run's: name them with --data or --labels")
+    source = dataclasses.replace(source, auxiliary=None, **given)
     saved = folder.path / "split.csv"
     dealt = source.split_fractions is not None and saved.is_file()
     # Shares of what has changed since would deal images that were learnt from into the test part.
@@ -109,21 +134,30 @@ def evaluate(
 
 
 @command()
-def predict(run: Path, images: Path, out: Path = Path("predictions.csv")) -> None:
+def predict(run: Path, images: Path, out: Path = Path("predictions.csv"), view: str | None = None) -> None:
     """Write probabilities, decisions and out-of-distribution scores of every image as CSV.
 
     Args:
         run: a run folder.
-        images: an image file, a folder of them, or an .npz, .npy or Parquet file.
+        images: an image file, a folder of them, a table that names images in its folder (or where those of the run
+            are), or an .npz, .npy or Parquet file.
         out: the CSV file to write.
+        view: of a table of CheXpert or NIH the images to take; by default the run's.
     """
     folder = Run(run)
     model = _on_device(folder.load_model())
     source = _source(folder)
     _check_writable(out)
     count, bad = 0, []
-    frozen, columns = FrozenEncoder.load(run), folder.feature_names()
-    for names, x, unread in read_inputs(images, model, folder.pixel_max(), source, frozen, AT_ONCE, columns=columns):
+    frozen, columns, white, listed = FrozenEncoder.load(run), folder.feature_names(), folder.pixel_max(), None
+    if is_table(str(images)):
+        names, files, notes = table_images(source, images, view)
+        listed = names, files
+        for note in notes:
+            print(f"taut: {images}: {note}", file=sys.stderr)
+    elif view is not None:
+        raise DataError(f"--view {view} is for a table of images, which {images} is not")
+    for names, x, unread in read_inputs(images, model, white, source, frozen, AT_ONCE, columns=columns, listed=listed):
         bad += unread
         if names:
             table = prediction_table(model, names, x)

@@ -157,7 +157,7 @@ class _Reader:
             raise DataError(f"{self.path} does not take --uncertain: of one label -1 is no annotation")
         ids = next((self._column(name, lengths) for name in ID_NAMES if self.has(name)), np.arange(count))
         groups, ungrouped = (None, []) if group is None else self._groups(group, lengths)
-        others = self._auxiliary(auxiliary, lengths)
+        others = self._auxiliary(auxiliary, lengths, split)
         dataset = Dataset(
             name=self.path.name,
             x=x,
@@ -255,12 +255,15 @@ class _Reader:
         words = plural(int(missing.sum()), "image has", "images have")
         return np.where(missing, alone, groups.astype(str)), [f"{words} no {group!r}: each is a group of its own."]
 
-    def _auxiliary(self, names: Sequence[str], lengths: list[int]) -> Auxiliary | None:
+    def _auxiliary(self, names: Sequence[str], lengths: list[int], split: NDArray[Any] | None) -> Auxiliary | None:
         """The auxiliary values of the arrays of some names."""
         for name in names:
             self._check_array(name, "--auxiliary")
+            if name in ("x", "y", "split", *ID_NAMES):
+                raise DataError(f"{self.path}: --auxiliary {name!r} says nothing beside the images and their labels")
         columns = {name: self._column(name, lengths) for name in names}
-        return read_auxiliary(columns, f"{self.path}: --auxiliary") if names else None
+        learnt = None if split is None else split != "test"
+        return read_auxiliary(columns, f"{self.path}: --auxiliary", learnt) if names else None
 
     def _check_array(self, name: str, flag: str) -> None:
         """DataError, naming a flag, where there is no array that it names."""

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from taut.data.dataset import DataError
+from taut.data.joined import Column
 from taut.data.table import EMPTY, listed
 from taut.labels import Annotation, Label, LabelSpace
 
@@ -46,15 +47,22 @@ class Auxiliary:
         return f"Auxiliary, to learn from and not to predict: {', '.join(parts)}."
 
 
-def read_auxiliary(columns: Mapping[str, Any], flag: str = "--auxiliary") -> Auxiliary:
+def read_auxiliary(columns: Mapping[str, Any], flag: str = "--auxiliary", learnt: Any = None) -> Auxiliary:
     """The auxiliary variables of columns of numbers or text, [N] each; what is blank or NaN is not known.
 
     Up to ten different numbers, and up to twenty different texts, are classes; more numbers are put into quarters.
-    flag: what an error names.  Raises DataError for a column of too many texts, or without two different values.
+    flag: what an error names.  learnt: [N] bool, the rows that say which classes there are, by default all; what others
+    say beside them is not known.  Raises DataError for columns of different lengths, and for one that says the same of
+    every image or has too many texts.
     """
     if not columns:
         raise DataError(f"{flag} names no column")
-    read = [_column(name, values, flag) for name, values in columns.items()]
+    texts = {name: _texts(name, values, flag) for name, values in columns.items()}
+    lengths = {len(column) for column in texts.values()}
+    if len(lengths) > 1:
+        raise DataError(f"{flag} has columns of different lengths: {', '.join(map(str, sorted(lengths)))}")
+    rows = np.ones(lengths.pop(), dtype=bool) if learnt is None else np.asarray(learnt)
+    read = [_column(name, column, flag, rows) for name, column in texts.items()]
     space = LabelSpace(tuple(label for label, _ in read))
     codes = np.stack([column for _, column in read], axis=1)
     targets = np.full((len(codes), space.width), np.nan, dtype=np.float32)
@@ -64,25 +72,37 @@ def read_auxiliary(columns: Mapping[str, Any], flag: str = "--auxiliary") -> Aux
     return Auxiliary(space, Annotation(targets, codes >= 0))
 
 
-def _column(name: str, values: Any, flag: str) -> tuple[Label, NDArray[np.int64]]:
+def _texts(name: str, values: Any, flag: str) -> Column:
+    """The values of a column as text, NaN where nothing is known."""
+    array = np.array(values, dtype=object)
+    if isinstance(values, np.ma.MaskedArray):
+        array[np.ma.getmaskarray(values)] = None
+    if array.ndim != 1:
+        raise DataError(f"{flag} {name!r} has shape {list(array.shape)}: expected a value for each image")
+    said = pd.Series(array).map(lambda v: (v.decode() if isinstance(v, bytes) else str(v)).strip(), na_action="ignore")
+    return said.where(said.notna() & ~said.isin([*EMPTY, "None", "inf", "-inf"]))
+
+
+def _column(name: str, texts: Column, flag: str, learnt: NDArray[np.bool_]) -> tuple[Label, NDArray[np.int64]]:
     """A label and the class of every image, −1 where it is not known."""
-    texts = pd.Series(np.asarray(values, dtype=object))
-    texts = texts.where(texts.notna() & ~texts.astype(str).str.strip().isin([*EMPTY, "None"]))
     numbers = pd.to_numeric(texts, errors="coerce").astype(float)
     numeric = bool(numbers.notna().eq(texts.notna()).all())
-    if numeric and numbers.nunique() > MOST_NUMBERS:
-        edges = np.unique(numbers.quantile(QUARTERS).to_numpy())
+    values = (numbers if numeric else texts).where(learnt).dropna()
+    if values.nunique() < 2:
+        raise DataError(f"{flag} {name!r} says the same of every image, or nothing: there is nothing to learn from it")
+    if numeric and values.nunique() > MOST_NUMBERS:
+        highest = values.max()
+        edges = np.unique(values.quantile(QUARTERS))
+        # Where most have the highest value, all others are apart from it.
+        edges = edges[edges < highest] if (edges < highest).any() else np.array([values[values < highest].max()])
+        bounds = (*(f"up to {edge:.15g}" for edge in edges), f"above {edges[-1]:.15g}")
         codes = np.where(numbers.isna(), -1, np.searchsorted(edges, numbers.to_numpy()))
-        bounds = [f"up to {edge:g}" for edge in edges] + [f"above {edges[-1]:g}"]
-        present = np.unique(codes[codes >= 0])
-        codes = np.where(codes < 0, -1, np.searchsorted(present, codes))
-        return Label(name, tuple(bounds[int(i)] for i in present)), codes.astype(np.int64)
-    codes, classes = pd.factorize(numbers if numeric else texts.str.strip(), sort=True)
+        return Label(name, bounds), codes.astype(np.int64)
+    classes = sorted(values.unique())
     if len(classes) > MOST_CLASSES:
         raise DataError(
-            f"{flag} {name!r} has {len(classes):,} different texts, such as {listed(list(classes), 3)}: an auxiliary "
-            f"column has numbers, or at most {MOST_CLASSES} different values"
+            f"{flag} {name!r} has {len(classes):,} different texts, such as {listed(classes, 3)}: an auxiliary column "
+            f"has numbers, or at most {MOST_CLASSES} different values"
         )
-    if len(classes) < 2:
-        raise DataError(f"{flag} {name!r} says the same of every image, or nothing: there is nothing to learn from it")
-    return Label(name, tuple(f"{value:g}" if numeric else str(value) for value in classes)), codes.astype(np.int64)
+    codes = pd.Index(classes).get_indexer((numbers if numeric else texts).to_numpy())  # −1 for what is not there
+    return Label(name, tuple(f"{v:.15g}" if numeric else v for v in classes)), codes.astype(np.int64)

@@ -54,6 +54,14 @@ def chosen_policy(uncertain: str | None, blank: str | None, usual: str) -> CellP
     return CellPolicy(uncertain or CellPolicy.uncertain, blank)
 
 
+def check_policy(space: LabelSpace, uncertain: str | None, blank: str | None) -> None:
+    """DataError where a flag says what cells of yes/no labels become and there are no such labels."""
+    given = [flag for flag, value in (("--uncertain", uncertain), ("--blank", blank)) if value is not None]
+    if given and not any(label.classes == YES_NO for label in space):
+        what = "; ".join(f"{label.name!r} has the classes {', '.join(map(str, label.classes[:5]))}" for label in space)
+        raise DataError(f"{' and '.join(given)} is for yes/no labels, of which there are none: {what}")
+
+
 def _match(entry: str) -> re.Match[str] | None:
     return _ENTRY.match(entry.strip())
 

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from taut.data.arrays import ID_NAMES
-from taut.data.cells import LATENT, annotate, cell_notes, chosen_policy, settle_together
+from taut.data.cells import LATENT, annotate, cell_notes, check_policy, chosen_policy, settle_together
 from taut.data.dataset import DataError, Dataset, as_images, pixel_max, small_scale
 from taut.data.joined import Column
 from taut.data.listing import Listing, TableOptions, from_table, one_of_image
@@ -109,6 +109,9 @@ def load_embeddings(
     """
     inputs = read_inputs_file(path, white, options.path_column)
     if labels is None:
+        given = [flag for flag in options.given() if flag != "--path-column"]
+        if given:
+            raise DataError(f"{', '.join(given)} is for columns of a table: pass the table with --labels")
         if space is None:
             raise DataError(
                 f"{path} has no annotations: pass a table with --labels, or --classes N for clusters (in Python an "
@@ -135,6 +138,7 @@ def load_embeddings(
     both = [name for name in listing.space.names if name in inputs.names]
     if both:
         raise DataError(f"{path}: {listed(both)} is among the features and among the labels of {labels}: drop it there")
+    check_policy(listing.space, uncertain, blank)
     policy = chosen_policy(uncertain, blank, listing.blank)
     for name in listing.placed:
         listing.entries[name] = one_of_image(listing.entries[name], listing.entries["image"])

@@ -10,7 +10,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from taut.data.cache import DEEP, Shape, decode_once, deep_white, find_copies, read_headers, scale_of
-from taut.data.cells import LATENT, CellPolicy, annotate, cell_notes, chosen_policy, settle, settle_together
+from taut.data.cells import (
+    LATENT,
+    CellPolicy,
+    annotate,
+    cell_notes,
+    check_policy,
+    chosen_policy,
+    settle,
+    settle_together,
+)
 from taut.data.dataset import DataError, Dataset
 from taut.data.dicom import Header
 from taut.data.files import SUFFIXES, find_images
@@ -114,6 +123,7 @@ def load_folder(
         listing = from_subfolders(folder, files, space, unlabeled)
     else:
         listing = from_table(folder, files, labels, options, space, unlabeled, uncertain)
+    check_policy(listing.space, uncertain, blank)
     policy = chosen_policy(uncertain, blank, listing.blank)
     return _Reading(folder, files, listing, policy, skipped).dataset(image_size, channels, white)
 

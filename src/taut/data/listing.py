@@ -90,7 +90,7 @@ class Listing:
     def read_auxiliary(self, entries: pd.DataFrame) -> Auxiliary | None:
         """The auxiliary values of those entries that are kept."""
         columns = {name.removeprefix(AUXILIARY): entries[name].to_numpy() for name in self.auxiliary}
-        return read_auxiliary(columns) if columns else None
+        return read_auxiliary(columns, learnt=entries["split"].to_numpy() != "test") if columns else None
 
 
 def from_table(
@@ -143,11 +143,12 @@ def from_table(
             group=None if group is None else whole_numbers(layout.table[group]),
             split=None if options.split_column is None else _splits(table, options.split_column),
         )
+        placing = {path_column, group, options.split_column, options.joined_column or layout.joined}
         for name in options.auxiliary or ():
-            if name in cells.space.names:
-                raise DataError(f"--auxiliary {name!r} is a label too: leave it out there, or name --label-columns")
+            if name in cells.space.names or name in placing:
+                what = "a label" if name in cells.space.names else "the column of images, groups, parts or labels"
+                raise DataError(f"--auxiliary {name!r} is {what} too: leave it out there")
             entries[AUXILIARY + name] = layout.table[name].astype(object).to_numpy()
-            read_auxiliary({name: entries[AUXILIARY + name]})  # faults are told before images are decoded
         if options.train_list is not None or options.test_list is not None:
             notes += _apply_lists(entries, options, layout.shared == 1)
         elif options.split_column is None:
@@ -157,13 +158,15 @@ def from_table(
         if options.view is not None:
             other = ~choose_view(layout, options.view).to_numpy() & (entries["kind"] == "").to_numpy()
             entries.loc[other, ["kind", "reason"]] = ["view", f"it does not show the view {options.view}"]
+        auxiliary = [AUXILIARY + name for name in options.auxiliary or ()]
+        listing = Listing(entries, cells.space, cells.codes, auxiliary=auxiliary)
+        listing.read_auxiliary(entries[(image >= 0) & (entries["kind"] == "")])  # faults are told before decoding
     except (DataError, LabelError) as error:
         raise type(error)(f"{labels}: {error}") from error
     if options.joined_column is None and len(cells.space) == 1:
         notes += _several_classes(cells, image)
     blank = layout.blank if options.joined_column is None else Listing.blank
-    auxiliary = [AUXILIARY + name for name in options.auxiliary or ()]
-    listing = Listing(entries, cells.space, cells.codes, blank, group, notes + cells.notes, auxiliary)
+    listing = replace(listing, blank=blank, grouped=group, notes=notes + cells.notes)
     return _with_others(listing, files) if options.others else listing
 
 

@@ -22,8 +22,12 @@ from taut.values import is_one_hot, whole_numbers
 
 EMPTY = ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"]
 STRANGE = {"text": 0.5, "number": 0.1}  # share of other cells up to which a column was to be a yes/no label
-NO_FINDING = "no finding"
-WORDS = {"yes": "1", "true": "1", "no": "0", "false": "0"}
+NO_FINDING = ("no finding", "no findings", "none", "normal")
+WORDS = {
+    **dict.fromkeys(("yes", "y", "true", "positive", "present"), "1"),
+    **dict.fromkeys(("no", "n", "false", "negative", "absent"), "0"),
+    **dict.fromkeys(("uncertain", "equivocal", "?"), "-1"),
+}
 FIRST_ROW = 2  # the row of a table's first image as a spreadsheet counts, below the header
 
 
@@ -171,7 +175,7 @@ def read_labels(
     read = [_read_column(table[name], label, unlabeled, separator) for name, label in zip(chosen, given, strict=True)]
     codes = np.stack([column for _, column in read], axis=1)
     notes = [f"Columns not used: {listed(left)}."] if (left := [name for name in rest if name not in chosen]) else []
-    if left and space is None and label_columns is None and not yes_no:
+    if chosen and space is None and label_columns is None and not yes_no and _is_yes_no(table[chosen[0]]):
         notes = [f"Labels, as the columns of only 0 and 1, or yes and no: {listed(chosen)}.", *notes]
         notes += [note for name in left if (note := _almost(table[name].dropna()))]
     binary = np.array([label.classes == (0, 1) for label, _ in read])
@@ -228,10 +232,10 @@ def read_joined(
 ) -> Cells:
     """Yes/no labels of a column of names such as "A|B" or "['A', 'B']": a name that a cell leaves out means no.
 
-    "No Finding" means no to all; a blank cell is BLANK for all. images: the image [N] of each row, −1 for none; the
-    names of all rows of an image count together, unless one row says "No Finding" and another does not. Raises
-    LabelError where a cell says so beside another name, DataError where no cell has a name (of the space), or where
-    names that repeat seem to be joined otherwise.
+    "No Finding" (or another of `NO_FINDING`) means no to all; a blank cell is BLANK for all. images: the image [N] of
+    each row, −1 for none; the names of all rows of an image count together, unless one row says "No Finding" and
+    another does not. Raises LabelError where a cell says so beside another name, DataError where no cell has a name (of
+    the space), or where names that repeat seem to be joined otherwise.
     """
     check_column(table, column, "--joined-column")
     cells = table[column].reset_index(drop=True)
@@ -242,7 +246,7 @@ def read_joined(
             f"{other_mark!r}, or that each cell is one name with --separator {SEPARATOR!r}"
         )
     names = split_names(cells, separator, table.index)
-    none = names.str.lower() == NO_FINDING
+    none = names.str.lower().isin(NO_FINDING) & ~names.isin([] if space is None else space.names)
     both = set(names.index[none]) & set(names.index[~none])
     if both:
         row = min(both)
