@@ -310,3 +310,12 @@ def test_a_comparison_says_which_methods_do_not_learn_from_them(tmp_path: Path, 
     said = capsys.readouterr()
     assert "pi-model does not learn from auxiliary variables" in said.out + said.err
     assert "supervised does not" not in said.out + said.err
+
+
+def test_what_other_rows_say_does_not_change_what_numbers_are() -> None:
+    learnt = np.arange(41) < 40
+    found = read_auxiliary({"age": [*range(40), "unknown?"]}, learnt=learnt)
+    assert len(found.space.labels[0].classes) == 4
+    assert not found.annotation.observed[40].any()
+    close = read_auxiliary({"v": [0.1 + 0.2, 0.3, 0.3, 1.0]})
+    assert len(set(close.space.labels[0].classes)) == 3

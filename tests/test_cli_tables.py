@@ -393,7 +393,7 @@ def test_the_images_of_a_table_are_predicted_under_the_names_that_it_has(
     np.testing.assert_allclose(found.select_dtypes("number"), same.select_dtypes("number"), atol=1e-4)
     nothing = table(tmp_path, "scan\nimages/x.png\nimages/y.png\n", "x.csv")
     assert "x.csv" in refused(capsys, "predict", out, nothing, "--out", tmp_path / "p.csv")
-    assert "--view PA is for a table of images" in refused(capsys, "predict", out, chest, "--view", "PA")
+    assert "--view is for a table of images" in refused(capsys, "predict", out, chest, "--view", "PA")
 
 
 def test_views_of_a_table_are_predicted_alone(tmp_path: Path, capsys: Capture) -> None:
@@ -443,3 +443,34 @@ def test_policies_need_yes_no_labels(tmp_path: Path, capsys: Capture) -> None:
     labels = table(tmp_path, f"file,grade\n{rows}\n", "grades.csv")
     said = refused(capsys, "plan", tmp_path / "images", "--labels", labels, "--blank", "negative")
     assert "--blank is for yes/no labels, of which there are none: 'grade' has the classes a, b, c" in said
+
+
+def test_images_are_looked_for_where_the_run_s_are(chest: Path, tmp_path: Path, capsys: Capture) -> None:
+    out, place = tmp_path / "run", tmp_path / "elsewhere"
+    place.mkdir()
+    taut("train", chest, "--labels", chest.parent / "chest.csv", *FLAGS, "--out", out, "--quiet")
+    names = table(place, "scan,remark\n3.png,a\n1.png,b\n", "n.csv")
+    taut("predict", out, names, "--out", tmp_path / "p.csv")
+    assert pd.read_csv(tmp_path / "p.csv")["image"].tolist() == ["3.png", "1.png"]
+    odd = table(place, "note,img,age\nx,3,1\ny,k9,2\nz,k8,3\n", "odd.csv")
+    assert "--path-column" in refused(capsys, "predict", out, odd, "--out", tmp_path / "p.csv")
+    taut("predict", out, odd, "--path-column", "img", "--root", chest, "--out", tmp_path / "p.csv")
+    assert len(pd.read_csv(tmp_path / "p.csv")) == 1
+    shutil.copy(chest.parent / "chest.csv", place / "other.csv")
+    taut("evaluate", out, "--data", place / "other.csv", "--resamples", 0)
+
+
+def test_a_view_of_the_run_that_no_row_shows_takes_all(tmp_path: Path, capsys: Capture) -> None:
+    lines = ["Image Index,Finding Labels,Patient ID,View Position"]
+    for i in range(12):
+        paint(tmp_path / "images" / f"{i:08}_000.png")
+        lines.append(f"{i:08}_000.png,{'Mass' if i % 2 else 'No Finding'},{i},{'PA' if i % 3 else 'AP'}")
+    nih = table(tmp_path, "\n".join(lines) + "\n", "nih.csv")
+    out = tmp_path / "run"
+    taut("train", nih, "--images", tmp_path / "images", "--view", "PA", *FLAGS, "--out", out, "--quiet")
+    lateral = table(tmp_path, nih.read_text().replace(",PA", ",LL").replace(",AP", ",LL"), "lateral.csv")
+    capsys.readouterr()
+    taut("predict", out, lateral, "--out", tmp_path / "p.csv")
+    assert "no row shows the run's view PA: all images are taken" in capsys.readouterr().err
+    assert len(pd.read_csv(tmp_path / "p.csv")) == 12
+    assert "--view 'PA' is in no row" in refused(capsys, "predict", out, lateral, "--view", "PA")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from taut.data.augment import Augment
 from taut.data.dataset import DataError, Dataset
 from taut.evaluate.predict import predict_posterior, predict_probabilities
-from taut.facts import fingerprint
+from taut.facts import Facts, fingerprint
 from taut.fit import build_model, fit
 from taut.labels import Label, LabelSpace
 from taut.nn.vae import LabelVAE
@@ -333,3 +333,17 @@ def test_a_plan_file_may_name_some_fields_only(tmp_path: Path) -> None:
     want = Plan()
     want.train = dataclasses.replace(want.train, steps=7, learning_rate=4e-3)
     assert Plan.load(path) == want
+
+
+def test_facts_of_an_older_version_are_those_that_it_knew(tmp_path: Path) -> None:
+    facts = Facts(4, (2,), 1, (2,), 2, 2, (2,), (1,), False, (0.0,) * 2, (1.0,) * 2)
+    run = Run.create(tmp_path / "run")
+    run.save_plan(make_plan(facts), facts, {})
+    path = run.path / "facts.json"
+    saved = json.loads(path.read_text())
+    for name in ("auxiliary", "blank", "uncertain_as"):
+        del saved["facts"][name]
+    path.write_text(json.dumps(saved))
+    assert run.has_facts(facts)
+    assert not run.has_facts(dataclasses.replace(facts, auxiliary=1))
+    assert not run.has_facts(dataclasses.replace(facts, images=5))

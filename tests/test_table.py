@@ -454,3 +454,27 @@ def test_a_joined_cell_may_say_that_there_is_nothing(tmp_path, none):
     data = load_folder(folder, table(tmp_path, f"file,f\n0.png,A|B\n1.png,{none}\n"), joined_column="f")
     assert data.space.names == ("A", "B")
     np.testing.assert_equal(yes(data), [[1, 1], [0, 0]])
+
+
+def test_words_for_uncertain_are_no_signed_no(tmp_path):
+    folder = images(tmp_path, *(f"{i}.png" for i in range(4)))
+    lines = "file,A\n0.png,positive\n1.png,uncertain\n2.png,uncertain\n3.png,positive\n"
+    for uncertain in (None, "negative"):
+        data = load_folder(folder, table(tmp_path, lines), uncertain=uncertain)
+        assert (data.cells[:, 0] < 0).tolist() == [False, True, True, False]
+        assert not any("1 and -1" in note for note in data.notes)
+
+
+def test_a_column_of_question_marks_is_no_label(tmp_path):
+    folder = images(tmp_path, *(f"{i}.png" for i in range(4)))
+    data = load_folder(folder, table(tmp_path, "file,A,notes\n0.png,1,?\n1.png,0,\n2.png,1,?\n3.png,,\n"))
+    assert data.space.names == ("A",)
+
+
+def test_normal_beside_another_name_is_a_name(tmp_path):
+    folder = images(tmp_path, "0.png", "1.png", "2.png")
+    lines = "file,f\n0.png,normal|tube\n1.png,normal\n2.png,mass|tube\n"
+    data = load_folder(folder, table(tmp_path, lines), joined_column="f")
+    assert data.space.names == ("mass", "normal", "tube")
+    with pytest.raises(LabelError, match="both no finding and a finding"):
+        load_folder(folder, table(tmp_path, "file,f\n0.png,No Finding|tube\n1.png,tube\n"), joined_column="f")

@@ -6,7 +6,7 @@ import json
 import os
 import zipfile
 import zlib
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,8 @@ class Run:
         """Whether the rows that were trained on have these facts."""
         now = json.loads(json.dumps(asdict(facts)))
         # A run of an older version has not all of them.
-        return bool(
-            {**{f.name: f.default for f in fields(Facts) if f.default == now[f.name]}, **self._facts("facts")} == now
-        )
+        usual = json.loads(json.dumps({f.name: f.default for f in fields(Facts) if f.default is not MISSING}))
+        return bool({**usual, **self._facts("facts")} == now)
 
     def _facts(self, part: str) -> dict[str, Any]:
         self._need("facts.json")

@@ -16,7 +16,7 @@ from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.files import find_images, find_path_column, match_files
 from taut.data.fitting import check_ids, check_shape, in_order
 from taut.data.formats import find_layout
-from taut.data.layout import Layout, choose_view
+from taut.data.layout import Layout, choose_view, shows
 from taut.data.leakage import check_leakage, seen_before
 from taut.data.resized import resized
 from taut.data.split import draw_fraction, draw_per_class
@@ -148,7 +148,7 @@ def replaced_source(source: DataFlags, data: str | None, labels: Path | None, im
     """The flags of a run for other data, or another table, which need not have the groups and the split."""
     if data is not None:
         uncertain = source.uncertain if _is_pack(source) else None
-        source = _other_data(source, data, labels)
+        source = _other_data(source, data, labels, images)
         if labels is None and not is_table(data):  # there are no columns
             kept = {name: getattr(source, name) for name in ("image_size", "group", "unlabeled", "blank")}
             source = DataFlags(data, **kept, uncertain=uncertain if _is_pack(source) else None)
@@ -166,35 +166,45 @@ def _is_pack(source: DataFlags) -> bool:
     return Path(source.data).suffix.lower() == ".npz" and source.labels is None
 
 
-def _other_data(source: DataFlags, data: str, labels: Path | None) -> DataFlags:
+def _other_data(source: DataFlags, data: str, labels: Path | None, images: Path | None = None) -> DataFlags:
     """The flags of a run for other data, of which those that say how its own are split say nothing."""
-    images = _image_root(source, Path(data).expanduser()) if is_table(data) else None
+    if is_table(data):
+        images = images or _image_root(source, Path(data).expanduser())
     other = dataclasses.replace(source, data=data, labels=labels, images=images)
     return dataclasses.replace(other, split_fractions=None, train_list=None, test_list=None, auxiliary=None)
 
 
 def _image_root(source: DataFlags, table: Path) -> Path | None:
-    """Where the images of another table are: in its own folder if that has any of them, else where the run's are."""
-    folder = table.parent
-    if source.images is None or folder.resolve() == Path(source.data).expanduser().resolve().parent:
+    """Where the images of another table are: None for its own folder if any are there, else where the run's are."""
+    folder, place = table.parent, Path(source.data).expanduser()
+    theirs = source.images or (place.parent if is_table(source.data) else place if place.is_dir() else None)
+    if theirs is None or folder.resolve() in (theirs.resolve(), place.resolve().parent):
         return source.images
     layout, _ = _layout(source, table)
     files = find_images(folder)
     column = source.path_column if source.path_column in layout.table.columns else layout.path
-    column = column or find_path_column(layout.table, [*files, *find_images(source.images)])[0]
+    column = column or find_path_column(layout.table, [*files, *find_images(theirs)])[0]
     check_column(layout.table, column, "--path-column")
     found = match_files(layout.table[column], files, folder, folder, layout.shared)
-    return None if (found >= 0).any() else source.images
+    return None if (found >= 0).any() else theirs
 
 
-def table_images(source: DataFlags, table: Path, view: str | None) -> tuple[list[str], list[Path], list[str]]:
+def table_images(
+    source: DataFlags, table: Path, root: Path | None = None, view: str | None = None, path_column: str | None = None
+) -> tuple[list[str], list[Path], list[str]]:
     """The images that another table names, in its order and each once: as it names them, their files, and notes.
 
-    view: those that show it alone; by default that of the flags, where the table has views.  Raises DataError.
+    root: where they are; by default in the table's folder, or where those of the flags are.
+    view: those that show it alone; by default that of the flags, where a row of the table shows it.
+    path_column: the column that names them.  Raises DataError.
     """
-    root = _image_root(source, table) or table.parent
+    source = dataclasses.replace(source, path_column=path_column or source.path_column)
+    root = root or _image_root(source, table) or table.parent
+    usual = source.view
     source = _kept(dataclasses.replace(source, data=str(table), labels=None), "path_column")
     layout, _ = _layout(source, table)
+    if path_column is not None:
+        check_column(layout.table, path_column, "--path-column")
     shown = view or source.view
     rows = layout.table if shown is None else layout.table[choose_view(layout, shown)]
     files = find_images(root)
@@ -208,6 +218,8 @@ def table_images(source: DataFlags, table: Path, view: str | None) -> tuple[list
         )
     first = dict(zip(reversed(places), reversed(names), strict=True))  # of rows of one image the first one
     notes = [f"only images of the view {shown}"] if shown is not None else []
+    if shown is None and usual is not None:
+        notes.append(f"no row shows the run's view {usual}: all images are taken")
     if (missing := int((found < 0).sum())) > 0:
         notes.append(f"{plural(missing, 'row names an image that is', 'rows name images that are')} not in {root}")
     order = list(dict.fromkeys(places))
@@ -237,7 +249,7 @@ def _kept(source: DataFlags, *flags: str) -> DataFlags:
         lacking = [flag for flag, name in named.items() if name not in columns]
         if not fits:
             lacking.append("format")
-        if not any(name in columns for name in layout.views):
+        if source.view is not None and not shows(layout, source.view):
             lacking.append("view")
     elif path is None:
         file = Path(source.data).expanduser()

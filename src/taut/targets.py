@@ -170,7 +170,8 @@ class Teacher(Source):
     def _adversarial(self, model: Any, x: Tensor, ignored: Tensor | None, rows: slice) -> Tensor:
         """The perturbation of views x [M, ...] that changes q(c|x) most, ignored cells left out."""
         counts = believed(torch.ones(len(x), len(self.sizes), device=x.device), ignored, rows)
-        with frozen_statistics(model):
+        # bfloat16 would round the probe off, which is a hundredth over all of an image.
+        with frozen_statistics(model), torch.autocast(x.device.type, enabled=False):
             with torch.no_grad():
                 log_q = latent.log_softmax(model.classify(x), self.sizes)
 

@@ -78,7 +78,6 @@ def evaluate(
     if data is None and not source.data:
         raise DataError(f"{run} is of TautClassifier.save, which keeps no data: name what to evaluate on with --data")
     tested = source.test if data is None and split in (None, "test") else None
-    source = replaced_source(source if tested is None else test_flags(source), data, labels, images)
     reading = {
         "group": group,
         "uncertain": uncertain,
@@ -91,6 +90,9 @@ def evaluate(
     if given and data is None and labels is None:
         flags = ", ".join("--" + name.replace("_", "-") for name in given)
         raise DataError(f"{flags} is for other data than the run's: name them with --data or --labels")
+    # Before, so that images are looked for as they say; and after, as what the data lack is left out there.
+    source = dataclasses.replace(source, **given)
+    source = replaced_source(source if tested is None else test_flags(source), data, labels, images)
     source = dataclasses.replace(source, auxiliary=None, **given)
     saved = folder.path / "split.csv"
     dealt = source.split_fractions is not None and saved.is_file()
@@ -134,7 +136,14 @@ def evaluate(
 
 
 @command()
-def predict(run: Path, images: Path, out: Path = Path("predictions.csv"), view: str | None = None) -> None:
+def predict(
+    run: Path,
+    images: Path,
+    out: Path = Path("predictions.csv"),
+    root: Path | None = None,
+    view: str | None = None,
+    path_column: str | None = None,
+) -> None:
     """Write probabilities, decisions and out-of-distribution scores of every image as CSV.
 
     Args:
@@ -142,7 +151,9 @@ def predict(run: Path, images: Path, out: Path = Path("predictions.csv"), view: 
         images: an image file, a folder of them, a table that names images in its folder (or where those of the run
             are), or an .npz, .npy or Parquet file.
         out: the CSV file to write.
-        view: of a table of CheXpert or NIH the images to take; by default the run's.
+        root: where the images of a table are; by default in its folder, or where those of the run are.
+        view: of a table of CheXpert or NIH the images to take; by default the run's, where a row shows it.
+        path_column: the column of a table that names the images.
     """
     folder = Run(run)
     model = _on_device(folder.load_model())
@@ -151,12 +162,16 @@ def predict(run: Path, images: Path, out: Path = Path("predictions.csv"), view: 
     count, bad = 0, []
     frozen, columns, white, listed = FrozenEncoder.load(run), folder.feature_names(), folder.pixel_max(), None
     if is_table(str(images)):
-        names, files, notes = table_images(source, images, view)
+        if frozen is None and len(model.architecture.shape) != 3:
+            raise DataError(f"{images}: the model takes feature vectors, not images")
+        names, files, notes = table_images(source, images, root, view, path_column)
         listed = names, files
         for note in notes:
             print(f"taut: {images}: {note}", file=sys.stderr)
-    elif view is not None:
-        raise DataError(f"--view {view} is for a table of images, which {images} is not")
+    elif wrong := [
+        flag for flag, value in (("--root", root), ("--view", view), ("--path-column", path_column)) if value
+    ]:
+        raise DataError(f"{', '.join(wrong)} is for a table of images, which {images} is not")
     for names, x, unread in read_inputs(images, model, white, source, frozen, AT_ONCE, columns=columns, listed=listed):
         bad += unread
         if names:

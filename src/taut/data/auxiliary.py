@@ -86,7 +86,7 @@ def _texts(name: str, values: Any, flag: str) -> Column:
 def _column(name: str, texts: Column, flag: str, learnt: NDArray[np.bool_]) -> tuple[Label, NDArray[np.int64]]:
     """A label and the class of every image, −1 where it is not known."""
     numbers = pd.to_numeric(texts, errors="coerce").astype(float)
-    numeric = bool(numbers.notna().eq(texts.notna()).all())
+    numeric = bool(numbers.notna().eq(texts.notna())[learnt].all())
     values = (numbers if numeric else texts).where(learnt).dropna()
     if values.nunique() < 2:
         raise DataError(f"{flag} {name!r} says the same of every image, or nothing: there is nothing to learn from it")
@@ -105,4 +105,5 @@ def _column(name: str, texts: Column, flag: str, learnt: NDArray[np.bool_]) -> t
             f"has numbers, or at most {MOST_CLASSES} different values"
         )
     codes = pd.Index(classes).get_indexer((numbers if numeric else texts).to_numpy())  # −1 for what is not there
-    return Label(name, tuple(f"{v:.15g}" if numeric else v for v in classes)), codes.astype(np.int64)
+    names = [f"{v:.15g}" if v % 1 == 0 else repr(float(v)) for v in classes] if numeric else classes
+    return Label(name, tuple(names)), codes.astype(np.int64)

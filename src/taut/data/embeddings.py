@@ -117,6 +117,7 @@ def load_embeddings(
                 f"{path} has no annotations: pass a table with --labels, or --classes N for clusters (in Python an "
                 "explicit label space)"
             )
+        check_policy(space, uncertain, blank)
         nothing = annotate(space, np.full((len(inputs.x), len(space)), LATENT))
         return Dataset(
             path.name,

@@ -36,6 +36,12 @@ class Layout:
     note: str | None = None
 
 
+def shows(layout: Layout, view: str) -> bool:
+    """Whether any row shows a view, whatever its case."""
+    columns = [layout.table[name] for name in layout.views if name in layout.table.columns]
+    return any(bool((column.str.casefold() == view.casefold()).any()) for column in columns)
+
+
 def choose_view(layout: Layout, view: str) -> pd.Series[bool]:
     """Which rows show a view such as "frontal" or "PA", whatever its case.
 

@@ -23,10 +23,11 @@ from taut.values import is_one_hot, whole_numbers
 EMPTY = ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"]
 STRANGE = {"text": 0.5, "number": 0.1}  # share of other cells up to which a column was to be a yes/no label
 NO_FINDING = ("no finding", "no findings", "none", "normal")
+UNSURE = ("uncertain", "equivocal", "?")
 WORDS = {
     **dict.fromkeys(("yes", "y", "true", "positive", "present"), "1"),
     **dict.fromkeys(("no", "n", "false", "negative", "absent"), "0"),
-    **dict.fromkeys(("uncertain", "equivocal", "?"), "-1"),
+    **dict.fromkeys(UNSURE, "-1"),
 }
 FIRST_ROW = 2  # the row of a table's first image as a spreadsheet counts, below the header
 
@@ -180,7 +181,8 @@ def read_labels(
         notes += [note for name in left if (note := _almost(table[name].dropna()))]
     binary = np.array([label.classes == (0, 1) for label, _ in read])
     known = np.select([codes == UNCERTAIN, codes == BLANK], [-1.0, np.nan], codes)[:, binary]
-    if not yes_no and is_signed(known):
+    words = any(table[str(label.name)].str.lower().isin(UNSURE).any() for label, _ in read if label.name in table)
+    if not yes_no and not words and is_signed(known):
         complete = not np.isnan(known).any()
         if negative and complete:
             codes = np.where(binary & (codes == UNCERTAIN), 0, codes)
@@ -247,6 +249,10 @@ def read_joined(
         )
     names = split_names(cells, separator, table.index)
     none = names.str.lower().isin(NO_FINDING) & ~names.isin([] if space is None else space.names)
+    # All but the usual words are names of findings where a cell has them beside others.
+    alone = ~names.index.duplicated(keep=False)
+    beside = set(names[none & ~alone].str.lower()) - set(NO_FINDING[:1])
+    none &= ~names.str.lower().isin(beside)
     both = set(names.index[none]) & set(names.index[~none])
     if both:
         row = min(both)
@@ -315,8 +321,10 @@ def _numbers(cells: Column, words: Mapping[str, str] | None = None) -> NDArray[n
 
 
 def _is_yes_no(cells: Column) -> bool:
-    known = _numbers(cells.dropna(), WORDS)
-    return len(known) > 0 and bool(np.isin(known, (0, 1, -1)).all())
+    """Whether all cells that are not blank say yes, no or uncertain, and some more than a word for uncertain."""
+    said = cells.dropna()
+    known = _numbers(said, WORDS)
+    return bool(np.isin(known, (0, 1, -1)).all()) and not bool(said.str.lower().isin(UNSURE).all())
 
 
 def _read_column(
