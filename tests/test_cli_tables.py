@@ -452,7 +452,7 @@ def test_images_are_looked_for_where_the_run_s_are(chest: Path, tmp_path: Path, 
     names = table(place, "scan,remark\n3.png,a\n1.png,b\n", "n.csv")
     taut("predict", out, names, "--out", tmp_path / "p.csv")
     assert pd.read_csv(tmp_path / "p.csv")["image"].tolist() == ["3.png", "1.png"]
-    odd = table(place, "note,img,age\nx,3,1\ny,k9,2\nz,k8,3\n", "odd.csv")
+    odd = table(place, "note,img,more\nx,3,a\ny,k9,b\nz,k8,c\n", "odd.csv")
     assert "--path-column" in refused(capsys, "predict", out, odd, "--out", tmp_path / "p.csv")
     taut("predict", out, odd, "--path-column", "img", "--root", chest, "--out", tmp_path / "p.csv")
     assert len(pd.read_csv(tmp_path / "p.csv")) == 1

@@ -176,7 +176,8 @@ def read_labels(
     read = [_read_column(table[name], label, unlabeled, separator) for name, label in zip(chosen, given, strict=True)]
     codes = np.stack([column for _, column in read], axis=1)
     notes = [f"Columns not used: {listed(left)}."] if (left := [name for name in rest if name not in chosen]) else []
-    if chosen and space is None and label_columns is None and not yes_no and _is_yes_no(table[chosen[0]]):
+    several = len(chosen) > 1 or (chosen and left)
+    if several and space is None and label_columns is None and not yes_no and _is_yes_no(table[chosen[0]]):
         notes = [f"Labels, as the columns of only 0 and 1, or yes and no: {listed(chosen)}.", *notes]
         notes += [note for name in left if (note := _almost(table[name].dropna()))]
     binary = np.array([label.classes == (0, 1) for label, _ in read])
