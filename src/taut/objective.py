@@ -95,16 +95,14 @@ class Objective(nn.Module, ABC):
         return []
 
 
-def auxiliary_term(logits: Tensor | None, batch: Batch, sizes: Sizes) -> Tensor | None:
-    """Σ_j KL(p̃(a_j|x) ‖ q(a_j|x)) of auxiliary variables, averaged over the rows of which one is known; None without.
+def auxiliary_term(logits: Tensor, targets: Tensor, sizes: Sizes) -> Tensor:
+    """Σ_j KL(p̃(a_j|x) ‖ q(a_j|x)) of auxiliary variables, averaged over the rows of which one is known: a scalar, nats.
 
-    logits: [N, A] of the rows of the batch.
+    logits: [N, A].  targets: [N, A], NaN where nothing is known.
     """
-    if logits is None or batch.auxiliary is None:
-        return None
-    known = latent.sum_labels(batch.auxiliary.isnan().to(logits.dtype), sizes) == 0
+    known = latent.sum_labels(targets.isnan().to(logits.dtype), sizes) == 0
     log_q = latent.log_softmax(logits, sizes)
-    targets = torch.where(latent.spread_labels(known, sizes), batch.auxiliary.to(log_q.dtype), log_q.detach().exp())
+    targets = torch.where(latent.spread_labels(known, sizes), targets.to(log_q.dtype), log_q.detach().exp())
     kl = torch.where(known, latent.annotation_kl(targets, log_q, sizes), 0)
     return kl.sum() / known.any(1).sum().clamp_min(1)
 

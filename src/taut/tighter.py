@@ -169,8 +169,8 @@ class TighterELBO(Objective):
         )
         if not self.generative:
             terms.reconstruction = terms.bound = terms.surrogate = None
-        terms.auxiliary = auxiliary_term(own.auxiliary, batch, model.auxiliary_sizes)
-        if terms.auxiliary is not None:
+        if batch.auxiliary is not None and own.auxiliary is not None:
+            terms.auxiliary = auxiliary_term(own.auxiliary, batch.auxiliary, model.auxiliary_sizes)
             terms.total = terms.total + self.auxiliary * terms.auxiliary
         if proposal is not None:
             self._add_views(terms, proposal.estimate(own), posterior[n:], model.sizes)

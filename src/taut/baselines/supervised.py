@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from taut.baselines.base import Baseline, annotated_term, annotation_kl, last_rows, terms_of
 from taut.facts import Facts
@@ -40,12 +39,15 @@ class Supervised(Baseline):
     def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch; step does not matter."""
         n, views = len(batch.x), batch.strong
-        posterior = model.encode(batch.x if views is None else torch.cat([batch.x, views]))
-        logits, own = posterior.logits, posterior[:n]
-        kl = total = annotated_term(own.logits, batch, self.sizes)
-        others: dict[str, Tensor] = {}
-        auxiliary = auxiliary_term(own.auxiliary, batch, model.auxiliary_sizes)
-        if auxiliary is not None:
+        x, others = batch.x if views is None else torch.cat([batch.x, views]), {}
+        if batch.auxiliary is None:
+            logits = model.classify(x)
+            kl = total = annotated_term(logits[:n], batch, self.sizes)
+        else:
+            posterior = model.encode(x)
+            logits = posterior.logits
+            kl = annotated_term(logits[:n], batch, self.sizes)
+            auxiliary = auxiliary_term(posterior.auxiliary[:n], batch.auxiliary, model.auxiliary_sizes)
             total, others = kl + self.plan.auxiliary * auxiliary, {"auxiliary": auxiliary.detach()}
         if views is None:
             return terms_of(total, kl, **others)

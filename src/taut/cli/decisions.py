@@ -17,7 +17,7 @@ PLANNED = {
     "model": ("encoder", "width", "pool", "z_dim", "decoder_width", "reduce", "likelihood", "dropout"),
     "objective": (
         *("reconstruction", "beta_z", "mutual_information", "marginal", "source", "momentum"),
-        *("sharpen", "threshold", "onset", "full", "mix"),
+        *("sharpen", "threshold", "onset", "full", "mix", "adversary"),
     ),
     "train": (
         *("steps", "batch_labelled", "batch_unlabelled", "learning_rate", "weight_decay"),

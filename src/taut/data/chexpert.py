@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pandas as pd
 
 from taut.data.dataset import DataError
@@ -29,7 +27,6 @@ OFFICIAL = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Ef
 """The findings of the leader board."""
 
 PATH = "Path"
-PLACES = re.compile(r"(patient[^/\\]*)[/\\](study[^/\\]*)[/\\][^/\\]+$")
 
 
 def recognises(table: pd.DataFrame) -> bool:
@@ -57,11 +54,8 @@ def official_layout(table: pd.DataFrame) -> Layout:
 def _layout(table: pd.DataFrame, labels: tuple[str, ...]) -> Layout:
     if PATH not in table.columns or not labels:
         raise DataError(f"--format chexpert: the table has no column {PATH!r}, or none of an observation")
-    # Not pandas' extract, which takes seconds for a table of full size.
-    places = [PLACES.search(path) if isinstance(path, str) else None for path in table[PATH].to_numpy(dtype=object)]
-    found = pd.DataFrame(
-        [(None, None) if place is None else place.groups() for place in places], table.index, ["patient", "study"]
-    )
+    places = [_place(path) if isinstance(path, str) else (None, None) for path in table[PATH].to_numpy(dtype=object)]
+    found = pd.DataFrame(places, table.index, ["patient", "study"])
     wrong = table[PATH].notna() & found["patient"].isna()
     if wrong.any():
         first = int(wrong.to_numpy().argmax())
@@ -82,3 +76,12 @@ def _layout(table: pd.DataFrame, labels: tuple[str, ...]) -> Layout:
         shared=3,
         note=f"Read as CheXpert's table: {len(labels)} observations, patients from the paths.",
     )
+
+
+def _place(path: str) -> tuple[str | None, str | None]:
+    """The patient and the study of a path; nothing where it has none. (A pattern takes seconds for 223,414 rows.)"""
+    parts = path.replace("\\", "/").rsplit("/", 3)[-3:]
+    at = parts[0].find("patient")
+    if len(parts) < 3 or at < 0 or not parts[1].startswith("study") or not parts[2]:
+        return None, None
+    return parts[0][at:], parts[1]

@@ -158,7 +158,7 @@ class _Reading:
 
     def dataset(self, image_size: int | tuple[int, int] | None, channels: int | None, white: float | None) -> Dataset:
         """Decode what remains."""
-        rows = self._remaining()
+        rows = self._remaining(report=False)
         images = self.entries["image"].to_numpy()
         shape, notes = _choose_shape([self.headers[i] for i in images[rows]], image_size, channels)
         deep, pixel_max = self._white(rows, white, notes)
@@ -220,10 +220,13 @@ class _Reading:
         self.entries.loc[rows, "kind"] = kind
         self.entries.loc[rows, "reason"] = reason
 
-    def _remaining(self) -> NDArray[np.intp]:
-        """The positions of what is not left out, after writing the report of what is; DataError if all is."""
+    def _remaining(self, report: bool = True) -> NDArray[np.intp]:
+        """The positions of what is not left out, after writing the report of what is; DataError if all is.
+
+        report: whether it is written where something remains: of a large table that takes as long as much else.
+        """
         kept = (self.entries["kind"] == "").to_numpy()
-        if self.skipped is not None:
+        if self.skipped is not None and (report or not kept.any()):
             self.skipped.parent.mkdir(parents=True, exist_ok=True)
             self.entries.loc[~kept, ["row", "file", "reason"]].to_csv(self.skipped, index=False)
         if not kept.any():
