@@ -147,7 +147,7 @@ def test_the_term_is_the_cross_entropy_of_what_is_known() -> None:
     ) / 3
     found = auxiliary_term(logits, known, (2, 3))
     torch.testing.assert_close(found, wanted)
-    found.backward()  # type: ignore[no-untyped-call]
+    torch.autograd.backward(found)
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
     assert logits.grad[1].eq(0).all()
@@ -165,7 +165,7 @@ def test_what_is_known_of_unannotated_inputs_reaches_the_encoder(name: str) -> N
     without = objective.loss(model, dataclasses.replace(batch, auxiliary=None), 0)
     assert terms.auxiliary is not None
     assert without.auxiliary is None
-    (terms.auxiliary if name == "tighter-elbo" else terms.total).backward()  # type: ignore[no-untyped-call]
+    torch.autograd.backward(terms.auxiliary if name == "tighter-elbo" else terms.total)
     head = model.to_auxiliary
     assert head is not None
     assert head.weight.grad is not None

@@ -398,12 +398,17 @@ def test_the_images_of_a_table_are_predicted_under_the_names_that_it_has(
     assert "--view is for a table of images" in refused(capsys, "predict", out, chest, "--view", "PA")
 
 
-def test_views_of_a_table_are_predicted_alone(tmp_path: Path, capsys: Capture) -> None:
+def two_views(folder: Path) -> Path:
+    """NIH's table of twelve images, a third of them AP and the others PA."""
     lines = ["Image Index,Finding Labels,Patient ID,View Position"]
     for i in range(12):
-        paint(tmp_path / "images" / f"{i:08}_000.png")
+        paint(folder / "images" / f"{i:08}_000.png")
         lines.append(f"{i:08}_000.png,{'Mass' if i % 2 else 'No Finding'},{i},{'PA' if i % 3 else 'AP'}")
-    nih = table(tmp_path, "\n".join(lines) + "\n", "nih.csv")
+    return table(folder, "\n".join(lines) + "\n", "nih.csv")
+
+
+def test_views_of_a_table_are_predicted_alone(tmp_path: Path, capsys: Capture) -> None:
+    nih = two_views(tmp_path)
     out = tmp_path / "run"
     taut("train", nih, "--images", tmp_path / "images", *FLAGS, "--out", out, "--quiet")
     for flags, count in (((), 12), (("--view", "AP"), 4)):
@@ -463,11 +468,7 @@ def test_images_are_looked_for_where_the_run_s_are(chest: Path, tmp_path: Path, 
 
 
 def test_a_view_of_the_run_that_no_row_shows_takes_all(tmp_path: Path, capsys: Capture) -> None:
-    lines = ["Image Index,Finding Labels,Patient ID,View Position"]
-    for i in range(12):
-        paint(tmp_path / "images" / f"{i:08}_000.png")
-        lines.append(f"{i:08}_000.png,{'Mass' if i % 2 else 'No Finding'},{i},{'PA' if i % 3 else 'AP'}")
-    nih = table(tmp_path, "\n".join(lines) + "\n", "nih.csv")
+    nih = two_views(tmp_path)
     out = tmp_path / "run"
     taut("train", nih, "--images", tmp_path / "images", "--view", "PA", *FLAGS, "--out", out, "--quiet")
     lateral = table(tmp_path, nih.read_text().replace(",PA", ",LL").replace(",AP", ",LL"), "lateral.csv")

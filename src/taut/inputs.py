@@ -12,13 +12,15 @@ from taut.data.arrays import is_pack, load_npz
 from taut.data.cache import read_images, scale_of
 from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.embeddings import load_embeddings
-from taut.data.files import find_images
+from taut.data.files import find_images, find_path_column, match_files
 from taut.data.fitting import check_shape, in_order
+from taut.data.layout import choose_view
 from taut.data.listing import TableOptions
 from taut.data.resized import resized
+from taut.data.table import check_column, listed, plural
 from taut.features import FrozenEncoder
 from taut.nn.vae import LabelVAE
-from taut.sources import ReadFlags
+from taut.sources import DataFlags, ReadFlags, image_root, kept_flags, layout_of
 
 
 def read_inputs(
@@ -30,7 +32,7 @@ def read_inputs(
     most: int | None = None,
     encode: bool = True,
     columns: Sequence[str] = (),
-    listed: tuple[list[str], list[Path]] | None = None,
+    table: tuple[list[str], list[Path]] | None = None,
 ) -> Iterator[tuple[list[str], Any, list[tuple[Path, str]]]]:
     """Names, inputs and what could not be read, from an image, a folder, an .npz pack or a file of embeddings.
 
@@ -39,7 +41,7 @@ def read_inputs(
     frozen: the encoder whose features the model takes; vectors are taken for its features.
     encode: whether these features stand in for images, or images stay as the encoder reads them.
     columns: the names of the features that the model takes.
-    listed: the names and the files of the images that a table names, where `path` is one.
+    table: the names and the files of the images that it names, where `path` is one (`table_images`).
     most: so many image files at once, of which any number may be unread; all of them by default.
     Raises DataError, after the last ones, where none could be read.
     """
@@ -65,9 +67,9 @@ def read_inputs(
         raise DataError(f"{path}: the model takes feature vectors, not images")
     files = [path / name for name in find_images(path)] if path.is_dir() else [path]
     named = {}
-    if listed is not None:
-        files = listed[1]
-        named = dict(zip(files, listed[0], strict=True))
+    if table is not None:
+        files = table[1]
+        named = dict(zip(files, table[0], strict=True))
     reasons: list[tuple[Path, str]] = []
     count = 0
     size = most or max(1, len(files))
@@ -80,3 +82,40 @@ def read_inputs(
         yield names, x if encoder is None or not names else encoder.compute(x, str(path)), unread
     if not count:
         raise DataError(f"{path}: no image can be read" + (f" ({reasons[0][0]}: {reasons[0][1]})" if reasons else ""))
+
+
+def table_images(
+    source: DataFlags, table: Path, root: Path | None = None, view: str | None = None, path_column: str | None = None
+) -> tuple[list[str], list[Path], list[str]]:
+    """The images that another table names, in its order and each once: as it names them, their files, and notes.
+
+    root: where they are; by default in the table's folder, or where those of the flags are.
+    view: those that show it alone; by default that of the flags, where a row of the table shows it.
+    path_column: the column that names them.  Raises DataError.
+    """
+    source = dataclasses.replace(source, path_column=path_column or source.path_column)
+    root = root or image_root(source, table) or table.parent
+    usual = source.view
+    source = kept_flags(dataclasses.replace(source, data=str(table), labels=None), "path_column")
+    layout, _ = layout_of(source, table)
+    if path_column is not None:
+        check_column(layout.table, path_column, "--path-column")
+    shown = view or source.view
+    rows = layout.table if shown is None else layout.table[choose_view(layout, shown)]
+    files = find_images(root)
+    column = source.path_column or layout.path or find_path_column(layout.table, files)[0]
+    found = match_files(rows[column], files, root, table.parent, layout.shared)
+    names = rows[column][found >= 0].tolist()
+    places = found[found >= 0].tolist()
+    if not places:
+        raise DataError(
+            f"{table}: no row names an image in {root}; column {column!r} says {listed(list(rows[column]), 3)}"
+        )
+    first = dict(zip(reversed(places), reversed(names), strict=True))  # of rows of one image the first one
+    notes = [f"only images of the view {shown}"] if shown is not None else []
+    if shown is None and usual is not None:
+        notes.append(f"no row shows the run's view {usual}: all images are taken")
+    if (missing := int((found < 0).sum())) > 0:
+        notes.append(f"{plural(missing, 'row names an image that is', 'rows name images that are')} not in {root}")
+    order = list(dict.fromkeys(places))
+    return [first[i] for i in order], [root / files[i] for i in order], notes

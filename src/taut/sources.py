@@ -16,11 +16,11 @@ from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.files import find_images, find_path_column, match_files
 from taut.data.fitting import check_ids, check_shape, in_order
 from taut.data.formats import find_layout
-from taut.data.layout import Layout, choose_view, shows
+from taut.data.layout import Layout, shows
 from taut.data.leakage import check_leakage, seen_before
 from taut.data.resized import resized
 from taut.data.split import draw_fraction, draw_per_class
-from taut.data.table import check_column, listed, plural, read_table
+from taut.data.table import check_column, read_table
 from taut.features import FrozenEncoder, usual_side
 from taut.labels import LabelSpace, Scalar
 from taut.run import Run
@@ -157,7 +157,7 @@ def replaced_source(source: DataFlags, data: str | None, labels: Path | None, im
     elif labels is not None:
         source = dataclasses.replace(source, labels=labels)
     if data is not None or labels is not None:
-        source = _kept(source, "group", "split_column", "path_column", "joined_column")
+        source = kept_flags(source, "group", "split_column", "path_column", "joined_column")
     return source if images is None else dataclasses.replace(source, images=images)
 
 
@@ -169,18 +169,18 @@ def _is_pack(source: DataFlags) -> bool:
 def _other_data(source: DataFlags, data: str, labels: Path | None, images: Path | None = None) -> DataFlags:
     """The flags of a run for other data, of which those that say how its own are split say nothing."""
     if is_table(data):
-        images = images or _image_root(source, Path(data).expanduser())
+        images = images or image_root(source, Path(data).expanduser())
     other = dataclasses.replace(source, data=data, labels=labels, images=images)
     return dataclasses.replace(other, split_fractions=None, train_list=None, test_list=None, auxiliary=None)
 
 
-def _image_root(source: DataFlags, table: Path) -> Path | None:
+def image_root(source: DataFlags, table: Path) -> Path | None:
     """Where the images of another table are: None for its own folder if any are there, else where the run's are."""
     folder, place = table.parent, Path(source.data).expanduser()
     theirs = source.images or (place.parent if is_table(source.data) else place if place.is_dir() else None)
     if theirs is None or folder.resolve() in (theirs.resolve(), place.resolve().parent):
         return source.images
-    layout, _ = _layout(source, table)
+    layout, _ = layout_of(source, table)
     files = find_images(folder)
     column = source.path_column if source.path_column in layout.table.columns else layout.path
     column = column or find_path_column(layout.table, [*files, *find_images(theirs)])[0]
@@ -189,44 +189,7 @@ def _image_root(source: DataFlags, table: Path) -> Path | None:
     return None if (found >= 0).any() else theirs
 
 
-def table_images(
-    source: DataFlags, table: Path, root: Path | None = None, view: str | None = None, path_column: str | None = None
-) -> tuple[list[str], list[Path], list[str]]:
-    """The images that another table names, in its order and each once: as it names them, their files, and notes.
-
-    root: where they are; by default in the table's folder, or where those of the flags are.
-    view: those that show it alone; by default that of the flags, where a row of the table shows it.
-    path_column: the column that names them.  Raises DataError.
-    """
-    source = dataclasses.replace(source, path_column=path_column or source.path_column)
-    root = root or _image_root(source, table) or table.parent
-    usual = source.view
-    source = _kept(dataclasses.replace(source, data=str(table), labels=None), "path_column")
-    layout, _ = _layout(source, table)
-    if path_column is not None:
-        check_column(layout.table, path_column, "--path-column")
-    shown = view or source.view
-    rows = layout.table if shown is None else layout.table[choose_view(layout, shown)]
-    files = find_images(root)
-    column = source.path_column or layout.path or find_path_column(layout.table, files)[0]
-    found = match_files(rows[column], files, root, table.parent, layout.shared)
-    names = rows[column][found >= 0].tolist()
-    places = found[found >= 0].tolist()
-    if not places:
-        raise DataError(
-            f"{table}: no row names an image in {root}; column {column!r} says {listed(list(rows[column]), 3)}"
-        )
-    first = dict(zip(reversed(places), reversed(names), strict=True))  # of rows of one image the first one
-    notes = [f"only images of the view {shown}"] if shown is not None else []
-    if shown is None and usual is not None:
-        notes.append(f"no row shows the run's view {usual}: all images are taken")
-    if (missing := int((found < 0).sum())) > 0:
-        notes.append(f"{plural(missing, 'row names an image that is', 'rows name images that are')} not in {root}")
-    order = list(dict.fromkeys(places))
-    return [first[i] for i in order], [root / files[i] for i in order], notes
-
-
-def _layout(source: DataFlags, path: Path) -> tuple[Layout, bool]:
+def layout_of(source: DataFlags, path: Path) -> tuple[Layout, bool]:
     """The layout of another table, and whether it is in the format of the flags; where it is not, in its own."""
     table = read_table(path.expanduser())
     try:
@@ -235,7 +198,7 @@ def _layout(source: DataFlags, path: Path) -> tuple[Layout, bool]:
         return find_layout(table), False
 
 
-def _kept(source: DataFlags, *flags: str) -> DataFlags:
+def kept_flags(source: DataFlags, *flags: str) -> DataFlags:
     """The flags without those of some that name a column, or an array of groups, that the data lack.
 
     And of a table without the format and the view that are not its own: the labels are the model's in any case.
@@ -244,7 +207,7 @@ def _kept(source: DataFlags, *flags: str) -> DataFlags:
     path = Path(source.data) if is_table(source.data) else source.labels
     lacking: list[str] = []
     if path is not None and (named or source.format is not None or source.view is not None):
-        layout, fits = _layout(source, path)
+        layout, fits = layout_of(source, path)
         columns = layout.table.columns
         lacking = [flag for flag, name in named.items() if name not in columns]
         if not fits:
@@ -399,7 +362,7 @@ def test_flags(source: DataFlags) -> DataFlags:
     """How --test is read: as the data is, but for what splits it, and a table of its own where it is one."""
     assert source.test is not None
     labels = None if is_table(source.test) else source.labels
-    return _kept(_other_data(source, source.test, labels), "split_column", "path_column", "joined_column")
+    return kept_flags(_other_data(source, source.test, labels), "split_column", "path_column", "joined_column")
 
 
 def named_parts(training: Dataset, testing: Dataset | None) -> dict[str, Dataset]:

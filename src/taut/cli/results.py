@@ -22,14 +22,14 @@ from taut.evaluate.predict import predict_logits
 from taut.evaluate.predictions import prediction_table
 from taut.export import export as export_run
 from taut.features import FrozenEncoder
-from taut.inputs import read_inputs
+from taut.inputs import read_inputs, table_images
 from taut.nn.vae import LabelVAE
 from taut.report.explain import draw_explanation
 from taut.report.explain import explain as explain_image
 from taut.report.pictures import reliability_diagram
 from taut.report.tables import evaluation_table, evaluation_text
 from taut.run import Run, load_about
-from taut.sources import DataFlags, is_table, load_source, replaced_source, table_images, test_flags
+from taut.sources import DataFlags, is_table, load_source, replaced_source, test_flags
 
 AT_ONCE = 1000  # image files that are read and predicted before the next ones are
 
@@ -160,19 +160,19 @@ def predict(
     source = _source(folder)
     _check_writable(out)
     count, bad = 0, []
-    frozen, columns, white, listed = FrozenEncoder.load(run), folder.feature_names(), folder.pixel_max(), None
+    frozen, columns, white, named = FrozenEncoder.load(run), folder.feature_names(), folder.pixel_max(), None
     if is_table(str(images)):
         if frozen is None and len(model.architecture.shape) != 3:
             raise DataError(f"{images}: the model takes feature vectors, not images")
         names, files, notes = table_images(source, images, root, view, path_column)
-        listed = names, files
+        named = names, files
         for note in notes:
             print(f"taut: {images}: {note}", file=sys.stderr)
     elif wrong := [
         flag for flag, value in (("--root", root), ("--view", view), ("--path-column", path_column)) if value
     ]:
         raise DataError(f"{', '.join(wrong)} is for a table of images, which {images} is not")
-    for names, x, unread in read_inputs(images, model, white, source, frozen, AT_ONCE, columns=columns, listed=listed):
+    for names, x, unread in read_inputs(images, model, white, source, frozen, AT_ONCE, columns=columns, table=named):
         bad += unread
         if names:
             table = prediction_table(model, names, x)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from taut.data.arrays import load_npz
-from taut.data.cells import CellPolicy, chosen_policy, parse_prevalence
+from taut.data.cells import CellPolicy, check_policy, chosen_policy, parse_prevalence
 from taut.data.dataset import DataError, Dataset
 from taut.data.embedded import digit_grid, digits
 from taut.data.embeddings import SUFFIXES as EMBEDDINGS
@@ -95,6 +95,7 @@ def load_dataset(
         asked = uncertain is not None or blank is not None
         policy = chosen_policy(uncertain, blank, CellPolicy.blank) if asked else None
         dataset = load_npz(path, space, group, unlabeled, white, policy=policy, auxiliary=auxiliary or ())
+        check_policy(dataset.space, uncertain, blank)
         dataset = dataset if image_size is None else resized(dataset, image_size)
     elif kind in EMBEDDINGS:
         _refuse(source, {"--images": images, "--image-size": image_size, "--channels": channels, "--view": view})

@@ -20,7 +20,6 @@ from taut.data.packed import decode_packed
 from taut.data.signed import read_cells
 from taut.data.table import EMPTY, plural
 from taut.labels import Annotation, LabelError, LabelSpace, Scalar
-from taut.prevalence import YES_NO
 
 ID_NAMES = ("image_id", "ids", "id")
 UNLABELED = "_unlabeled"  # the ending of images without annotations, which are for training
@@ -154,8 +153,6 @@ class _Reader:
         else:
             assert space is not None
             annotation, doubtful = _unannotated(space, count), None
-        if policy is not None and not any(label.classes == YES_NO for label in space):
-            raise DataError(f"{self.path} has no yes/no labels, which --uncertain and --blank are for")
         if policy is not None and policy.uncertain != CellPolicy.uncertain and len(space) == 1:
             raise DataError(f"{self.path} does not take --uncertain: of one label -1 is no annotation")
         ids = next((self._column(name, lengths) for name in ID_NAMES if self.has(name)), np.arange(count))
