@@ -21,9 +21,10 @@ import numpy as np
 import torch
 
 from benchmarks.common import RESULTS, peak_mib, record
+from taut.build import build_model, build_objective, build_stream
 from taut.data.dataset import Dataset
 from taut.facts import fingerprint
-from taut.fit import build_model, build_objective, build_stream, plan_for
+from taut.fit import plan_for
 from taut.labels import Annotation, Label, LabelSpace
 from taut.latent import ENUMERATION_LIMIT
 from taut.train import make_optimizer

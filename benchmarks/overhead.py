@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from benchmarks.common import RESULTS, record
+from taut.build import build_model, build_objective, build_stream
 from taut.data.dataset import Dataset
 from taut.data.split import draw_per_class
 from taut.facts import fingerprint
-from taut.fit import build_model, build_objective, build_stream
 from taut.labels import LabelSpace
 from taut.plan import Plan
 from taut.rules import make_plan

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 
 from benchmarks.common import RESULTS, numbers, record
 from benchmarks.mnist import changed, draw, parts
+from taut.build import build_model
 from taut.evaluate.metrics import label_figures
 from taut.evaluate.predict import predict_probabilities
-from taut.fit import build_model, fit
+from taut.fit import fit
 from taut.nn.vae import LabelVAE
 from taut.run import Run
 

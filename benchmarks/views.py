@@ -23,7 +23,8 @@ from taut.evaluate.calibration import calibrate
 from taut.evaluate.metrics import evaluate
 from taut.evaluate.predict import predict_logits
 from taut.fit import Fitted, fit
-from taut.sources import DataFlags, draw_annotations
+from taut.flags import DataFlags
+from taut.sources import draw_annotations
 
 COUNTS = (0, 4, 8, 16)
 HIDDEN = 0.25  # of the patients of the training part

@@ -25,8 +25,9 @@ from taut.data.dataset import Dataset
 from taut.data.leakage import check_leakage
 from taut.evaluate.metrics import evaluate
 from taut.fit import Fitted, fit
+from taut.flags import DataFlags
 from taut.plan import override
-from taut.sources import DataFlags, draw_annotations, named_parts
+from taut.sources import draw_annotations, named_parts
 
 PACK = "nih_cxr14_all_64.npz"
 NAMES = {

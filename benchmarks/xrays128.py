@@ -25,9 +25,10 @@ from taut.data import load_dataset
 from taut.data.dataset import DataError, Dataset
 from taut.data.leakage import check_leakage
 from taut.fit import fit
+from taut.flags import DataFlags
 from taut.memory import estimate_memory
 from taut.plan import override
-from taut.sources import DataFlags, draw_annotations, named_parts
+from taut.sources import draw_annotations, named_parts
 
 PACK = "nih_cxr14_128.npz"
 ENCODERS = {"small network": "conv", "DenseNet-121": "densenet-121"}

@@ -12,12 +12,13 @@ from PIL import Image
 
 from commands import Capture, refused, taut
 from taut.baselines import OBJECTIVES
+from taut.build import build_model, build_objective, build_stream
 from taut.data import load_dataset
 from taut.data.auxiliary import Auxiliary, read_auxiliary
 from taut.data.dataset import DataError, Dataset
 from taut.estimator import TautClassifier
 from taut.facts import fingerprint
-from taut.fit import build_model, build_objective, build_stream, fit, plan_of
+from taut.fit import fit, plan_of
 from taut.labels import LabelSpace
 from taut.objective import Batch, auxiliary_term
 from taut.plan import Plan, override

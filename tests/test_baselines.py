@@ -19,13 +19,14 @@ from taut import latent
 from taut.adversary import frozen_statistics
 from taut.baselines import DEFAULT, OBJECTIVES, find_objective, mixmatch
 from taut.baselines.base import annotated_term, annotation_kl, sigmoid_ramp, squared_distance
+from taut.build import build_model
 from taut.data.dataset import Dataset
 from taut.data.embedded import digits
 from taut.data.split import hide
 from taut.data.stream import Stream
 from taut.evaluate.predict import predict_logits
 from taut.facts import Facts
-from taut.fit import build_model, fit, plan_for, resume
+from taut.fit import fit, plan_for, resume
 from taut.labels import Annotation, LabelSpace
 from taut.latent import Sizes
 from taut.nn import Architecture, LabelVAE

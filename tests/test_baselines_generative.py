@@ -19,12 +19,13 @@ from conftest import ConditionalGaussian, log_prob, random_prior, random_targets
 from taut import latent
 from taut.baselines import find_objective
 from taut.baselines.m1m2 import Second
+from taut.build import build_model
 from taut.data.dataset import Dataset
 from taut.evaluate.bounds import elbo, importance_weighted
 from taut.evaluate.metrics import evaluate
 from taut.evaluate.predict import predict_probabilities
 from taut.facts import fingerprint
-from taut.fit import build_model, fit, plan_for
+from taut.fit import fit, plan_for
 from taut.labels import Label, LabelSpace
 from taut.latent import Sizes
 from taut.nn import Architecture, LabelVAE, Posterior

@@ -237,7 +237,7 @@ def test_the_plain_objective_of_the_mnist_benchmark_has_no_other_sources() -> No
 @pytest.mark.skipif(not MNIST, reason="$TAUT_DATA names no folder with mnist_train.npz and mnist_test.npz")
 def test_the_mnist_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mnist, "fit", tiny_fit)
-    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("taut.budget.step_seconds", lambda *_: 1.0)
     mnist.main(seeds=1, minutes=0.01, plain_seeds=1, plain_minutes=0.01, folder=tmp_path)
     for name in ("100-augmented-0.01-minutes", "100-plain-0.01-minutes", "20-augmented-0.01-minutes", "100-eq-16"):
         (row,) = json.loads((tmp_path / f"mnist-{name}.json").read_text())["summary"].values()
@@ -269,7 +269,7 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (mnist, cross_entropy, tightness, speed, rivals, generative):
         monkeypatch.setattr(module, "fit", tiny_fit)
     monkeypatch.setattr(mnist, "HIDDEN", 100)
-    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("taut.budget.step_seconds", lambda *_: 1.0)
 
 
 @NEEDS_MNIST
@@ -551,8 +551,8 @@ def few_x_rays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xrays, "MORE", {"siddharth": "siddharth"})
     monkeypatch.setitem(xrays.ADDED, "patients-10", partial(xrays.patients, 0.1, {"siddharth": "siddharth"}))
     monkeypatch.setattr(xrays, "POLICIES", {"latent": "latent", "ignore": "ignore"})
-    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
-    monkeypatch.setattr("taut.fit.LEAST_STEPS", 7)
+    monkeypatch.setattr("taut.budget.step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("taut.budget.LEAST_STEPS", 7)
     xrays.annotated.cache_clear()
 
 
@@ -641,8 +641,8 @@ def test_the_benchmark_of_larger_x_rays_in_miniature(tmp_path: Path, monkeypatch
     monkeypatch.setattr(xrays128, "parts", lambda: small)
     monkeypatch.setattr(xrays128, "fit", tiny_fit)
     monkeypatch.setattr(xrays128, "measured", xrays128.one)
-    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
-    monkeypatch.setattr("taut.fit.LEAST_STEPS", 2)
+    monkeypatch.setattr("taut.budget.step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("taut.budget.LEAST_STEPS", 2)
     xrays128.main(seeds=1, minutes=0.01, folder=tmp_path)
     rows = {d["method"]: d for d in json.loads((tmp_path / "xrays-128.json").read_text())["draws"]}
     assert set(rows) == set(xrays128.ENCODERS)
@@ -672,8 +672,8 @@ def test_the_grid_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(grid, "parts", lambda: small)
     monkeypatch.setattr(grid, "METHODS", ("taut", FLOOR))
     monkeypatch.setattr(grid, "fit", tiny_fit)
-    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
-    monkeypatch.setattr("taut.fit.LEAST_STEPS", 7)
+    monkeypatch.setattr("taut.budget.step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("taut.budget.LEAST_STEPS", 7)
     grid.annotated.cache_clear()
     grid.main(seeds=1, minutes=0.01, folder=tmp_path)
     grid.annotated.cache_clear()

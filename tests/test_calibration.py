@@ -15,10 +15,11 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from conftest import Array
 from taut import latent
+from taut.build import build_model
 from taut.evaluate.calibration import calibrate, events, fit_isotonic, fit_thresholds
 from taut.evaluate.predict import predict_logits, predict_probabilities
 from taut.facts import fingerprint
-from taut.fit import build_model, fit
+from taut.fit import fit
 from taut.labels import Label, LabelSpace
 from taut.nn.vae import LabelVAE
 from taut.rules import make_plan

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_files import images, table, yes
+from taut.build import build_model
 from taut.data import DataError, load_dataset
 from taut.data.cells import (
     BLANK,
@@ -27,7 +28,6 @@ from taut.data.cells import (
 )
 from taut.data.folder import load_folder
 from taut.facts import fingerprint
-from taut.fit import build_model
 from taut.labels import Label, LabelError, LabelSpace
 from taut.plan import Plan
 from taut.prevalence import stated_prior

@@ -30,11 +30,12 @@ from taut.evaluate.ood import ood_percentiles, ood_scores
 from taut.evaluate.predict import predict_probabilities
 from taut.facts import Facts
 from taut.fit import fit
+from taut.flags import DataFlags
 from taut.objective import Batch
 from taut.plan import Plan, flatten
 from taut.rules import make_plan
 from taut.run import Run, save_model
-from taut.sources import DataFlags, replaced_source
+from taut.sources import replaced_source
 from tiny import FLAGS, NAN, TINY
 
 EMPTY = ("--train.batch_unlabelled", 0)

@@ -17,8 +17,9 @@ from image_files import paint, table
 from taut.cli import results
 from taut.cli.splits import write_split_table
 from taut.data import load_dataset
+from taut.flags import DataFlags, ReadFlags
 from taut.run import Run
-from taut.sources import DataFlags, ReadFlags, load_parts, replaced_source
+from taut.sources import load_parts, replaced_source
 from taut.sources import test_flags as flags_of_test
 from tiny import FLAGS
 

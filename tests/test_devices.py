@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from taut.build import build_model
 from taut.evaluate.calibration import calibrate
 from taut.evaluate.metrics import evaluate
 from taut.evaluate.ood import fit_ood, ood_scores
 from taut.evaluate.predict import predict_probabilities
 from taut.evaluate.predictions import prediction_table
 from taut.facts import fingerprint
-from taut.fit import build_model
 from taut.labels import LabelSpace
 from taut.nn.vae import LabelVAE
 from taut.report.explain import explain

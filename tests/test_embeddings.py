@@ -12,9 +12,9 @@ from conftest import Array
 from taut.data.dataset import DataError, Dataset
 from taut.data.embeddings import load_embeddings
 from taut.data.listing import TableOptions
+from taut.flags import ReadFlags
 from taut.inputs import read_inputs
 from taut.labels import LabelSpace
-from taut.sources import ReadFlags
 
 pytest.importorskip("pyarrow")
 N, F = 6, 3

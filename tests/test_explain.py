@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from conftest import Array
+from taut.build import build_model
 from taut.data.dataset import DataError, Dataset
 from taut.evaluate.predict import predict_logits, predict_posterior, predict_probabilities
 from taut.facts import fingerprint
 from taut.features import About, FrozenEncoder
-from taut.fit import build_model
 from taut.labels import Label, LabelSpace
 from taut.nn.vae import LabelVAE
 from taut.report.explain import attribute, draw_explanation, explain, find_label

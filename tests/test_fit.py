@@ -9,12 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taut.budget import fit_to_budget, look_seconds, step_seconds
+from taut.build import build_model
 from taut.data.dataset import DataError, Dataset
 from taut.data.split import draw_fraction
 from taut.data.stream import Stream
 from taut.evaluate.predict import predict_logits, predict_probabilities
 from taut.facts import fingerprint
-from taut.fit import build_model, fit, fit_to_budget, hold_out, look_seconds, step_seconds
+from taut.fit import fit, hold_out
 from taut.labels import Label, LabelError, LabelSpace
 from taut.looks import Looks
 from taut.objective import Batch
@@ -313,7 +315,7 @@ def test_holding_out_the_only_annotations_of_a_label_is_refused() -> None:
 
 
 def test_a_budget_sets_the_steps_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 0.02)
+    monkeypatch.setattr("taut.budget.step_seconds", lambda *_: 0.02)
     data = vectors(some_known())
     fitted = fit(data, tiny(), minutes=0.05, quiet=True)
     assert fitted.plan.train.steps == fitted.result.steps == 135  # 0.9 · 3 s / 0.02 s
@@ -322,7 +324,7 @@ def test_a_budget_sets_the_steps_and_says_so(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_budget_that_is_too_small_is_not_called_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("taut.budget.step_seconds", lambda *_: 1.0)
     data, plan = vectors(some_known()), Plan()
     sentence = fit_to_budget(data, plan, fingerprint(data), 0.1)
     assert plan.train.steps == 20
@@ -334,8 +336,8 @@ def test_a_budget_that_is_too_small_is_not_called_kept(monkeypatch: pytest.Monke
 def test_looks_are_paid_for_from_the_budget(
     look: float, looks: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 0.02)
-    monkeypatch.setattr("taut.fit.look_seconds", lambda *_: look)
+    monkeypatch.setattr("taut.budget.step_seconds", lambda *_: 0.02)
+    monkeypatch.setattr("taut.budget.look_seconds", lambda *_: look)
     data, plan = vectors(some_known()), Plan()
     sentence = fit_to_budget(data, plan, fingerprint(data), 0.05, data)
     assert (plan.train.looks, plan.train.steps) == (looks, steps)  # 2.7 s, of which looks take at most 0.9 s
@@ -362,8 +364,8 @@ def test_what_is_known_before_the_training_is_told_before_it(monkeypatch: pytest
         return usual(self, step, steps)
 
     monkeypatch.setattr(Looks, "due", due)
-    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 0.01)
-    monkeypatch.setattr("taut.fit.look_seconds", lambda *_: 0.0)
+    monkeypatch.setattr("taut.budget.step_seconds", lambda *_: 0.01)
+    monkeypatch.setattr("taut.budget.look_seconds", lambda *_: 0.0)
     y = np.full((60, 2), NAN)
     y[:20] = y[50:] = 1
     data = vectors(y, SEVERAL, split=np.repeat(["train", "valid"], [50, 10]))
@@ -427,6 +429,6 @@ def test_every_annotated_row_is_counted_in_real_batches() -> None:
 
 
 def test_a_budget_without_time_for_folds_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 0.01)
+    monkeypatch.setattr("taut.budget.step_seconds", lambda *_: 0.01)
     notes = fit(vectors(some_known(120, 90)), tiny(train={"folds": 3}), minutes=0.01, quiet=True).notes
     assert "not calibrated: the budget leaves no time for folds, and more --minutes do" in notes

@@ -9,8 +9,9 @@ from PIL import Image
 from image_files import BINARY, classes, images, paint, rows_of, table, yes
 from taut.data import DataError, load_dataset
 from taut.data.folder import load_folder
+from taut.flags import DataFlags
 from taut.labels import LabelError, LabelSpace
-from taut.sources import DataFlags, load_parts
+from taut.sources import load_parts
 
 PACKS = Path(os.environ.get("TAUT_DATA", ""))
 needs_packs = pytest.mark.skipif("TAUT_DATA" not in os.environ, reason="TAUT_DATA names no folder of data packs")

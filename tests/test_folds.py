@@ -18,6 +18,7 @@ from scipy.special import log_softmax
 
 from conftest import Array
 from taut import cli
+from taut.build import build_model
 from taut.data.cells import UNCERTAIN, CellPolicy
 from taut.data.dataset import DataError, Dataset
 from taut.data.split import deal_folds, fold_count
@@ -26,7 +27,7 @@ from taut.estimator import TautClassifier
 from taut.evaluate.metrics import evaluate
 from taut.evaluate.predict import predict_logits
 from taut.facts import fingerprint
-from taut.fit import Fitted, build_model, fit, plan_of, resume
+from taut.fit import Fitted, fit, plan_of, resume
 from taut.folds import cross_fit, hide_fold
 from taut.labels import Annotation
 from taut.nn.vae import LabelVAE
@@ -299,7 +300,7 @@ def test_the_note_names_the_flag_that_would_calibrate() -> None:
 
 
 def budgeted(monkeypatch: pytest.MonkeyPatch, step: float) -> tuple[Fitted, list[int]]:
-    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: step)
+    monkeypatch.setattr("taut.budget.step_seconds", lambda *_: step)
     batches = counted(monkeypatch)
     return fit(vectors(some_known(60, 40)), tiny(train={"folds": 3}), minutes=0.01, quiet=True), batches
 

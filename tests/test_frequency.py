@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from taut import latent
+from taut.build import build_model, build_objective
 from taut.data.dataset import Dataset
 from taut.data.embedded import digits
 from taut.data.split import draw_per_class
 from taut.facts import fingerprint
-from taut.fit import build_model, build_objective, fit, plan_of
+from taut.fit import fit, plan_of
 from taut.frequency import GATE, GATE_OF_ONE, MOMENTUM, ClassFrequencies
 from taut.plan import override
 from taut.rules import make_plan

@@ -14,11 +14,12 @@ from torch import Tensor
 from conftest import LinearGaussian, random_logits, random_prior
 from taut import latent
 from taut.baselines import find_objective
+from taut.build import build_model
 from taut.data.augment import Augment
 from taut.data.split import draw_fraction, hide
 from taut.data.stream import Stream
 from taut.facts import fingerprint
-from taut.fit import build_model, fit
+from taut.fit import fit
 from taut.labels import LabelSpace
 from taut.nn import Posterior
 from taut.objective import Batch, Weights, capacity_penalty, information_penalty

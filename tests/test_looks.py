@@ -11,9 +11,10 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 import taut.looks
+from taut.build import build_model
 from taut.evaluate.calibration import SPREAD, cell_nll
 from taut.evaluate.predict import predict_logits
-from taut.fit import build_model, fit
+from taut.fit import fit
 from taut.looks import Looks, held_out_nll, recalibrated
 from taut.nn.vae import LabelVAE
 from taut.run import Run, load_about

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from taut.build import build_model, build_objective, build_stream
 from taut.facts import fingerprint
-from taut.fit import build_model, build_objective, build_stream, changed_plan
+from taut.fit import changed_plan
 from taut.memory import MIB, estimate_memory
 from taut.plan import override
 from taut.train import make_accelerator, make_optimizer, train
@@ -22,7 +23,8 @@ from tiny import ONE, made, some_known
 MEASURE = """
 import re
 from pathlib import Path
-from taut.fit import build_model, build_objective, build_stream, changed_plan
+from taut.build import build_model, build_objective, build_stream
+from taut.fit import changed_plan
 from taut.memory import estimate_memory
 from taut.facts import fingerprint
 from taut.plan import override

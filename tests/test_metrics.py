@@ -18,13 +18,13 @@ from sklearn.metrics import (
 
 from conftest import Array
 from taut import latent
+from taut.build import build_model
 from taut.data.dataset import DataError, Dataset
 from taut.evaluate import bounds
 from taut.evaluate.calibration import expected_calibration_error, fit_temperatures, label_nll, reliability
 from taut.evaluate.metrics import evaluate, label_figures, mean_elbo
 from taut.evaluate.predict import batches, predict_logits, predict_posterior, predict_probabilities
 from taut.facts import fingerprint
-from taut.fit import build_model
 from taut.labels import Label, LabelSpace
 from taut.nn.vae import LabelVAE
 from taut.rules import make_plan

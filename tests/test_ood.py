@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from conftest import Array
 from taut.baselines import OBJECTIVES
+from taut.build import build_model
 from taut.data import load_dataset
 from taut.data.dataset import DataError, Dataset
 from taut.evaluate.ood import (
@@ -28,7 +29,7 @@ from taut.evaluate.ood import (
 )
 from taut.evaluate.predict import predict_posterior
 from taut.facts import fingerprint
-from taut.fit import build_model, fit
+from taut.fit import fit
 from taut.nn.vae import LabelVAE
 from taut.rules import make_plan
 from taut.run import load_model, save_model

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from conftest import Array
+from taut.build import build_model
 from taut.data.dataset import Dataset
 from taut.facts import fingerprint
-from taut.fit import build_model
 from taut.labels import LabelSpace
 from taut.nn.vae import LabelVAE
 from taut.report.pictures import every_label, reconstructions, reliability_diagram

@@ -13,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from taut.build import build_model
 from taut.data.augment import Augment
 from taut.data.dataset import DataError, Dataset
 from taut.evaluate.predict import predict_posterior, predict_probabilities
 from taut.facts import Facts, fingerprint
-from taut.fit import build_model, fit
+from taut.fit import fit
 from taut.labels import Label, LabelSpace
 from taut.nn.vae import LabelVAE
 from taut.plan import ModelPlan, ObjectivePlan, Plan, TrainPlan

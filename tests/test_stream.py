@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
+from taut.build import build_model
 from taut.data.augment import Augment
 from taut.data.dataset import Dataset
 from taut.data.stream import Cycle, Stream
 from taut.facts import fingerprint
-from taut.fit import build_model
 from taut.nn.vae import LabelVAE
 from taut.objective import Batch, SecondView
 from taut.rules import make_plan

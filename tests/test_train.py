@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from taut import latent
+from taut.build import build_model, build_objective, build_stream
 from taut.data.dataset import DataError, Dataset
 from taut.data.split import hide
 from taut.data.stream import Stream
 from taut.facts import fingerprint
-from taut.fit import build_model, build_objective, build_stream, fit, resume
+from taut.fit import fit, resume
 from taut.labels import Annotation
 from taut.nn.vae import LabelVAE
 from taut.objective import Batch, LossTerms, Objective
@@ -302,13 +303,13 @@ def test_ctrl_c_waits_for_its_step_and_a_checkpoint_but_twice_it_does_not(
 
 def test_resume_keeps_the_fitted_number_of_steps(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     data, run = vectors(some_known()), Run.create(tmp_path / "run")
-    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 0.1)
+    monkeypatch.setattr("taut.budget.step_seconds", lambda *_: 0.1)
     with monkeypatch.context() as patch:
         interrupt(patch, at=25)
         with pytest.raises(KeyboardInterrupt):
             fit(data, tiny(train={"checkpoint_every": 10}), minutes=0.05, run=run, quiet=True)
     assert run.load_plan().train.steps == 27  # 0.9 · 3 s / 0.1 s
-    monkeypatch.setattr("taut.fit.step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("taut.budget.step_seconds", lambda *_: 1.0)
     assert resume(data, run, quiet=True).result.steps == 27
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,37 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 
 from taut.baselines import DEFAULT, find_objective
+from taut.budget import fit_to_budget
+from taut.build import build_model, build_objective, build_stream
 from taut.data.cells import annotation_notes, certain
 from taut.data.dataset import DataError, Dataset
 from taut.data.mapped import select
 from taut.data.split import deal_folds, fold_count, hide, split_off
-from taut.data.stream import Stream
 from taut.evaluate.calibration import calibrate, calibrate_on
 from taut.evaluate.ood import fit_ood
 from taut.facts import Facts, fingerprint
 from taut.folds import cross_fit
-from taut.looks import MOST_JUDGES, Looks
 from taut.nn.vae import LabelVAE
-from taut.nn.weights import load_weights
-from taut.objective import Objective
 from taut.plan import MOST_FOLDS, Plan, override
-from taut.prevalence import stated_prior
 from taut.rules import make_plan, uncalibrated
 from taut.run import Run
 from taut.train import TrainingError, TrainResult, processes, train
 
-MEASURED_STEPS, LEAST_STEPS, LEAST_SHARED = 20, 20, 100
-FIRST_STEPS = 3  # that say whether so many can be measured
-MOST_FOR_MEASURING = 0.05  # of a time budget
 MOST_OF_SHARE = 2  # times what is to be held out may be held out
-JUDGES = 300  # held-out images on which a look is timed
-MOST_FOR_LOOKS = 1 / 3  # of a time budget
-RESERVE = 0.9  # share of a time budget for steps and looks; the rest is start-up, calibration and a noisy machine
 
 
 def plan_for(
@@ -104,119 +91,6 @@ def ignored_auxiliary(dataset: Dataset, *objectives: str) -> list[str]:
     """A sentence for each of some objectives that does not learn from the dataset's auxiliary variables."""
     silent = [] if dataset.auxiliary is None else [n for n in objectives if not find_objective(n).takes_auxiliary]
     return [f"{name} does not learn from auxiliary variables" for name in silent]
-
-
-def build_model(dataset: Dataset, plan: Plan, facts: Facts, weights: bool = True) -> LabelVAE:
-    """A fresh LabelVAE: weights drawn from the plan's seed, prior and standardisation from the training set.
-
-    The encoder has the weights that the plan names, DataError where they do not fit, or none, as for a checkpoint's.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(plan.seed)
-        model = LabelVAE(dataset.space, plan.architecture(facts.shape))
-        if dataset.auxiliary is not None and find_objective(plan.objective.name).takes_auxiliary:
-            model.learn_auxiliary(dataset.auxiliary.space.sizes)
-    if weights and plan.model.weights is not None:
-        load_weights(model.encoder.backbone, Path(plan.model.weights), plan.model.encoder)
-    model.log_prior.copy_(
-        torch.from_numpy(
-            stated_prior(
-                dataset.space, dataset.space.prior(dataset.annotation, plan.objective.prior), dataset.prevalence
-            )
-        )
-    )
-    model.shift.copy_(torch.tensor(facts.mean).reshape(model.shift.shape))
-    model.scale.copy_(torch.tensor(facts.std).reshape(model.scale.shape))
-    return model
-
-
-def build_objective(model: LabelVAE, plan: Plan, facts: Facts) -> Objective:
-    """The objective that a plan names."""
-    return find_objective(plan.objective.name).from_plan(model, plan, facts)
-
-
-def build_stream(dataset: Dataset, plan: Plan, objective: Objective) -> Stream:
-    """The stream of batches of a plan for this process."""
-    state = processes()
-    return Stream(
-        dataset,
-        plan.augment,
-        plan.train.batch_labelled,
-        plan.train.batch_unlabelled,
-        plan.seed,
-        objective.second_view,
-        state.process_index,
-        state.num_processes,
-    )
-
-
-def step_seconds(dataset: Dataset, plan: Plan, facts: Facts, most: float = math.inf) -> float:
-    """The time of a training step, measured on a copy that is thrown away.
-
-    most: seconds that measuring should take; where steps are slow, only three are measured.
-    """
-    short, seconds = copy.deepcopy(plan), 0.0
-    for short.train.steps in (FIRST_STEPS, MEASURED_STEPS):
-        if seconds * short.train.steps > most:
-            break
-        model = build_model(dataset, short, facts)
-        objective = build_objective(model, short, facts)
-        found = train(model, objective, build_stream(dataset, short, objective), short, quiet=True).step_seconds
-        seconds = broadcast_object_list([found])[0]  # all processes must go on, or none
-    return seconds
-
-
-def look_seconds(dataset: Dataset, held: Dataset, plan: Plan, facts: Facts) -> float:
-    """The time of a look at held-out images, scaled from a few hundred of them; 0 where the plan has no looks."""
-    judges = np.flatnonzero(held.annotation.observed.any(axis=1))
-    if not plan.train.looks or len(judges) == 0:
-        return 0.0
-    model = build_model(dataset, plan, facts).to(processes().device)
-    looks = Looks(model, held.rows(judges[:JUDGES]), 1).to(processes().device)
-    times = []
-    for step in (1, 2):  # the first one also warms up
-        began = time.perf_counter()
-        looks.look(model, step)
-        times.append(time.perf_counter() - began)
-    return min(times) * min(len(judges), MOST_JUDGES) / len(looks.held)
-
-
-def fit_to_budget(dataset: Dataset, plan: Plan, facts: Facts, minutes: float, held: Dataset | None = None) -> str:
-    """Set the plan's number of steps to what fits into a time budget; returns the sentence that says so.
-
-    held: the images that looks judge by; there are only so many looks as fit into a third of the budget.
-    All trainings of a plan with folds share the budget alike; where that leaves fewer than 100 steps for each, there
-    are no folds.  Raises DataError for a budget that is not positive.
-    """
-    if not minutes > 0:
-        raise DataError(f"--minutes {minutes:g} is not a positive number")
-    # All processes must take the same number of steps: the first one's measurement counts.
-    began, quick = time.perf_counter(), MOST_FOR_MEASURING * 60 * minutes
-    look = 0.0 if held is None else look_seconds(dataset, held, plan, facts)
-    step = step_seconds(dataset, plan, facts, quick)
-    # Of measuring the reserve is for what was meant; the rest is taken from the steps.
-    slow = max(0.0, time.perf_counter() - began - quick)
-    seconds, look, slow = broadcast_object_list([step, look, slow])
-    total, measured = max(0.0, RESERVE * 60 * minutes - slow), f"a step takes {1000 * seconds:.1f} ms here"
-    if plan.train.looks * look > MOST_FOR_LOOKS * total:
-        fewer = int(MOST_FOR_LOOKS * total / look)
-        measured += f" and a look {1000 * look:.0f} ms, of which {fewer} in place of {plan.train.looks} are taken"
-        plan.train.looks = fewer
-    fitting = int((total - plan.train.looks * look) / seconds)
-    measured += ", so that"
-    budget = f"{RESERVE:.0%} of {minutes:g} minutes" + (f" less {slow:.0f} s of measuring" if slow >= 1 else "")
-    trainings = 1 + plan.train.folds
-    if trainings > 1 and fitting // trainings >= LEAST_SHARED:
-        plan.train.steps = fitting // trainings
-        return (
-            f"{measured} {trainings} trainings of {plan.train.steps} steps fit into {budget}, one to keep and "
-            f"{plan.train.folds} to calibrate on; the schedules are fitted to them"
-        )
-    plan.train.folds, plan.train.steps = 0, max(LEAST_STEPS, fitting)
-    if fitting < LEAST_STEPS:
-        return f"{measured} only {fitting} steps fit into {budget}; {LEAST_STEPS} are taken all the same, the least"
-    alone = f", too few to share with {trainings - 1} folds" if trainings > 1 else ""
-    return f"{measured} {fitting} steps fit into {budget}{alone}; the schedules are fitted to them"
 
 
 @dataclass

@@ -19,8 +19,9 @@ from taut.data.listing import TableOptions
 from taut.data.resized import resized
 from taut.data.table import check_column, listed, plural
 from taut.features import FrozenEncoder
+from taut.flags import DataFlags, ReadFlags
 from taut.nn.vae import LabelVAE
-from taut.sources import DataFlags, ReadFlags, image_root, kept_flags, layout_of
+from taut.sources import image_root, kept_flags, layout_of
 
 
 def read_inputs(

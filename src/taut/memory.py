@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from taut.build import build_model, build_objective, build_stream
 from taut.data.dataset import Dataset
 from taut.facts import Facts
-from taut.fit import build_model, build_objective, build_stream, hold_out
+from taut.fit import hold_out
 from taut.plan import Plan
 from taut.train import separate_randomness
 

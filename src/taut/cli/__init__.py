@@ -20,12 +20,13 @@ from taut.evaluate.metrics import evaluate as figures_of
 from taut.facts import fingerprint
 from taut.fit import fit, ignored_auxiliary, plan_of
 from taut.fit import resume as resume_fit
+from taut.flags import DataFlags
 from taut.labels import LabelError
 from taut.memory import OUT_OF_MEMORY, estimate_memory, out_of_memory
 from taut.plan import MOST_FOLDS
 from taut.rules import advice, describe, uncalibrated
 from taut.run import Run
-from taut.sources import DataFlags, draw_annotations, load_parts, resumed_source
+from taut.sources import draw_annotations, load_parts, resumed_source
 from taut.train import TrainingError, processes
 
 

@@ -22,6 +22,7 @@ from taut.evaluate.predict import predict_logits
 from taut.evaluate.predictions import prediction_table
 from taut.export import export as export_run
 from taut.features import FrozenEncoder
+from taut.flags import DataFlags
 from taut.inputs import read_inputs, table_images
 from taut.nn.vae import LabelVAE
 from taut.report.explain import draw_explanation
@@ -29,7 +30,7 @@ from taut.report.explain import explain as explain_image
 from taut.report.pictures import reliability_diagram
 from taut.report.tables import evaluation_table, evaluation_text
 from taut.run import Run, load_about
-from taut.sources import DataFlags, is_table, load_source, replaced_source, test_flags
+from taut.sources import is_table, load_source, replaced_source, test_flags
 
 AT_ONCE = 1000  # image files that are read and predicted before the next ones are
 

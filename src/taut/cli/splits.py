@@ -13,7 +13,8 @@ from taut.data.dataset import SPLITS, DataError, Dataset
 from taut.data.leakage import pixel_keys
 from taut.data.split import parse_fractions, split_by
 from taut.data.table import plural, read_table
-from taut.sources import ReadFlags, is_folder, is_table, load_source
+from taut.flags import ReadFlags
+from taut.sources import is_folder, is_table, load_source
 
 
 @command(without=("split_column", "train_list", "test_list", "split_fractions"))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taut.data.array_labels import named_annotations, uncertain_cells
 from taut.data.auxiliary import Auxiliary, read_auxiliary
 from taut.data.cells import CellPolicy, with_policy
 from taut.data.dataset import SPLITS, DataError, Dataset, as_images, pixel_max, small_scale
@@ -319,14 +320,16 @@ class _Reader:
                     negative = policy is not None and policy.uncertain == "negative"
                     whole, told = read_cells(whole, unlabeled, negative, space is not None, f"{self.path}: ")
                     self._told += told
-                named, unlabeled, space = self._named(whole, space, unlabeled)
+                named, unlabeled, space = named_annotations(
+                    whole, space, unlabeled, self._texts("label_names"), self._texts("class_names")
+                )
                 ends = np.cumsum([len(table) for table in tables.values()])[:-1]
                 tables = dict(zip(tables, np.split(named, ends), strict=True))
             assert space is not None
             doubtful = [np.zeros((n, len(space)), dtype=bool) for n in lengths]
             for i, y in tables.items():
-                if space.binary and y.shape[1:] == (len(space),) and _uncertain(y).any():
-                    doubtful[i], tables[i] = _uncertain(y), np.where(_uncertain(y), np.nan, y)
+                if space.binary and y.shape[1:] == (len(space),) and uncertain_cells(y).any():
+                    doubtful[i], tables[i] = uncertain_cells(y), np.where(uncertain_cells(y), np.nan, y)
             parts = [
                 space.encode(tables[i], unlabeled) if i in tables else _unannotated(space, n)
                 for i, n in enumerate(lengths)
@@ -337,41 +340,6 @@ class _Reader:
         doubts = np.concatenate(doubtful)
         annotation = Annotation(targets, np.concatenate([part.observed for part in parts]))
         return space, annotation, doubts if doubts.any() else None
-
-    def _named(
-        self, y: NDArray[Any], space: LabelSpace | None, unlabeled: Scalar | None
-    ) -> tuple[NDArray[Any], Scalar | None, LabelSpace]:
-        """Annotations by the names in the file: one label's classes by name, columns in the space's order."""
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = y[:, 0]
-        labels = self._texts("label_names")
-        named_by, classes = "class_names", self._texts("class_names")
-        if classes is None and y.ndim == 1 and y.dtype.kind in "iu" and labels is not None and len(labels) > 1:
-            named_by, classes = "label_names", labels
-        if y.ndim == 2:
-            if space is not None and labels is not None and len(labels) == y.shape[1]:
-                absent = [name for name in space.names if name not in labels]
-                if absent:
-                    raise LabelError(f"no label {', '.join(map(repr, absent))} among its label_names {labels}")
-                return y[:, [labels.index(name) for name in space.names]], None, space
-            return y, None, space or LabelSpace.infer(np.where(_uncertain(y), np.nan, y), None, labels or classes)
-        if y.dtype.kind in "US":
-            # Among text numpy makes text of the holes, too.
-            y = y.astype(str).astype(object)
-            y[np.isin(y, ["", "nan", "None", str(unlabeled)])] = None
-        if classes is not None and unlabeled in classes:
-            unlabeled = classes.index(str(unlabeled))
-        named = space is None or isinstance(space.labels[0].classes[0], str)
-        if y.dtype.kind in "iu" and classes is not None and named:
-            missing = np.zeros(len(y), dtype=bool) if unlabeled is None else np.asarray(y == unlabeled)
-            wrong = ~missing & ((y < 0) | (y >= len(classes)))
-            if wrong.any():
-                row = int(np.argmax(wrong))
-                raise LabelError(f"row {row}: 'y' is {y[row]}, but there are {len(classes)} {named_by}")
-            values = np.array([*classes, None], dtype=object)[np.where(missing, len(classes), y)]
-            return values, None, space or LabelSpace.multiclass([c for i, c in enumerate(classes) if i != unlabeled])
-        names = labels if labels is not None and len(labels) == 1 else None
-        return y, unlabeled, space or LabelSpace.infer(y, unlabeled, names)
 
     def _texts(self, name: str) -> list[str] | None:
         if name not in self.names:
@@ -410,11 +378,6 @@ def _white(x: NDArray[Any], split: NDArray[Any] | None) -> float | None:
         return None
     known = np.ones(len(x), dtype=bool) if split is None or x.dtype == np.uint8 else split != "test"
     return pixel_max(x if known.all() or not known.any() else x[known])
-
-
-def _uncertain(y: NDArray[Any]) -> NDArray[np.bool_]:
-    """The cells −1 of a table [N, k] of numbers; none of another array."""
-    return np.asarray(y == -1) if y.ndim == 2 and y.dtype.kind in "if" else np.zeros(y.shape, dtype=bool)
 
 
 def _unannotated(space: LabelSpace, count: int) -> Annotation:

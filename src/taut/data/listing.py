@@ -158,15 +158,14 @@ def from_table(
         if options.view is not None:
             other = ~choose_view(layout, options.view).to_numpy() & (entries["kind"] == "").to_numpy()
             entries.loc[other, ["kind", "reason"]] = ["view", f"it does not show the view {options.view}"]
+        if options.joined_column is None and len(cells.space) == 1:
+            notes += _several_classes(cells, image)
+        blank = layout.blank if options.joined_column is None else Listing.blank
         auxiliary = [AUXILIARY + name for name in options.auxiliary or ()]
-        listing = Listing(entries, cells.space, cells.codes, auxiliary=auxiliary)
+        listing = Listing(entries, cells.space, cells.codes, blank, group, notes + cells.notes, auxiliary)
         listing.read_auxiliary(entries[(image >= 0) & (entries["kind"] == "")])  # faults are told before decoding
     except (DataError, LabelError) as error:
         raise type(error)(f"{labels}: {error}") from error
-    if options.joined_column is None and len(cells.space) == 1:
-        notes += _several_classes(cells, image)
-    blank = layout.blank if options.joined_column is None else Listing.blank
-    listing = replace(listing, blank=blank, grouped=group, notes=notes + cells.notes)
     return _with_others(listing, files) if options.others else listing
 
 

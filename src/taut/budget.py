@@ -1,0 +1,93 @@
+"""A time budget: what a step and a look take here, and how many of them fit."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+
+import numpy as np
+from accelerate.utils import broadcast_object_list
+
+from taut.build import build_model, build_objective, build_stream
+from taut.data.dataset import DataError, Dataset
+from taut.facts import Facts
+from taut.looks import MOST_JUDGES, Looks
+from taut.plan import Plan
+from taut.train import processes, train
+
+MEASURED_STEPS, LEAST_STEPS, LEAST_SHARED = 20, 20, 100
+FIRST_STEPS = 3  # that say whether so many can be measured
+MOST_FOR_MEASURING = 0.05  # of a time budget
+JUDGES = 300  # held-out images on which a look is timed
+MOST_FOR_LOOKS = 1 / 3  # of a time budget
+RESERVE = 0.9  # share of a time budget for steps and looks; the rest is start-up, calibration and a noisy machine
+
+
+def step_seconds(dataset: Dataset, plan: Plan, facts: Facts, most: float = math.inf) -> float:
+    """The time of a training step, measured on a copy that is thrown away.
+
+    most: seconds that measuring should take; where steps are slow, only three are measured.
+    """
+    short, seconds = copy.deepcopy(plan), 0.0
+    for short.train.steps in (FIRST_STEPS, MEASURED_STEPS):
+        if seconds * short.train.steps > most:
+            break
+        model = build_model(dataset, short, facts)
+        objective = build_objective(model, short, facts)
+        found = train(model, objective, build_stream(dataset, short, objective), short, quiet=True).step_seconds
+        seconds = broadcast_object_list([found])[0]  # all processes must go on, or none
+    return seconds
+
+
+def look_seconds(dataset: Dataset, held: Dataset, plan: Plan, facts: Facts) -> float:
+    """The time of a look at held-out images, scaled from a few hundred of them; 0 where the plan has no looks."""
+    judges = np.flatnonzero(held.annotation.observed.any(axis=1))
+    if not plan.train.looks or len(judges) == 0:
+        return 0.0
+    model = build_model(dataset, plan, facts).to(processes().device)
+    looks = Looks(model, held.rows(judges[:JUDGES]), 1).to(processes().device)
+    times = []
+    for step in (1, 2):  # the first one also warms up
+        began = time.perf_counter()
+        looks.look(model, step)
+        times.append(time.perf_counter() - began)
+    return min(times) * min(len(judges), MOST_JUDGES) / len(looks.held)
+
+
+def fit_to_budget(dataset: Dataset, plan: Plan, facts: Facts, minutes: float, held: Dataset | None = None) -> str:
+    """Set the plan's number of steps to what fits into a time budget; returns the sentence that says so.
+
+    held: the images that looks judge by; there are only so many looks as fit into a third of the budget.
+    All trainings of a plan with folds share the budget alike; where that leaves fewer than 100 steps for each, there
+    are no folds.  Raises DataError for a budget that is not positive.
+    """
+    if not minutes > 0:
+        raise DataError(f"--minutes {minutes:g} is not a positive number")
+    # All processes must take the same number of steps: the first one's measurement counts.
+    began, quick = time.perf_counter(), MOST_FOR_MEASURING * 60 * minutes
+    look = 0.0 if held is None else look_seconds(dataset, held, plan, facts)
+    step = step_seconds(dataset, plan, facts, quick)
+    # Of measuring the reserve is for what was meant; the rest is taken from the steps.
+    slow = max(0.0, time.perf_counter() - began - quick)
+    seconds, look, slow = broadcast_object_list([step, look, slow])
+    total, measured = max(0.0, RESERVE * 60 * minutes - slow), f"a step takes {1000 * seconds:.1f} ms here"
+    if plan.train.looks * look > MOST_FOR_LOOKS * total:
+        fewer = int(MOST_FOR_LOOKS * total / look)
+        measured += f" and a look {1000 * look:.0f} ms, of which {fewer} in place of {plan.train.looks} are taken"
+        plan.train.looks = fewer
+    fitting = int((total - plan.train.looks * look) / seconds)
+    measured += ", so that"
+    budget = f"{RESERVE:.0%} of {minutes:g} minutes" + (f" less {slow:.0f} s of measuring" if slow >= 1 else "")
+    trainings = 1 + plan.train.folds
+    if trainings > 1 and fitting // trainings >= LEAST_SHARED:
+        plan.train.steps = fitting // trainings
+        return (
+            f"{measured} {trainings} trainings of {plan.train.steps} steps fit into {budget}, one to keep and "
+            f"{plan.train.folds} to calibrate on; the schedules are fitted to them"
+        )
+    plan.train.folds, plan.train.steps = 0, max(LEAST_STEPS, fitting)
+    if fitting < LEAST_STEPS:
+        return f"{measured} only {fitting} steps fit into {budget}; {LEAST_STEPS} are taken all the same, the least"
+    alone = f", too few to share with {trainings - 1} folds" if trainings > 1 else ""
+    return f"{measured} {fitting} steps fit into {budget}{alone}; the schedules are fitted to them"
