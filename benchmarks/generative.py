@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from benchmarks import yeast
-from benchmarks.common import RESULTS, chosen, find_pack, record
+from benchmarks.common import RESULTS, chosen, record
+from benchmarks.foreign import MOST, noisy, photographs, scans, turned
 from benchmarks.mnist import SETTINGS, changed, figures, hidden_part
 from taut import latent
-from taut.data.arrays import load_npz
 from taut.data.dataset import Dataset
 from taut.data.split import draw_fraction
 from taut.evaluate.bounds import importance_weighted
@@ -50,7 +49,6 @@ DETAILS: dict[str, dict[str, Any]] = {
 
 FEATURES = (0.0, 1e-3, 1e-2, 1e-1, 1.0)  # ρ; the plan's is 1/103
 
-MOST = 1000
 HIDDEN_ROWS = 500
 JUDGED = 4000  # hidden images of which the decoder is asked
 DRAWS = 4
@@ -66,23 +64,13 @@ def halves() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 @cache
 def foreign() -> dict[str, NDArray[np.uint8]]:
     """Images that are no digits, or digits as no one writes them: up to [1000, 1, 28, 28] each."""
-    others = halves()[1]
-    generator = np.random.default_rng(0)
-    photographs = find_pack("cifar10_test_jpeg.npz", "jpeg, offsets, y, class_names")
-    colour = torch.from_numpy(load_npz(photographs).x[:MOST]).float()
-    rays = np.load(find_pack("nih_cxr14_all_64.npz", "x"))["x"][:MOST, None]
-    noisy = others.astype(np.float64) + generator.normal(0, 60, others.shape)
+    others, side = halves()[1], 28
     return {
-        "cifar10": small(colour.mean(1, keepdim=True)),
-        "chest": small(torch.from_numpy(rays).float()),
-        "turned": np.ascontiguousarray(np.rot90(others, axes=(2, 3))),
-        "noisy": noisy.clip(0, 255).astype(np.uint8),
+        "cifar10": photographs(side),
+        "chest": scans(side),
+        "turned": turned(others),
+        "noisy": noisy(others),
     }
-
-
-def small(images: torch.Tensor) -> NDArray[np.uint8]:
-    """Grey images [N, 1, H, W] of 0 to 255 at MNIST's size."""
-    return F.interpolate(images, (28, 28), mode="area").round().to(torch.uint8).numpy()
 
 
 def one(changes: dict[str, Any], minutes: float, per_class: int, seed: int) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 The pack's own split keeps patients apart. A draw hides annotations of the training part; the valid part stays annotated
 and chooses the step whose weights are kept (`kept`) and calibrates them, for every method alike, since with few
 annotations a method may be past its best before the minutes are over. Each training has the same networks and minutes.
-No choice was made on test labels. Give the number of draws, the minutes, and names of settings to change them:
-`python -m benchmarks.xrays 5 1.5 patients-10 cells-20`; `more` measures the other rivals that know several labels.
+No choice was made on test labels. Give the number of draws, the minutes, and names of settings and of methods to
+change them: `python -m benchmarks.xrays 3 4.0 patients-10 cells-20 taut masked_cross_entropy`; every budget has files
+of its own, the default's under the short name. `more` measures the other rivals that know several labels.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS, chosen, find_pack, record
+from benchmarks.foreign import digits, noisy, photographs, turned
 from taut.baselines import DEFAULT
 from taut.data import load_dataset
 from taut.data.cells import BLANK, UNCERTAIN, CellPolicy, annotate, settle
 from taut.data.dataset import Dataset
 from taut.data.leakage import check_leakage
 from taut.evaluate.metrics import evaluate
+from taut.evaluate.ood import ood_auroc
 from taut.fit import Fitted, fit
 from taut.flags import DataFlags
 from taut.plan import override
@@ -43,6 +46,8 @@ POLICIES = {"latent": "latent", "U-ones": "positive", "U-zeros": "negative", "ig
 UNSURE = (0.1, 0.3)  # share of the negative and of the positive cells that become uncertain
 KNOWN = ("sex", "age", "view")  # of every image of the pack
 NONE: Mapping[str, Any] = {}
+
+MINUTES = 1.0
 
 Draw = Callable[[int], Dataset]
 Method = Callable[[int], dict[str, Any]]
@@ -187,6 +192,29 @@ def also_known(share: float, minutes: float) -> dict[str, Method]:
     }
 
 
+def foreign(minutes: float) -> dict[str, Method]:
+    """A fifth of the patients annotated; how well images that are no such X-rays are told from test images."""
+    changes = {"taut": {}, "taut, no decoder": {"objective.reconstruction": 0.0, "objective.beta_z": 0.0}}
+    return {name: partial(told_apart, minutes, change) for name, change in changes.items()}
+
+
+def told_apart(minutes: float, changes: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """AUROC of the out-of-distribution score, of foreign images against half of the test images."""
+    change = partial(override, changes=dict(changes), where="benchmark")
+    fitted = fit(hidden(seed, labelled_fraction=0.2), change, minutes, seed, quiet=True)
+    inside, others = parts()[1].x[::2], parts()[1].x[1::2]
+    side = inside.shape[-1]
+    outside = {
+        "photographs": photographs(side),
+        "digits": digits(side),
+        "negative": 255 - others,
+        "turned": turned(others),
+        "noisy": noisy(others),
+    }
+    found = {f"ood_{name}": round(ood_auroc(fitted.model, inside, images), 4) for name, images in outside.items()}
+    return {**figures(fitted, parts()[1]), **found}
+
+
 SETTINGS: dict[str, tuple[str, Callable[[float], dict[str, Method]]]] = {
     "patients-10": ("10 % of the training patients annotated, the rest unlabelled", partial(few_patients, 0.1)),
     "patients-20": ("20 % of the training patients annotated, the rest unlabelled", partial(few_patients, 0.2)),
@@ -204,21 +232,27 @@ SETTINGS: dict[str, tuple[str, Callable[[float], dict[str, Method]]]] = {
         "20 % of the training patients annotated; rare findings known to the prior or to the loss",
         imbalance,
     ),
+    "foreign": ("20 % of the training patients annotated; foreign and changed images told from X-rays", foreign),
 }
 ADDED = {"patients-10": partial(patients, 0.1, MORE), "patients-20": partial(patients, 0.2, MORE)}
 
 
-def main(seeds: int = 3, minutes: float = 1.0, names: Collection[str] = (), folder: Path = RESULTS) -> None:
-    """Measure draws 0 … seeds − 1 of some settings, by default all, draw by draw; `more` adds the other rivals."""
+def main(seeds: int = 3, minutes: float = MINUTES, names: Collection[str] = (), folder: Path = RESULTS) -> None:
+    """Measure draws 0 … seeds − 1 of some settings, by default all, draw by draw; `more` adds the other rivals.
+
+    names: of settings, and of methods where not all of a setting's are to be measured.
+    """
+    budget = "" if minutes == MINUTES else f"-{minutes:g}-minutes"
     for seed in range(seeds):
         for name in [name for name in names if name in SETTINGS] or SETTINGS:
             what, methods = SETTINGS[name]
             about = f"NIH chest X-rays, 64 pixels, 14 findings; {what}; {minutes:g} min a training"
-            record(f"xrays-{name}", about, methods(minutes), [seed], folder)
-            if "more" in names and name in ADDED:
-                record(f"xrays-{name}", about, ADDED[name](minutes), [seed], folder)
+            added = ADDED[name](minutes) if "more" in names and name in ADDED else {}
+            every = {**methods(minutes), **added}
+            some = {method: run for method, run in every.items() if method in names} or every
+            record(f"xrays-{name}{budget}", about, some, [seed], folder)
 
 
 if __name__ == "__main__":
-    counts, words = chosen([*SETTINGS, "more"])
+    counts, words = chosen([*SETTINGS, *NAMES, "all annotated", "more"])
     main(*counts, names=words)

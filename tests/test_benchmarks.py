@@ -553,13 +553,14 @@ def few_x_rays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xrays, "POLICIES", {"latent": "latent", "ignore": "ignore"})
     monkeypatch.setattr("taut.budget.step_seconds", lambda *_: 1.0)
     monkeypatch.setattr("taut.budget.LEAST_STEPS", 7)
+    monkeypatch.setattr(xrays, "MINUTES", 0.01)
     xrays.annotated.cache_clear()
 
 
 @NEEDS_XRAYS
 @pytest.mark.usefixtures("few_x_rays")
 def test_the_x_ray_benchmark_in_miniature(tmp_path: Path) -> None:
-    names = ["patients-10", "cells-20", "uncertain", "imbalance", "auxiliary-20", "more"]
+    names = ["patients-10", "cells-20", "uncertain", "imbalance", "auxiliary-20", "foreign", "more"]
     xrays.main(seeds=1, minutes=0.01, names=names, folder=tmp_path)
     found = {path.stem: json.loads(path.read_text()) for path in tmp_path.iterdir()}
     assert set(found) == {f"xrays-{name}" for name in names[:-1]}
@@ -567,12 +568,23 @@ def test_the_x_ray_benchmark_in_miniature(tmp_path: Path) -> None:
     assert len(found["xrays-uncertain"]["summary"]) == 4
     assert len(found["xrays-imbalance"]["summary"]) == 3
     assert len(found["xrays-auxiliary-20"]["summary"]) == 4
+    kinds = ("photographs", "digits", "negative", "turned", "noisy")
+    assert all(0 <= draw[f"ood_{kind}"] <= 1 for draw in found["xrays-foreign"]["draws"] for kind in kinds)
     for data in found.values():
         for draw in data["draws"]:
             assert draw["auroc_macro"] == pytest.approx(np.mean(list(draw["auroc"].values())), abs=1e-4)
             assert draw["steps"] == 7
             assert 1 <= draw["kept"] <= 7
     assert "| masked_cross_entropy | 1 |" in report.page(tmp_path)
+
+
+@NEEDS_XRAYS
+@pytest.mark.usefixtures("few_x_rays")
+def test_another_budget_and_some_methods_have_files_of_their_own(tmp_path: Path) -> None:
+    xrays.main(seeds=1, minutes=0.02, names=["patients-10", "taut", "all annotated"], folder=tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert path.name == "xrays-patients-10-0.02-minutes.json"
+    assert set(json.loads(path.read_text())["summary"]) == {"taut", "all annotated"}
 
 
 @NEEDS_MNIST

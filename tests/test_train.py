@@ -26,7 +26,7 @@ from taut.objective import Batch, LossTerms, Objective
 from taut.plan import Plan, TrainPlan
 from taut.rules import make_plan
 from taut.run import Run
-from taut.train import TrainingError, TrainResult, make_optimizer, one_cycle, train
+from taut.train import TrainingError, TrainResult, make_optimizer, one_cycle, train, usual_time
 from tiny import SEVERAL, cells, equal, images, some_known, tiny, vectors
 
 
@@ -367,6 +367,20 @@ class Learning(CrossEntropy):
     def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
         terms = super().loss(model, batch, step)
         return LossTerms(total=terms.total + (self.bias - 1).square().sum())
+
+
+@pytest.mark.parametrize(
+    ("times", "usual"),
+    [
+        ([], 0.0),
+        ([0.4], 0.4),
+        ([2.0, 0.9, 0.1], 0.1),
+        ([2.0, 0.9, 0.1, 0.2], 0.1),
+        ([2.0, 0.9, *[0.1, 0.2] * 9, 5.0, 5.0], 0.15),
+    ],
+)
+def test_steps_that_make_kernels_and_the_slowest_tenth_are_not_usual(times: list[float], usual: float) -> None:
+    assert usual_time(times) == pytest.approx(usual)
 
 
 def test_parameters_of_an_objective_are_trained_too() -> None:

@@ -17,7 +17,7 @@ from taut.plan import Plan
 from taut.train import processes, train
 
 MEASURED_STEPS, LEAST_STEPS, LEAST_SHARED = 20, 20, 100
-FIRST_STEPS = 3  # that say whether so many can be measured
+FIRST_STEPS = 4  # that say whether so many can be measured
 MOST_FOR_MEASURING = 0.05  # of a time budget
 JUDGES = 300  # held-out images on which a look is timed
 MOST_FOR_LOOKS = 1 / 3  # of a time budget
@@ -27,7 +27,7 @@ RESERVE = 0.9  # share of a time budget for steps and looks; the rest is start-u
 def step_seconds(dataset: Dataset, plan: Plan, facts: Facts, most: float = math.inf) -> float:
     """The time of a training step, measured on a copy that is thrown away.
 
-    most: seconds that measuring should take; where steps are slow, only three are measured.
+    most: seconds that measuring should take; where steps are slow, only four are measured.
     """
     short, seconds = copy.deepcopy(plan), 0.0
     for short.train.steps in (FIRST_STEPS, MEASURED_STEPS):

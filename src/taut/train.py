@@ -32,6 +32,7 @@ from taut.objective import Batch, LossTerms, Objective
 from taut.plan import Plan, TrainPlan
 from taut.run import Run
 
+WARMING_STEPS = 2  # of a session, in which kernels are made
 MOST_LOST = 300.0  # seconds of training that an interruption may cost, where steps are few and slow
 
 
@@ -74,7 +75,7 @@ class TrainResult:
     """model: averaged weights, in evaluation mode.  kept: the step that they are of, the last one without looks.
 
     steps, seconds: of all sessions of the run; `fit` adds the seconds of the trainings on folds in this session.
-    step_seconds: mean time of a step of this session without the slowest tenth, as the first ones are.
+    step_seconds: the usual time of a step of this session.
     notes: what the objective has found.
     """
 
@@ -284,11 +285,16 @@ def _loop(
             "the weights are NaN or infinite after the last step; a lower --train.learning_rate may help, "
             "and the last checkpoint, where there is one, is kept"
         )
-    # Not the median: an objective's steps may cost less before what is only estimated counts.
-    usual = float(np.mean(sorted(times)[: max(1, int(0.9 * len(times)))])) if times else 0.0
     chosen = looks is not None and looks.step > 0  # not where no look had a finite figure
     model, kept = (looks.kept, int(looks.step)) if looks is not None and chosen else (task.average, progress.step)
-    return TrainResult(model, progress.step, progress.seconds, usual, kept)
+    return TrainResult(model, progress.step, progress.seconds, usual_time(times), kept)
+
+
+def usual_time(times: list[float]) -> float:
+    """The mean time of a step without the first two of them and the slowest tenth of the others; 0 of none."""
+    # Not the median: an objective's steps may cost less before what is only estimated counts.
+    warm = sorted(times[WARMING_STEPS:] or times)
+    return float(np.mean(warm[: max(1, int(0.9 * len(warm)))])) if warm else 0.0
 
 
 def _overdue(accelerator: Accelerator, kept_at: float, logged: bool) -> bool:
