@@ -91,17 +91,17 @@ def second_opinion(model: LabelVAE, hidden: Dataset) -> dict[str, float]:
     q(c|x)·p(x, c)^w, since a likelihood of pixels is far too sure; w is chosen on the one half of the images, and the
     errors are those of the other half.
     """
-    x = model.prepare(torch.from_numpy(hidden.x[:JUDGED]))
-    known = torch.from_numpy(hidden.annotation.targets[:JUDGED].argmax(axis=1))
-    classes = model.sizes[0]
+    device, classes = model.log_prior.device, model.sizes[0]
+    x = model.prepare(torch.from_numpy(hidden.x[:JUDGED]).to(device))
+    known = torch.from_numpy(hidden.annotation.targets[:JUDGED].argmax(axis=1)).to(device)
     blocks = []
     for block in x.split(500):
-        each = [torch.eye(classes)[c].expand(len(block), -1) for c in range(classes)]
+        each = [torch.eye(classes, device=device)[c].expand(len(block), -1) for c in range(classes)]
         log_q = latent.log_softmax(model.classify(block), model.sizes)
         blocks.append((log_q, torch.stack([joint(model, block, targets) for targets in each], dim=1)))
     log_q, log_p = (torch.cat(parts) for parts in zip(*blocks, strict=True))
     errors = {w: (log_q + w * log_p).argmax(1) != known for w in SHARES}
-    first = torch.arange(len(known)) < len(known) // 2
+    first = torch.arange(len(known), device=device) < len(known) // 2
     best = min(SHARES, key=lambda w: float(errors[w][first].float().mean()))
     found = {"own": errors[0.0], "decoder": log_p.argmax(1) != known, "joint": errors[best]}
     return {
@@ -112,7 +112,8 @@ def second_opinion(model: LabelVAE, hidden: Dataset) -> dict[str, float]:
 
 def joint(model: LabelVAE, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """A bound on log p(x, c) of one-hot classes, [N] nats; the same noise for every class."""
-    return importance_weighted(model, x, targets, samples=DRAWS, generator=torch.Generator().manual_seed(0))
+    noise = torch.Generator(x.device).manual_seed(0)
+    return importance_weighted(model, x, targets, samples=DRAWS, generator=noise)
 
 
 def hidden_rows(seed: int) -> tuple[Dataset, Dataset]:

@@ -45,7 +45,7 @@ def one(
     training: Dataset, objective: str, minutes: float, seed: int, changes: Mapping[str, Any] = NONE
 ) -> dict[str, Any]:
     """Figures of one training on the test images, of a plan with some changes."""
-    change = partial(override, changes={"train.valid_fraction": 0.0, **changes}, where="benchmark")
+    change = partial(override, changes={"train.valid_fraction": 0.0, "train.folds": 0, **changes}, where="benchmark")
     return figures(fit(training, change, minutes, seed, quiet=True, objective=objective), parts()[1])
 
 

@@ -51,6 +51,8 @@ def bare(data: Dataset, plan: Plan) -> float:
         terms.total.backward()
         optimizer.step()
         optimizer.zero_grad()
+        if accelerator.device.type != "cpu":
+            torch.accelerator.synchronize()
         times.append(time.perf_counter() - began)
     return float(np.mean(sorted(times)[: math.ceil(0.9 * STEPS)]))
 

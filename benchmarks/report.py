@@ -61,7 +61,7 @@ def section(data: dict[str, Any]) -> list[str]:
     lines.append("|" + "---|" * (len(columns) + 2))
     for method, row in summary.items():
         draws = max(cell["n"] for cell in row.values())
-        lines.append(f"| {method} | {draws} | " + " | ".join(_cell(row.get(c)) for c in columns) + " |")
+        lines.append(f"| {method} | {draws} | " + " | ".join(_of(row.get(c), draws) for c in columns) + " |")
     where = " and ".join(dict.fromkeys(_where(machine) for machine in data["machines"]))
     tables = ["\n".join(lines), *tuned(data), *settings_table(data), *paired_table(data), *shares(data)]
     commits = ", ".join(dict.fromkeys(str(draw["commit"]) for draw in data["draws"] if draw.get("commit")))
@@ -78,7 +78,7 @@ def tuned(data: dict[str, Any]) -> list[str]:
 def with_worst(row: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """A method's figures with the error of its worst draw, where there are several."""
     error = row.get("error", {"n": 0})
-    return {**row, "worst error": {"mean": error["max"], "n": 1}} if error["n"] > 1 else row
+    return {**row, "worst error": {"mean": error["max"], "n": error["n"]}} if error["n"] > 1 else row
 
 
 def _where(machine: dict[str, Any]) -> str:
@@ -160,12 +160,17 @@ def shares(data: dict[str, Any]) -> list[str]:
     return [f"Of the way in {figure} from {FEW} to {ALL}: {', '.join(parts)}."] if parts else []
 
 
+def _of(value: dict[str, float] | None, draws: float) -> str:
+    """A cell that says so where a figure is not known of every draw, as times that other work spoilt are not."""
+    return _cell(value) + (f" (of {value['n']})" if value is not None and value["n"] < draws else "")
+
+
 def _cell(value: dict[str, float] | None) -> str:
     if value is None:
         return ""
     size = abs(value["mean"])
     digits = 0 if size >= 1000 else 1 if size >= 10 else 3
-    spread = f" ± {value['std']:.{digits}f}" if value["n"] > 1 else ""
+    spread = f" ± {value['std']:.{digits}f}" if value["n"] > 1 and "std" in value else ""
     return f"{value['mean']:.{digits}f}{spread}"
 
 

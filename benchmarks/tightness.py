@@ -50,8 +50,9 @@ def binarised(data: Dataset, seed: int) -> Dataset:
 def bounds(model: LabelVAE, data: Dataset, samples: int, seed: int = 0) -> dict[str, float]:
     """Means over the images, in nats (bits for bits per dimension), of the bounds of eq. 11 and 12 and their gaps."""
     model.eval()
-    generator = torch.Generator().manual_seed(seed)
-    targets = torch.from_numpy(data.annotation.targets).float()
+    device = model.log_prior.device
+    generator = torch.Generator(device).manual_seed(seed)
+    targets = torch.from_numpy(data.annotation.targets).float().to(device)
     sums = dict.fromkeys(("elbo_11", "iw_11", "elbo_12", "iw_12"), 0.0)
     start = 0
     for x in batches(model, data.x, 100):

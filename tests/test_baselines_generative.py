@@ -287,6 +287,14 @@ def test_only_m2_has_a_limit_on_combinations() -> None:
     assert [len(c) for c in model.decoded] == [3, 1]
 
 
+def test_folds_of_a_complete_table_enumerate_nothing() -> None:
+    space = LabelSpace.multilabel([f"label {j}" for j in range(13)])
+    data = vectors(cells(40, share=1.0, labels=13), space)
+    fitted = fit(data, tiny(train={"folds": 2, "batch_unlabelled": 0}), quiet=True, objective="m2")
+    assert fitted.plan.train.folds == 2
+    assert bool((fitted.model.temperature != 1).any())
+
+
 def test_all_combinations_are_decoded_at_once() -> None:
     model = ConditionalGaussian((2, 3))
     model.decoded.clear()

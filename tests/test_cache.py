@@ -181,7 +181,7 @@ def test_what_fits_into_memory_is_decoded_once_too(tmp_path, small_limit, monkey
 
 def test_a_set_of_32_mib_is_not_kept_and_a_larger_one_is(tmp_path, monkeypatch):
     monkeypatch.setenv("TAUT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "_fill", lambda *_, **__: {})
+    monkeypatch.setattr(cache, "_decoded", lambda *_, **__: iter(()))
     for count, expected in ((8192, False), (8193, True)):
         cache.decode_once(tmp_path, ["1.png"] * count, (1, 64, 64))
         assert any((tmp_path / "cache").glob("*.npy")) == expected
@@ -333,7 +333,7 @@ def test_lists_of_one_folder_share_what_is_decoded(tmp_path, small_limit, monkey
 def test_an_interrupted_run_leaves_nothing_that_looks_complete(tmp_path, small_limit, monkeypatch):
     folder = images(tmp_path, "cat/1.png", "dog/2.png")
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "_fill", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(cache, "decode_image", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             load_folder(folder)
     assert list(small_limit.iterdir()) == []
@@ -344,14 +344,6 @@ def test_a_full_disk(tmp_path, small_limit, monkeypatch):
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
     with pytest.raises(DataError, match=r"decoded images take .* GiB, more than is free .*TAUT_CACHE.*--image-size"):
         load_folder(images(tmp_path, "cat/1.png", "dog/2.png"))
-
-
-def test_copies_are_found_beyond_the_same_ending(tmp_path):
-    ending = b"z" * cache.TAIL_BYTES
-    paths = [tmp_path / str(i) for i in range(4)]
-    for path, head in zip(paths, (b"one", b"two", b"one", b"four"), strict=True):
-        path.write_bytes(head + ending)
-    assert cache.find_copies(paths).tolist() == [0, 1, 0, 3]
 
 
 def test_the_cache_is_in_the_home_folder_by_default(monkeypatch, tmp_path):

@@ -185,6 +185,7 @@ def test_the_groups_of_a_run_are_not_asked_of_other_data(pack: Path, tmp_path: P
     taut("train", pack, "--group", "patient_id", *FLAGS, "--out", tmp_path / "run")
     other = patients()
     del other["patient_id"], other["split"]
+    other["x"] = 255 - other["x"]  # of the run's own images it would be the test part
     np.savez(tmp_path / "other.npz", **other)
     assert figures(capsys, tmp_path / "run", "--data", tmp_path / "other.npz")["images"] == 40
 
@@ -427,6 +428,28 @@ def test_plan_prints_facts_and_decisions(pack: Path, capsys: Capture) -> None:
     decisions = yaml.safe_load(shown[shown.index("model:") :])
     assert decisions["train"]["steps"] == 123
     assert set(decisions) == {"model", "objective", "train", "augment", "seed"}
+
+
+def test_a_plan_that_was_written_is_the_plan_of_a_training(vectors: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "plan.yaml"
+    taut("plan", vectors, *FLAGS, "--out", out)
+    assert f"--plan {out}" in capsys.readouterr().out
+    taut("train", vectors, "--plan", out, "--out", tmp_path / "run")
+    assert yaml.safe_load((tmp_path / "run" / "plan.yaml").read_text()) == yaml.safe_load(out.read_text())
+    assert str(out) in refused(capsys, "plan", vectors, "--out", out)
+
+
+def test_the_plan_says_how_long_a_training_takes(
+    vectors: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taut.budget.step_seconds", lambda *_, **__: 0.5)
+    flags = (*FLAGS, "--train.valid_fraction", 0, "--train.steps", 600)
+    taut("plan", vectors, *flags, "--time", "--train.folds", 0)
+    assert "a step takes 500.0 ms here: 600 steps take about 5.0 minutes" in capsys.readouterr().out
+    taut("plan", vectors, *flags, "--time", "--train.folds", 2, "--train.steps", 60_000)
+    assert "3 trainings of 60000 steps take about 25.0 hours" in capsys.readouterr().out
+    taut("plan", vectors, *flags)
+    assert "a step takes" not in capsys.readouterr().out
 
 
 def test_the_plan_never_sees_test_rows(tmp_path: Path, capsys: Capture) -> None:
@@ -672,6 +695,20 @@ def test_images_of_twelve_bits_keep_their_scale(tmp_path: Path, capsys: Capture)
     want = predict_probabilities(model, np.rint(dim * (255 / 4095)).astype(np.uint8)[None, None])[0]
     with (tmp_path / "new.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
+    found = [float(row[f"label={name}:calibrated"]) for name in ("alive", "dead")]
+    np.testing.assert_allclose(found, want, atol=1e-3)
+
+
+def test_images_of_twelve_bits_are_seen_by_a_run_on_bytes(tmp_path: Path) -> None:
+    for i in range(12):
+        paint(tmp_path / "wells" / ("dead", "alive")[i % 2] / f"{i}.png")
+    run = tmp_path / "run"
+    taut("train", tmp_path / "wells", *FLAGS, "--out", run)
+    pixels = np.random.default_rng(0).integers(0, 4000, (8, 6)).astype(np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "new.tif")
+    taut("predict", run, tmp_path / "new.tif", "--out", tmp_path / "new.csv")
+    want = predict_probabilities(Run(run).load_model(), np.rint(pixels * (255 / 4095)).astype(np.uint8)[None, None])[0]
+    (row,) = rows_of(tmp_path / "new.csv")
     found = [float(row[f"label={name}:calibrated"]) for name in ("alive", "dead")]
     np.testing.assert_allclose(found, want, atol=1e-3)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ import pytest
 
 from commands import Capture, refused, taut
 from image_files import paint, table
+from taut import cli
 from taut.cli import results
-from taut.cli.splits import write_split_table
-from taut.data import load_dataset
+from taut.cli.command import parse
+from taut.cli.splits import save_split, with_known_parts, write_split_table
+from taut.data import Dataset, load_dataset
 from taut.flags import DataFlags, ReadFlags
+from taut.labels import LabelSpace
 from taut.run import Run
 from taut.sources import load_parts, replaced_source
 from taut.sources import test_flags as flags_of_test
@@ -35,6 +39,12 @@ def chest(tmp_path: Path) -> Path:
         rows.append(f"{i}.png,p{i // 2},{','.join(cells)}")
     table(tmp_path, "\n".join(rows) + "\n", "chest.csv")
     return tmp_path / "images"
+
+
+def read_flags(arguments: list[str]) -> DataFlags:
+    """The flags of data of a command line of `taut train`."""
+    _, flags = parse(["train", *arguments], cli.COMMANDS)
+    return DataFlags(**{f.name: flags[f.name] for f in fields(DataFlags)})
 
 
 def policy_flags(chest: Path) -> list[str]:
@@ -71,6 +81,75 @@ def test_a_run_remembers_its_policies_and_its_split(chest: Path, tmp_path: Path,
     stated = (testing.cells[:, 0] >= 0).sum() + (testing.cells[:, 0] == -2).sum()
     assert figures["per_label"]["Edema"]["annotated"] == stated
     taut("train", chest, *policy_flags(chest), "--out", out, "--resume", "--quiet")
+
+
+def test_a_run_finds_its_data_from_any_working_directory(
+    chest: Path, tmp_path: Path, evaluated: list[set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, digits = tmp_path / "run", DataFlags("digits", labelled_fraction=0.5)
+    monkeypatch.chdir(tmp_path)
+    prior = table(tmp_path, "Hernia: 0.02\n", "prior.yaml")
+    flags = ["--labels", "chest.csv", "--group", "patient", "--split-fractions", "0.6,0.15,0.25"]
+    taut("train", "images", *flags, "--prevalence", "prior.yaml", *FLAGS, "--out", "run", "--quiet")
+    (tmp_path / "digits").mkdir()
+    assert DataFlags.from_json(digits.to_json()) == digits  # a set that has a name, whatever there is
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    taut("evaluate", run, "--resamples", 0)
+    split = pd.read_csv(run / "split.csv")
+    assert evaluated == [set(split.loc[split["split"] == "test", "image"])]
+    taut("train", chest, "--prevalence", prior, "--out", run, "--resume", "--quiet")
+    # A run from before, whose paths are as they were typed.
+    monkeypatch.chdir(tmp_path)
+    about = json.loads((run / "facts.json").read_text())
+    about["source"] |= {"data": "images", "labels": "chest.csv", "prevalence": "prior.yaml"}
+    (run / "facts.json").write_text(json.dumps(about))
+    taut("evaluate", run, "--resamples", 0)
+    assert evaluated[1] == evaluated[0]
+    taut("train", "images", "--prevalence", "prior.yaml", "--out", run, "--resume", "--quiet")
+
+
+def test_data_that_moved_keep_the_parts_of_the_run(chest: Path, tmp_path: Path, evaluated: list[set[str]]) -> None:
+    out, labels = tmp_path / "run", tmp_path / "chest.csv"
+    taut("train", chest, *policy_flags(chest), *FLAGS, "--out", out, "--quiet")
+    split = pd.read_csv(out / "split.csv")
+    parts = dict(zip(split["image"], split["split"], strict=True))
+    there = tmp_path / "there" / "images"
+    shutil.move(chest, there)
+    paint(there / "new.png")
+    data = load_dataset(str(there), labels=labels)
+    assert with_known_parts(data, tmp_path / "no.csv") is data
+    known = with_known_parts(data, out / "split.csv")
+    assert known.split is not None
+    assert dict(zip(known.ids, known.split, strict=True)) == parts
+    assert known.notes[-1] == f"1 image is not in {out / 'split.csv'}: left out."
+    taut("evaluate", out, "--data", there, "--labels", labels, "--resamples", 0)
+    assert evaluated == [{name for name, part in parts.items() if part == "test"}]
+    # From another folder on, the ids are others, and the pixels the same.
+    below = with_known_parts(load_dataset(str(there.parent), labels=labels), out / "split.csv")
+    assert below.split is not None
+    assert dict(zip(below.ids, below.split, strict=True)) == {f"images/{name}": part for name, part in parts.items()}
+    # Other images of the same names are others.
+    for name in parts:
+        paint(tmp_path / "other" / "site" / name)
+    other = load_dataset(str(tmp_path / "other" / "site"), labels=labels)
+    assert set(other.ids) == set(parts)
+    assert with_known_parts(other, out / "split.csv") is other
+    # A run without a test part has none to judge it by: all images are taken, and the warning stays.
+    split[split["split"] != "test"].to_csv(tmp_path / "learnt.csv", index=False)
+    assert with_known_parts(data, tmp_path / "learnt.csv") is data
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_vectors_that_moved_are_known_by_their_ids(named: bool, tmp_path: Path) -> None:
+    ids = [f"v{i}" if named else str(i) for i in range(9)]
+    space = LabelSpace.multiclass(3)
+    x = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    data = Dataset("vectors", x, space, space.encode([i % 3 for i in range(9)]), ids)
+    save_split(tmp_path / "split.csv", {"train": data.rows(np.arange(9) < 6), "test": data.rows(np.arange(9) >= 6)})
+    known = with_known_parts(data, tmp_path / "split.csv")
+    assert (known.split is not None) == named
+    assert list(known.part("test").ids) == ids[6:] if named else known is data
 
 
 def test_a_resumed_run_keeps_its_own_flags_for_the_data(
@@ -204,6 +283,54 @@ def test_a_split_is_written_as_a_table_and_read_again(chest: Path, tmp_path: Pat
     assert 6 <= (pd.read_csv(other)["split"] == "test").sum() <= 10
 
 
+@pytest.mark.parametrize("kind", ["folder", "table", "absolute"])
+def test_the_command_that_reads_a_written_split_is_printed(
+    kind: str, chest: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "new folder" / "chest.csv"
+    labels = chest.parent / "chest.csv"
+    rows = pd.read_csv(labels, dtype=str, keep_default_na=False)
+    rows["file"] = [f"{chest}/{name}" if kind == "absolute" else f"images/{name}" for name in rows["file"]]
+    rows.rename(columns={"Edema": "Edema, mild"}).to_csv(labels, index=False)
+    data = (chest, "--labels", labels) if kind == "folder" else (labels,)
+    taut("split", *data, "--label-columns", '["Edema, mild","Hernia"]', "--group", "patient", "--out", out)
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert command[:2] == ["taut", "train"]
+    taut("plan", *command[2:])
+    assert "Columns not used: Fracture." in capsys.readouterr().out
+    _, testing = load_parts(read_flags(command[2:]))
+    assert testing is not None
+    written = pd.read_csv(out)
+    assert {Path(name).name for name in testing.ids} == {
+        Path(name).name for name in written.loc[written["split"] == "test", "file"]
+    }
+    if kind == "table":
+        assert "does not end in .csv" in refused(capsys, "split", labels, "--out", tmp_path / "split.txt")
+
+
+def test_a_folder_of_unannotated_images_is_a_flag_of_every_command_that_reads(
+    chest: Path, tmp_path: Path, capsys: Capture, evaluated: list[set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(3):
+        paint(tmp_path / "more" / f"extra{i}.png")
+    monkeypatch.chdir(tmp_path)
+    flags = ["chest.csv", "--images", "images", "--group", "patient", "--unannotated", "more"]
+    taut("split", *flags, "--out", "split.csv")
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert "--unannotated=more" in command
+    taut("plan", *command[2:])
+    assert "3 images of more added: unannotated." in capsys.readouterr().out
+    run = tmp_path / "run"
+    taut(*command[1:], *FLAGS, "--out", run, "--quiet")
+    assert DataFlags.from_json(Run(run).source()).unannotated == tmp_path / "more"
+    split = pd.read_csv(run / "split.csv").set_index("image")["split"]
+    assert {split[f"extra{i}.png"] for i in range(3)} == {"train"}
+    taut("evaluate", run, "--resamples", 0)
+    taut("evaluate", run, "--data", chest, "--labels", "split.csv", "--resamples", 0)
+    assert evaluated == [set(split.index[split == "test"])] * 2
+    taut(*command[1:], "--out", run, "--resume", "--quiet")
+
+
 @pytest.mark.parametrize("long", [True, False])
 def test_all_rows_of_an_image_have_its_part_in_a_written_split(long: bool, tmp_path: Path) -> None:
     rows = ["file,found"] if long else ["file,A,B,C"]
@@ -279,7 +406,8 @@ def test_a_run_on_one_format_is_evaluated_on_a_table_of_another(tmp_path: Path, 
     hint = f"{other} does not say whose its images are, as the training data do: a patient may be in both"
     assert hint in capsys.readouterr().out
     taut("evaluate", run, "--data", other)
-    assert json.loads((run / "evaluation.json").read_text())["images"] == 4
+    assert json.loads((run / "evaluation-hospital-hospital" / "evaluation.json").read_text())["images"] == 4
+    assert not (run / "evaluation.json").exists()
     taut("evaluate", run, "--split", "test")  # what --test named has no column that says so
     assert json.loads((run / "evaluation.json").read_text())["images"] == 4
     # A table of the run's own format is still read as such.
@@ -395,7 +523,13 @@ def test_the_images_of_a_table_are_predicted_under_the_names_that_it_has(
     assert len(said) == 6
     np.testing.assert_allclose(found[said], same[said], atol=2e-6)
     nothing = table(tmp_path, "scan\nimages/x.png\nimages/y.png\n", "x.csv")
-    assert "x.csv" in refused(capsys, "predict", out, nothing, "--out", tmp_path / "p.csv")
+    said = refused(capsys, "predict", out, nothing, "--out", tmp_path / "p.csv")
+    assert "x.csv" in said
+    assert "name the folder of the table's images with --root FOLDER" in said
+    (tmp_path / "home").mkdir()
+    far = table(tmp_path / "home", f"scan\n{chest / '3.png'}\n{chest / '1.png'}\n", "far.csv")
+    taut("predict", out, far, "--out", tmp_path / "p.csv")
+    assert pd.read_csv(tmp_path / "p.csv")["image"].tolist() == [str(chest / "3.png"), str(chest / "1.png")]
     assert "--view is for a table of images" in refused(capsys, "predict", out, chest, "--view", "PA")
 
 
@@ -418,9 +552,28 @@ def test_views_of_a_table_are_predicted_alone(tmp_path: Path, capsys: Capture) -
     assert "only images of the view AP" in capsys.readouterr().err
 
 
+def test_what_is_exported_keeps_the_view(tmp_path: Path) -> None:
+    nih = two_views(tmp_path)
+    taut("train", nih, "--images", tmp_path / "images", "--view", "PA", *FLAGS, "--out", tmp_path / "run", "--quiet")
+    taut("export", tmp_path / "run", "--out", tmp_path / "shipped")
+    taut("predict", tmp_path / "shipped", nih, "--root", tmp_path / "images", "--out", tmp_path / "p.csv")
+    assert len(pd.read_csv(tmp_path / "p.csv")) == 8
+
+
+def test_a_model_to_ship_looks_for_images_beside_the_table_alone(
+    chest: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taut("train", chest, *policy_flags(chest), *FLAGS, "--out", tmp_path / "run", "--quiet")
+    taut("export", tmp_path / "run", "--out", tmp_path / "shipped")
+    names = table(tmp_path / "shipped", "scan\n3.png\n", "n.csv")
+    monkeypatch.chdir(chest)
+    said = refused(capsys, "predict", tmp_path / "shipped", names, "--out", tmp_path / "p.csv")
+    assert "--root" in said
+
+
 def test_other_data_are_read_as_their_own_flags_say(chest: Path, tmp_path: Path, capsys: Capture) -> None:
     out, other = tmp_path / "run", tmp_path / "other.csv"
-    taut("train", chest, *policy_flags(chest), *FLAGS, "--out", out, "--quiet")
+    taut("train", chest, *policy_flags(chest)[:-2], *FLAGS, "--out", out, "--quiet")
     known = pd.read_csv(chest.parent / "chest.csv", dtype=str)
     known.rename(columns={"patient": "who"}).to_csv(other, index=False)
     judged = ("evaluate", out, "--data", chest, "--labels", other, "--resamples", 5, "--json")

@@ -18,11 +18,13 @@ from PIL import Image
 from commands import Capture, refused, taut
 from taut import compare as module
 from taut.baselines import OBJECTIVES
-from taut.compare import FIGURES, compare, pictures, read_rows, table
+from taut.compare import FIGURES, compare, digest, label_table, pictures, read_rows, table
+from taut.data.auxiliary import read_auxiliary
 from taut.data.dataset import DataError, Dataset
 from taut.data.split import draw_fraction
 from taut.fit import fit
-from taut.train import TrainingError
+from taut.labels import LabelSpace
+from taut.train import TrainingError, train
 from tiny import FLAGS, SEVERAL, cells, images, some_known, tiny, vectors
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -80,7 +82,9 @@ def test_two_objectives_on_two_draws(tmp_path: Path, capsys: Capture, trained: l
     # A second call has all of it.
     taut(*DIGITS, *PAIR, "--out", out)
     assert len(trained) == 4
-    assert capsys.readouterr().out == shown
+    again = capsys.readouterr().out
+    assert again.splitlines()[-4:] == shown.splitlines()[-4:]
+    assert "draw of seed" not in again
     # A method and a draw more cost only their own trainings.
     taut(*DIGITS, "--objectives", "fixmatch,pi-model", "--draws", 3, "--out", out)
     assert trained[4:] == [("pi-model", 0), ("pi-model", 1), ("fixmatch", 2), ("pi-model", 2)]
@@ -167,9 +171,9 @@ def test_a_prior_that_is_suspicious_is_told_before_the_trainings(
 
     def counted(*rest: Any, **options: Any) -> Any:
         told.append(capsys.readouterr().out)
-        return fit(*rest, **options)
+        return train(*rest, **options)
 
-    monkeypatch.setattr(module, "fit", counted)
+    monkeypatch.setattr("taut.fit.train", counted)
     taut("compare", tmp_path / "x.npz", *FLAGS, *PAIR, "--out", tmp_path / "c")
     assert told[0].count("Nearly all observed cells are positive") == 1
     assert "positive" not in "".join(told[1:]) + capsys.readouterr().out
@@ -202,6 +206,71 @@ def test_other_flags_into_the_same_folder_are_refused(tmp_path: Path, capsys: Ca
     other = ("compare", "digits", "--labels-per-class", 6, *FLAGS, "--train.steps", 20)
     assert "was begun with other data or flags" in refused(capsys, *other, *few, "--out", out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_other_data_under_the_same_flags_are_refused(
+    tmp_path: Path, capsys: Capture, trained: list[tuple[str, int]]
+) -> None:
+    pack, out = several(tmp_path / "pack.npz", 2), tmp_path / "c"
+    command = ("compare", pack, *FLAGS, "--objectives", "supervised", "--draws", 1, "--out", out)
+    taut(*command)
+    with np.load(pack) as data:
+        usual = dict(data)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    refusal = (
+        f"{out} was begun with other data: the flags are the same, but labels, annotations, ids or inputs have changed "
+        "since; choose another --out, or move the folder away"
+    )
+    for name, row in (("y", 0), ("y", -1), ("x", 0), ("x", -1)):  # of the training and of the test part
+        changed = usual[name].copy()
+        changed[row, 0] = 1 - changed[row, 0]
+        np.savez(pack, **{**usual, name: changed})
+        capsys.readouterr()
+        assert refused(capsys, *command) == refusal
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    np.savez(pack, **usual)
+    taut(*command)  # written anew, with the same in it
+    assert len(trained) == 1
+
+
+def test_a_folder_of_an_older_version_goes_on_and_is_bound_to_its_data_from_then_on(
+    tmp_path: Path, capsys: Capture, trained: list[tuple[str, int]]
+) -> None:
+    pack, out = several(tmp_path / "pack.npz", 2), tmp_path / "c"
+    command = ("compare", pack, *FLAGS, "--objectives", "supervised", "--out", out, "--draws")
+    taut(*command, 1)
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings.pop("digest")
+    (out / "settings.json").write_text(json.dumps(settings))
+    rows = lines(out)
+    assert rows[0].pop("per_label")
+    (out / "draws.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    taut(*command, 1)
+    taut(*command, 2)
+    assert trained == [("supervised", 0), ("supervised", 1)]
+    assert list(pd.read_csv(out / "table.csv")["draws"]) == [2]
+    assert list(pd.read_csv(out / "per_label.csv")["draws"]) == [1, 1]  # the other has no figures of labels
+    several(pack, 2, n=70)
+    capsys.readouterr()
+    assert "was begun with other data: " in refused(capsys, *command, 2)
+
+
+def test_every_label_has_its_figures(tmp_path: Path, capsys: Capture) -> None:
+    pack, out = several(tmp_path / "pack.npz", 2, n=80), tmp_path / "c"
+    taut("compare", pack, *FLAGS, *PAIR[:1], "supervised,pi-model", *PAIR[2:], "--out", out)
+    assert f"table.csv, per_label.csv, a picture of each figure and every draw (draws.jsonl) are in {out}" in (
+        capsys.readouterr().out
+    )
+    saved = pd.read_csv(out / "per_label.csv")
+    assert list(saved.columns) == ["label", "method", "error", "auroc", "ap", "draws"]
+    assert list(zip(saved["label"], saved["method"], strict=True)) == [
+        ("l0", "supervised"), ("l0", "pi-model"), ("l1", "supervised"), ("l1", "pi-model")
+    ]  # fmt: skip
+    for row in saved.itertuples():
+        values = np.array(
+            [line["per_label"][row.label]["auroc"] for line in lines(out) if line["method"] == row.method]
+        )
+        assert row.auroc == f"{values.mean():.4g} ± {values.std(ddof=1):.4g}"
 
 
 def test_what_cannot_be_compared_is_one_sentence(tmp_path: Path, capsys: Capture) -> None:
@@ -260,6 +329,51 @@ def test_a_line_that_was_cut_off_is_trained_again(tmp_path: Path, trained: list[
     assert trained[4:] == [("pi-model", 1)]
     assert len(lines(tmp_path)) == 4
     pd.testing.assert_frame_equal(got.drop(columns="seconds"), want.drop(columns="seconds"))
+
+
+def test_every_training_is_told_of_and_its_notes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(dataset: Dataset, change: Any, minutes: Any, seed: int, **options: Any) -> Any:
+        if (options["objective"], seed) == ("pi-model", 1):
+            raise TrainingError("step 3")
+        return fit(dataset, change, minutes, seed, **options)
+
+    monkeypatch.setattr(module, "fit", fails)
+    data, told = vectors(some_known(60, 60)), list[str]()
+    arguments = (draws_of(data), data, ["supervised", "pi-model"], [0, 1], tmp_path, None, tiny(), None, [])
+    compare(*arguments, told.append)
+    trainings = [line for line in told if "draw of seed" in line]
+    assert trainings == [
+        *(
+            f"{row['method']}, draw of seed {row['seed']}: error {row['error']:.4g}, nll {row['nll']:.4g}, "
+            f"ece {row['ece']:.4g}, elbo {row['elbo']:.4g}, {row['seconds']:.0f} s"
+            for row in lines(tmp_path)
+        ),
+        "pi-model failed on the draw of seed 1: step 3",
+    ]
+    notes = [line for line in told if line not in trainings]
+    assert [line.startswith("out-of-distribution scores are compared with 60") for line in notes].count(True) == 1
+    assert len({note.split()[0] for note in notes}) == len(notes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: {"ids": [*data.ids[:-1], "other"]},
+        lambda data: {"annotation": draw_fraction(data, 0.5, 0)},
+        lambda data: {"annotation": replace(data.annotation, ignored=~data.annotation.observed)},
+        lambda data: {"space": LabelSpace.multilabel(["a", "c"])},
+        lambda data: {"x": np.where(np.arange(60)[:, None, None, None] == 3, 255 - data.x, data.x)},
+        lambda data: {"groups": np.arange(60)},
+        lambda data: {"split": np.repeat(["train", "valid"], 30)},
+        lambda data: {"cells": np.zeros((60, 2), dtype=np.int16)},
+        lambda data: {"auxiliary": read_auxiliary({"sex": np.arange(60) % 2})},
+    ],
+)
+def test_the_digest_is_of_all_that_figures_depend_on(change: Callable[[Dataset], dict[str, Any]]) -> None:
+    data, same = images(cells(60, 1.0), SEVERAL), images(cells(60, 1.0), SEVERAL)
+    assert digest(data, data) == digest(same, same)
+    other = replace(data, **change(data))
+    assert len({digest(data, data), digest(other, data), digest(data, other)}) == 3
 
 
 def test_finished_trainings_survive_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,6 +475,16 @@ def test_the_table_has_means_and_deviations() -> None:
     assert list(shown["draws"]) == [3, 1]
     assert list(shown["parameters"]) == [7, 9]
     assert "seed" not in shown
+
+
+def test_a_label_without_a_figure_has_none_in_the_table() -> None:
+    labels = [{"a": {"annotated": 0, "error": None}, "b": {"error": error, "auroc": None}} for error in (1.0, 2.0)]
+    shown = label_table(pd.DataFrame([{"method": "m", "seed": s, "per_label": row} for s, row in enumerate(labels)]))
+    assert shown.to_dict("records") == [
+        {"label": "a", "method": "m", "error": "", "auroc": "", "ap": "", "draws": 2},
+        {"label": "b", "method": "m", "error": "1.5 ± 0.7071", "auroc": "", "ap": "", "draws": 2},
+    ]
+    assert label_table(figures()).empty  # of an older version
 
 
 @pytest.mark.parametrize("methods", [["a"], ["a", "b"], [*"abcdefghijklmn"]])

@@ -23,7 +23,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_classifiers_classes, parametrize_with_checks
 
 from taut import cli
+from taut import fit as fit_room
 from taut.data.dataset import DataError
+from taut.data.mapped import MappedRows
 from taut.estimator import TautClassifier, _groups
 from taut.labels import Label, LabelError, LabelSpace
 
@@ -134,6 +136,30 @@ def test_images_of_every_layout_and_features(shape: tuple[int, ...], prepared: t
     assert model.transform(x).shape == (24, model.plan_.model.z_dim)
     assert model.reconstruct(x).shape == (24, *prepared)
     assert model.sample(y[:5]).shape == (5, *prepared)
+
+
+@pytest.mark.parametrize("shape", [(60, 8, 8), (60, 5)])
+def test_a_memory_map_stays_on_the_disk(
+    shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, shape, dtype=np.uint8) if len(shape) == 3 else rng.normal(size=shape).astype(np.float32)
+    there = np.memmap(tmp_path / "x", dtype=x.dtype, mode="w+", shape=shape)
+    there[:] = x
+    trained_on: list[Any] = []
+    usual = fit_room.build_stream
+    monkeypatch.setattr(
+        fit_room, "build_stream", lambda data, *rest: (trained_on.append(data.x), usual(data, *rest))[1]
+    )
+    # Some rows in between are held out, so that the others are no slice of the array.
+    model = tiny(plan={**TINY, "train.valid_fraction": 0.3}, random_state=0).fit(there, np.arange(60) % 3)
+    assert trained_on
+    for rows in trained_on:
+        assert isinstance(rows, MappedRows)
+        assert 0 < len(rows) < 60
+        assert np.may_share_memory(rows.base, there)
+    expected = clone(model).fit(x, np.arange(60) % 3).predict_proba(x)
+    np.testing.assert_array_equal(model.predict_proba(there), expected)
 
 
 def test_a_tensor_and_a_list_are_read_as_the_array_is() -> None:
@@ -609,6 +635,21 @@ def test_a_loaded_estimator_repeats_its_training(tmp_path: Path, features: tuple
     expected = model.predict_proba(frame)
     np.testing.assert_array_equal(loaded.predict_proba(frame), expected)
     np.testing.assert_array_equal(clone(loaded).fit(frame, 2 * y - 1).predict_proba(frame), expected)
+
+
+def test_a_run_is_never_replaced_and_nothing_is_left_of_a_former_model(tmp_path: Path, trained: TautClassifier) -> None:
+    run, saved = tmp_path / "run", tmp_path / "model"
+    cli.train("digits", labels_per_class=5, out=run, quiet=True, changes=dict(TINY))
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with pytest.raises(DataError, match="is a run, whose model would be replaced: name another folder"):
+        trained.save(run)
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+    saved.mkdir()
+    for name in ("frozen.json", "frozen.safetensors", "program.pt2", "program.json"):
+        (saved / name).write_text("of another model")
+    for _ in range(2):
+        trained.save(saved)
+        assert {path.name for path in saved.iterdir()} == {"model.json", "model.safetensors"}
 
 
 def test_a_run_folder_is_loaded(tmp_path: Path, digits: tuple[Array, Array]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 from torchvision import models
 from torchvision.transforms.functional import normalize
 
@@ -126,7 +127,7 @@ def test_features_are_computed_once(weights: Path, cache: Path, monkeypatch: pyt
     def never(*_: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(FrozenEncoder, "compute", never)
+    monkeypatch.setattr(FrozenEncoder, "forward", never)
     again = FrozenEncoder.find("resnet-18", weights, (3, 40, 40)).features(x.copy())
     np.testing.assert_array_equal(first, again)
 
@@ -159,6 +160,31 @@ def test_a_computation_that_fails_leaves_nothing_behind(run: Path, cache: Path) 
     assert list(cache.iterdir()) == []
     with pytest.raises(DataError, match=r"^scans: the features of image 0 are NaN or infinite"):
         frozen.compute(np.zeros((2, 1, 8, 8), dtype=np.uint8), "scans")
+
+
+def test_features_that_are_interrupted_go_on_where_they_stopped(
+    run: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taut.features.BATCH", 4)
+    x, forward = colours(14, 8, 1), FrozenEncoder.forward
+    want = FrozenEncoder.of_run(run).compute(x)
+    seen: list[int] = []
+
+    def stops(self: FrozenEncoder, images: Tensor) -> Tensor:
+        seen.append(len(images))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return forward(self, images)
+
+    monkeypatch.setattr(FrozenEncoder, "forward", stops)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        FrozenEncoder.of_run(run).features(x)
+    sentence = "computing features goes on after the first 8 images when the same command is given again"
+    assert caught.value.__notes__ == [sentence]
+    found = FrozenEncoder.of_run(run).features(x)
+    assert seen == [4, 4, 4, 4, 2]
+    np.testing.assert_array_equal(found, want)
+    assert len(list(cache.iterdir())) == 1
 
 
 # --- the run remembers --------------------------------------------------------------------------------------

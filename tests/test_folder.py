@@ -1,5 +1,6 @@
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from PIL import Image
 
 from image_files import BINARY, classes, images, paint, rows_of, table, yes
-from taut.data import DataError, load_dataset
+from taut.data import DataError, load_dataset, named
+from taut.data.files import find_images
 from taut.data.folder import load_folder
 from taut.flags import DataFlags
 from taut.labels import LabelError, LabelSpace
@@ -84,6 +86,29 @@ def test_parts_are_known_by_what_others_call_them(tmp_path, names):
     assert "Classes are the subfolders: cat, dog." in data.notes
 
 
+@pytest.mark.parametrize("name", ["unannotated", "Un-annotated", "unlabeled_images", "no_label", "unlabeled2017"])
+def test_a_folder_of_images_without_annotation_is_no_class(tmp_path, name):
+    folder = images(tmp_path / "a", "cat/1.png", "dog/2.png", f"{name}/3.png")
+    assert classes(load_folder(folder)) == [
+        None if file.startswith(name) else file[:3] for file in load_folder(folder).ids
+    ]
+    parts = images(tmp_path / "b", "train/cat/1.png", "train/dog/2.png", "test/cat/3.png", f"{name}/4.png")
+    data = load_folder(parts)
+    assert data.split[data.ids.index(f"{name}/4.png")] == "train"
+    assert data.space.labels[0].classes == ("cat", "dog")
+
+
+def test_the_folder_that_a_flag_calls_unannotated_stands_beside_parts_and_in_them(tmp_path):
+    folder = images(tmp_path, "train/cat/1.png", "train/dog/2.png", "train/Unknown/3.png", "test/cat/4.png")
+    paint(folder / "unknown" / "5.png")
+    with pytest.raises(DataError, match=r"test, train are parts of a split, but .* unknown: .* with --unlabeled"):
+        load_folder(folder)
+    data = load_folder(folder, unlabeled="Unknown")
+    found = dict(zip(data.ids, zip(data.split, classes(data), strict=True), strict=True))
+    assert found["train/Unknown/3.png"] == found["unknown/5.png"] == ("train", None)
+    assert found["test/cat/4.png"] == ("test", "cat")
+
+
 def test_subfolders_that_all_have_the_same_subfolders_are_not_guessed(tmp_path):
     folder = images(tmp_path, "north/cat/1.png", "north/dog/2.png", "south/cat/3.png", "south/dog/4.png")
     with pytest.raises(DataError, match=r"images: the subfolders north, south all have the same subfolders cat, dog"):
@@ -110,8 +135,8 @@ def test_what_is_white_in_deep_images_is_told(tmp_path):
     assert data.x[data.ids.index("cat/0.png")].min() == round(255 * 3000 / 4095)
     assert data.notes[-1] == "3 images have 16 bits a pixel, of which 4,095 is taken as white."
     assert data.pixel_max == 4095
-    # On the scale of a training set, if it had one of more than bytes.
-    for white, bits in ((65535.0, 16), (4095.0, 12), (1023.0, 10), (255.0, 16), (1.0, 16)):
+    # On the scale of a training set, if it had one of more than bytes, which say nothing of it.
+    for white, bits in ((65535.0, 16), (4095.0, 12), (1023.0, 10), (255.0, 12), (1.0, 12)):
         data = load_folder(folder, white=white)
         assert data.pixel_max == 2**bits - 1
         assert data.x[data.ids.index("cat/0.png")].min() == min(255, round(255 * 3000 / (2**bits - 1)))
@@ -123,11 +148,44 @@ def test_what_is_white_in_deep_images_is_told(tmp_path):
     assert data.pixel_max == 4095
     assert data.x[data.ids.index("bright.png")].min() == 255
     assert load_folder(folder, labels, label_columns=["kind"]).pixel_max == 65535
-    # Beside images of bytes nothing tells how bright they are to be.
-    paint(folder / "dog" / "9.png")
+    # Beside images of bytes too.
+    paint(folder / "dog" / "9.png", 100)
+    (folder / "bright.png").unlink()
     mixed = load_folder(folder)
-    assert mixed.pixel_max == 255
-    assert "4 images have 16 bits a pixel, of which 65,535 is taken as white." in mixed.notes
+    assert mixed.pixel_max == 4095
+    assert mixed.x[mixed.ids.index("dog/9.png")].max() == 100
+    assert "3 images have 16 bits a pixel, of which 4,095 is taken as white." in mixed.notes
+
+
+def test_files_that_no_table_can_name_are_left_out(tmp_path):
+    folder = images(tmp_path / "all", "cat/1.png", "dog/2.png")
+    shutil.copy(folder / "cat" / "1.png", os.fsencode(folder / "cat") + b"/M\xfcller.png")
+    data = load_folder(folder)
+    assert data.ids == ["cat/1.png", "dog/2.png"]
+    assert r"Left out: 1 file with a name that is not UTF-8, such as 'cat/M\xfcller.png'." in data.notes
+
+
+def test_folders_that_may_not_be_read_are_told(tmp_path, monkeypatch):
+    folder = images(tmp_path / "all", "cat/1.png", "dog/2.png", "dog/closed/3.png")
+    usual = os.scandir
+
+    def scandir(place):
+        if str(place).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return usual(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    data = load_folder(folder)
+    assert data.ids == ["cat/1.png", "dog/2.png"]
+    said = f"Left out: 1 folder that cannot be read, such as {folder / 'dog' / 'closed'} (Permission denied)."
+    assert said in data.notes
+
+
+def test_accents_are_the_same_however_they_are_written(tmp_path):
+    composed, apart = (unicodedata.normalize(form, "M\u00fcller.png") for form in ("NFC", "NFD"))
+    folder = images(tmp_path / "all", apart, "b.png")
+    data = load_folder(folder, table(tmp_path, f"file,A\n{composed},1\nb.png,0\n"))
+    np.testing.assert_equal(yes(data), [[1], [0]])
 
 
 def test_links_to_folders_are_followed_once(tmp_path):
@@ -190,6 +248,73 @@ def test_options_that_say_nothing_here(tmp_path, options, message):
         load_folder(images(tmp_path, "cat/1.png", "dog/2.png"), **options)
 
 
+# --- a folder of further images without annotation ---------------------------------------------------------
+
+
+def test_a_folder_of_unannotated_images_is_added_to_class_folders(tmp_path):
+    folder = images(tmp_path, "train/cat/1.png", "train/dog/2.png", "test/cat/3.png", "test/dog/4.png")
+    more = tmp_path / "plate 7"
+    paint(more / "new" / "5.png")
+    paint(more / "train" / "cat" / "1.png", value=9)  # another image of a name that is there
+    shutil.copy(folder / "train" / "dog" / "2.png", more / "copy of train.png")
+    shutil.copy(folder / "test" / "cat" / "3.png", more / "copy of test.png")
+    report = tmp_path / "skipped.csv"
+    data = load_folder(folder, unannotated=more, skipped=report)
+    found = dict(zip(data.ids, zip(data.split, classes(data), strict=True), strict=True))
+    assert found == {
+        "train/cat/1.png": ("train", "cat"),
+        "train/dog/2.png": ("train", "dog"),
+        "test/cat/3.png": ("test", "cat"),
+        "test/dog/4.png": ("test", "dog"),
+        "new/5.png": ("train", None),
+        "plate 7/train/cat/1.png": ("train", None),
+    }
+    assert (data.x[data.ids.index("plate 7/train/cat/1.png")] == 9).all()
+    assert {row["file"] for row in rows_of(report)} == {"copy of train.png", "copy of test.png"}
+    assert f"4 images of {more} added: unannotated." in data.notes
+    # One that is in the folder is no class, and one that has the folder in it adds what is not there.
+    paint(folder / "train" / "pool" / "6.png")
+    data = load_folder(folder, unannotated=folder / "train" / "pool")
+    assert data.space.labels[0].classes == ("cat", "dog")
+    assert classes(data)[data.ids.index("6.png")] is None
+    above = load_folder(folder / "train", unannotated=folder)
+    assert len(above) == 5
+    assert above.ids[-2:] == ["test/cat/3.png", "test/dog/4.png"]
+
+
+def test_a_folder_of_unannotated_images_is_added_to_a_table(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png", "pool/d.png", "pool/e.png")
+    labels = table(tmp_path, "file,A,age,part\na.png,1,50,train\nb.png,0,60,test\npool/d.png,1,70,train\n")
+    flags = {"split_column": "part", "auxiliary": ["age"], "blank": "negative"}
+    alone = load_dataset(str(labels), images=folder, unannotated=folder / "pool", **flags)
+    assert alone.ids == ["a.png", "b.png", "pool/d.png", "e.png"]
+    assert yes(alone)[:3] == [[1], [0], [1]]
+    assert np.isnan(yes(alone)[3][0])
+    assert alone.split.tolist() == ["train", "test", "train", "train"]
+    paint(tmp_path / "more" / "c.png", value=9)
+    data = load_dataset(str(folder), labels=labels, unannotated=tmp_path / "more", **flags)
+    assert data.ids == ["a.png", "b.png", "pool/d.png", "c.png", "pool/e.png", "more/c.png"]
+    assert len(data.part("test")) == 1
+    split = load_dataset(str(folder), labels=labels, unannotated=tmp_path / "more", split_fractions="0.4,0.3,0.3")
+    assert split.split[split.ids.index("more/c.png")] == "train"
+
+
+@pytest.mark.parametrize(
+    ("source", "place", "message"),
+    [
+        ("images", "gone", r"--unannotated .*gone: there is no such folder"),
+        ("images", "empty", r"--unannotated .*empty has no images"),
+        ("digits", "empty", r"digits does not take --unannotated"),
+        ("x.npy", "empty", r"x\.npy does not take --unannotated"),
+    ],
+)
+def test_where_no_unannotated_images_can_be_added(tmp_path, source, place, message):
+    images(tmp_path, "cat/1.png", "dog/2.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=message):
+        load_dataset(source if source == "digits" else str(tmp_path / source), unannotated=tmp_path / place)
+
+
 # --- which image a row means --------------------------------------------------------------------------------
 
 
@@ -201,6 +326,55 @@ def test_where_images_are_looked_for(tmp_path):
     np.testing.assert_equal(yes(data)[:6], [[1], [0], [1], [0], [0], [np.nan]])
     assert data.ids[5:] == ["one/same.png", "two/same.png"]
     assert data.notes[0] == "Left out: 1 row names an image that is not there."
+
+
+def test_absolute_paths_of_a_table_are_used_as_they_are(tmp_path, monkeypatch):
+    folder, home = images(tmp_path, "a.png", "b/a.png", "c.png"), tmp_path / "home"
+    paint(home / "near.png")
+    cells = [folder / "a.png", folder / "b" / ".." / "b" / "a.png", home / "near.png"]
+    labels = table(home, "file,A\n" + "".join(f"{cell},{i % 2}\n" for i, cell in enumerate(cells)))
+    walked = []
+    monkeypatch.setattr(named, "find_images", lambda place, notes=None: walked.append(place) or find_images(place))
+    data = load_dataset(str(labels))
+    assert data.ids == [str(folder / "a.png"), str(folder / "b" / "a.png"), "near.png"]
+    assert yes(data) == [[0], [1], [0]]
+    assert not walked
+    with Image.open(folder / "b" / "a.png") as image:
+        np.testing.assert_array_equal(data.x[1, 0], np.asarray(image))
+    # Beside names of the table's folder, and where one is gone.
+    table(home, f"file,A\n{folder / 'c.png'},1\nnear.png,0\n{folder / 'gone.png'},1\n")
+    data = load_dataset(str(labels))
+    assert data.ids == [str(folder / "c.png"), "near.png"]
+    assert walked == [home]
+    # A folder that is named has the images, such as smaller ones under the same names.
+    paint(tmp_path / "small" / "c.png")
+    table(home, f"file,A\n{folder / 'c.png'},1\n")
+    assert load_dataset(str(labels), images=tmp_path / "small").ids == ["c.png"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "beside", "message"),
+    [
+        (
+            ["/gone/a.png", "/gone/b.png"],
+            (),
+            r"home has no images .*: name the folder of .* with --images FOLDER",
+        ),
+        (
+            ["/gone/a.png", "x/b.png"],
+            ("z.png",),
+            r"no row names .* images are z\.png: name .* with --images FOLDER",
+        ),
+        (["a1", "b1"], ("z.png",), r"name it with --path-column; .*; or name the folder of .* with --images FOLDER"),
+    ],
+)
+def test_the_flag_for_images_elsewhere_is_named(tmp_path, cells, beside, message):
+    (tmp_path / "home").mkdir()
+    for name in beside:
+        paint(tmp_path / "home" / name)
+    labels = table(tmp_path / "home", "file,A\n" + "".join(f"{cell},1\n" for cell in cells))
+    with pytest.raises(DataError, match=message):
+        load_dataset(str(labels))
 
 
 def test_a_bare_name_does_not_take_an_image_that_a_row_names_in_full(tmp_path):

@@ -30,6 +30,13 @@ def nih(tmp_path: Path) -> Path:
     return table(tmp_path / "images", HEAD + rows, "Data_Entry_2017_v2020.csv")
 
 
+def test_a_finding_that_nih_has_no_name_for_is_not_said_no_to(nih: Path) -> None:
+    space = LabelSpace.multilabel(["Cardiomegaly", "Pleural Effusion", "Mass"])
+    data = load_dataset(str(nih), space=space)
+    np.testing.assert_equal(yes(data), [[1, np.nan, 0], [0, np.nan, 0], [0, np.nan, 0], [0, np.nan, 0]])
+    assert "Labels that 'Finding Labels' does not name: Pleural Effusion." in data.notes
+
+
 def test_the_header_is_recognised(nih: Path, tmp_path: Path) -> None:
     report = tmp_path / "skipped.csv"
     data = load_dataset(str(nih), skipped=report)

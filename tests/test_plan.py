@@ -183,6 +183,8 @@ def test_tables_with_holes_get_large_batches_where_they_are_seen_often() -> None
             train = make_plan(dataclasses.replace(facts, images=count, annotated_images=known)).train
             assert (train.batch_labelled, train.batch_unlabelled) == (0, rows)
             assert train.steps == (steps if known == count else max(1500 * 128 // rows, math.ceil(10 * known / rows)))
+    full = make_plan(dataclasses.replace(facts, images=1600, annotated_images=1600, annotated_cells=(1440, 1440))).train
+    assert (full.batch_labelled, full.batch_unlabelled) == (0, 142)  # nine tenths of the cells of so many as 128 have
     most = make_plan(dataclasses.replace(facts, images=1600, annotated_images=1400)).train
     assert (most.batch_labelled, most.batch_unlabelled) == (64, 256)
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pickle
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,19 @@ def test_a_run_holds_the_model_that_fit_returned(tmp_path: Path) -> None:
     assert run.load_plan() == fitted.plan
     about = json.loads((run.path / "model.json").read_text())["about"]
     assert (about["steps"], about["checkpoint"]) == (6, fitted.result.kept)
+
+
+def test_a_disk_that_takes_no_more_is_one_sentence_and_leaves_the_model(saved: Path) -> None:
+    before = (saved / "model.safetensors").read_bytes()
+    model = load_model(saved)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(DataError, match=f"{saved} cannot be written, perhaps since the disk is full"):
+            save_model(model, saved, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (saved / "model.safetensors").read_bytes() == before
 
 
 def test_saving_again_replaces_the_model_and_leaves_no_other_files(saved: Path) -> None:

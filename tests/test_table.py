@@ -121,8 +121,64 @@ def test_a_space_names_the_columns(tmp_path):
     labels = table(tmp_path, "file,A,C,B\na.png,1,1,0\nb.png,0,1,\n")
     data = load_folder(folder, labels, space=LabelSpace.multilabel(["B", "A"]))
     np.testing.assert_equal(yes(data), [[0, 1], [np.nan, 0]])
-    with pytest.raises(DataError, match=r"labels\.csv: the labels A, D are asked for, but the columns are A, C, B"):
-        load_folder(folder, labels, space=LabelSpace.multilabel(["A", "D"]))
+    with pytest.raises(DataError, match=r"labels\.csv: the labels E, D are asked for, but the columns are A, C, B"):
+        load_folder(folder, labels, space=LabelSpace.multilabel(["E", "D"]))
+
+
+def test_labels_without_a_column_are_not_scored(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png")
+    labels = table(tmp_path, "file,A,C,B\na.png,1,1,0\nb.png,0,-1,\n")
+    space = LabelSpace.multilabel(["D", "B", "C"])
+    for columns in (None, ["C", "B"]):
+        data = load_folder(folder, labels, space=space, label_columns=columns)
+        assert data.space == space
+        np.testing.assert_equal(yes(data), [[np.nan, 0, 1], [np.nan, np.nan, np.nan]])
+        assert "Labels that the table has no column of: D." in data.notes
+
+
+def test_names_that_the_table_cannot_have_are_not_said_no_to(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    labels = table(tmp_path, "file,found\na.png,Effusion|Mass\nb.png,No Finding\nc.png,Mass\n")
+    space = LabelSpace.multilabel(["Pleural Effusion", "Mass"])
+    data = load_folder(folder, labels, joined_column="found", space=space)
+    np.testing.assert_equal(yes(data), [[np.nan, 1], [np.nan, 0], [np.nan, 1]])
+    assert "Labels that 'found' does not name: Pleural Effusion." in data.notes
+    # Where all names are labels, a label that no cell has is one that no image has.
+    rare = load_folder(folder, labels, joined_column="found", space=LabelSpace.multilabel(["Effusion", "Mass", "Rare"]))
+    np.testing.assert_equal(yes(rare), [[1, 1, 0], [0, 0, 0], [0, 1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("file,f\na.png,Mass|Nodule\nb.png,mass\n", {"joined_column": "f"}),
+        (
+            "file,f\na.png,mass\nb.png,Nodule\n",
+            {"joined_column": "f", "space": LabelSpace.multilabel(["Mass", "Nodule"])},
+        ),
+        ("file,f\na.png,Mass\nb.png,mass\n", {}),
+    ],
+)
+def test_names_that_differ_in_case_alone_are_refused(tmp_path, text, options):
+    folder = images(tmp_path, "a.png", "b.png")
+    with pytest.raises(LabelError, match=r"labels\.csv: column 'f' has names that differ in case alone, Mass, mass"):
+        load_folder(folder, table(tmp_path, text), **options)
+
+
+def test_numbers_with_a_decimal_comma(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    labels = table(tmp_path, "file;A;B\na.png;1,0;0,0\nb.png;0,0;-1,0\nc.png;;1,0\n")
+    np.testing.assert_equal(yes(load_folder(folder, labels)), [[1, 0], [0, np.nan], [np.nan, 1]])
+    joined = table(tmp_path, "file;f\na.png;1,2\nb.png;3\nc.png;\n", "joined.csv")
+    assert load_folder(folder, joined, joined_column="f", separator=",").space.names == ("1", "2", "3")
+
+
+def test_a_blank_column_is_no_label(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png")
+    labels = table(tmp_path, "file,A,B\na.png,1,\nb.png,0,\n")
+    with pytest.raises(LabelError, match="column 'B' is blank in every row: leave it out of --label-columns"):
+        load_folder(folder, labels, label_columns=["A", "B"])
+    assert load_folder(folder, labels).space.names == ("A",)
 
 
 def test_a_table_of_names_only_needs_a_space(tmp_path):

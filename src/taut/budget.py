@@ -17,7 +17,7 @@ from taut.plan import Plan
 from taut.train import processes, train
 
 MEASURED_STEPS, LEAST_STEPS, LEAST_SHARED = 20, 20, 100
-FIRST_STEPS = 4  # that say whether so many can be measured
+FIRST_STEPS = 6  # that say whether so many can be measured
 MOST_FOR_MEASURING = 0.05  # of a time budget
 JUDGES = 300  # held-out images on which a look is timed
 MOST_FOR_LOOKS = 1 / 3  # of a time budget
@@ -27,7 +27,7 @@ RESERVE = 0.9  # share of a time budget for steps and looks; the rest is start-u
 def step_seconds(dataset: Dataset, plan: Plan, facts: Facts, most: float = math.inf) -> float:
     """The time of a training step, measured on a copy that is thrown away.
 
-    most: seconds that measuring should take; where steps are slow, only four are measured.
+    most: seconds that measuring should take; where steps are slow, only six are measured.
     """
     short, seconds = copy.deepcopy(plan), 0.0
     for short.train.steps in (FIRST_STEPS, MEASURED_STEPS):
@@ -91,3 +91,14 @@ def fit_to_budget(dataset: Dataset, plan: Plan, facts: Facts, minutes: float, he
         return f"{measured} only {fitting} steps fit into {budget}; {LEAST_STEPS} are taken all the same, the least"
     alone = f", too few to share with {trainings - 1} folds" if trainings > 1 else ""
     return f"{measured} {fitting} steps fit into {budget}{alone}; the schedules are fitted to them"
+
+
+def expected_time(dataset: Dataset, plan: Plan, facts: Facts, held: Dataset | None = None) -> str:
+    """The sentence that says what the plan's trainings would take here, by a few steps that are thrown away."""
+    seconds = step_seconds(dataset, plan, facts, most=0.0)
+    look = 0.0 if held is None else look_seconds(dataset, held, plan, facts)
+    trainings = 1 + plan.train.folds
+    minutes = trainings * (plan.train.steps * seconds + plan.train.looks * look) / 60
+    several = f"{trainings} trainings of {plan.train.steps} steps" if trainings > 1 else f"{plan.train.steps} steps"
+    took = f"{minutes:.1f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
+    return f"a step takes {1000 * seconds:.1f} ms here: {several} take about {took}"

@@ -21,11 +21,12 @@ from taut.baselines import DEFAULT, find_objective
 from taut.data.auxiliary import read_auxiliary
 from taut.data.dataset import DataError, Dataset, as_images, pixel_max
 from taut.evaluate.predict import batches, predict_probabilities
+from taut.export import save_apart
 from taut.fit import fit
 from taut.labels import LabelError, LabelSpace, Scalar
 from taut.nn.vae import LabelVAE
 from taut.plan import Plan, check_method, flatten, override, read_plan
-from taut.run import Run, load_about, save_model
+from taut.run import Run, load_about
 from taut.values import is_missing
 
 
@@ -284,7 +285,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
     # --- keeping ------------------------------------------------------------------------------------------
 
     def save(self, folder: Path | str) -> None:
-        """Write the model as safetensors and JSON.
+        """Write the model as safetensors and JSON, in the place of one that is there; DataError where that is a run's.
 
         `load`, `--frozen`, `taut predict`, `taut explain` and `taut evaluate --data` read it.
         """
@@ -296,7 +297,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             "plan": dataclasses.asdict(self.plan_),
             "prevalence": self.prevalence,
         }
-        save_model(self.model_, Path(folder), about)
+        save_apart(self.model_, Path(folder), about)
 
     @classmethod
     def load(cls, folder: Path | str) -> TautClassifier:

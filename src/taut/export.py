@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from taut.data import DataError
 from taut.features import FILES, FrozenEncoder
 from taut.nn.vae import LabelVAE
-from taut.run import Run, load_about, save_model
+from taut.run import Run, load_about, save_model, writing
 
 PROGRAM, ABOUT = "program.pt2", "program.json"
 
@@ -36,22 +36,18 @@ class Shipped(nn.Module):
 
 
 def export(run: Run, folder: Path) -> dict[str, Any]:
-    """Write a run's model into a folder, without anything of the images that it was trained on.
+    """Write a run's model into a folder of its own, without anything of the images that it was trained on.
 
     model.safetensors and model.json are what `taut predict`, `taut explain` and `TautClassifier.load` read (with
     frozen.json and frozen.safetensors where features are a frozen encoder's); program.pt2 is for
     `torch.export.load(path).module()`, and program.json says what goes in and comes out, and is returned.
     Raises DataError where the run has no trained model, and where the folder is a run.
     """
-    if (folder / "plan.yaml").exists():
-        raise DataError(f"{folder} is a run, whose model would be replaced: name another folder")
     model, frozen = run.load_model(), FrozenEncoder.load(run.path)
     about, plan = load_about(run.path), run.load_plan()
     plan.model.weights = None  # a file of the machine that it was trained on
-    read = {} if "plan" in about else {"image_size": run.source().get("image_size")}
-    save_model(model, folder, {"unlabeled": -1, **read, **about, "plan": dataclasses.asdict(plan)})
-    for name in FILES:  # of another model that was here
-        (folder / name).unlink(missing_ok=True)
+    read = {} if "plan" in about else {name: run.source().get(name) for name in ("image_size", "view")}
+    save_apart(model, folder, {"unlabeled": -1, **read, **about, "plan": dataclasses.asdict(plan)})
     if frozen is not None:
         frozen.about = dataclasses.replace(frozen.about, given=frozen.about.name)  # not where it once was
         frozen.save(folder)
@@ -62,10 +58,20 @@ def export(run: Run, folder: Path) -> dict[str, Any]:
     example = torch.zeros((2, *shape), dtype=torch.uint8 if len(shape) == 3 else torch.float32)
     with torch.no_grad():
         program = torch.export.export(shipped, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-    torch.export.save(program, folder / PROGRAM)
+    with writing(folder):
+        torch.export.save(program, folder / PROGRAM)
     said = described(model, shape, about.get("pixel_max"))
     (folder / ABOUT).write_text(json.dumps(said, indent=1) + "\n")
     return said
+
+
+def save_apart(model: LabelVAE, folder: Path, about: dict[str, Any]) -> None:
+    """`save_model` into a folder of its own, with nothing left of another model there; DataError where it is a run."""
+    if (folder / "plan.yaml").exists():
+        raise DataError(f"{folder} is a run, whose model would be replaced: name another folder")
+    save_model(model, folder, about)
+    for name in (*FILES, PROGRAM, ABOUT):
+        (folder / name).unlink(missing_ok=True)
 
 
 def described(model: LabelVAE, shape: tuple[int, ...], white: float | None) -> dict[str, Any]:

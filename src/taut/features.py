@@ -7,8 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from taut.data.cache import MAP_BYTES, cache_root
 from taut.data.dataset import DataError, Dataset
 from taut.data.leakage import pixel_keys
 from taut.data.mapped import Origin
+from taut.data.partial import Rows, partials, recover
 from taut.nn.encoders import IMAGENET, TIMM, Features, make_encoder
 from taut.nn.weights import load_weights
 from taut.run import load_model
@@ -138,28 +138,35 @@ class FrozenEncoder(nn.Module):
         found: Features = self.encoder(standard)
         return found.label.float()
 
-    @torch.no_grad()
     def compute(self, x: NDArray[Any], name: str = "the images") -> NDArray[np.float32]:
         """Features [N, F] of images [N, C, H, W], uint8 or floats in [0, 1], without the cache.
 
         Raises DataError where the images do not fit, or where a feature is not finite.
         """
         self.check(x.shape[1:], name)
+        out = np.empty((len(x), self.width), dtype=np.float32)
+        for start, found in self._batches(x, name):
+            out[start : start + len(found)] = found
+        return out
+
+    def _batches(self, x: NDArray[Any], name: str, start: int = 0) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """The features [n, F] of each batch of images from a row on, and the batch's first row."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.to(device)
-        out = np.empty((len(x), self.width), dtype=np.float32)
-        for start in tqdm(range(0, len(x), BATCH), "features", unit="batch", delay=2, disable=None):
-            images = torch.from_numpy(np.ascontiguousarray(x[start : start + BATCH])).to(device)
+        for first in tqdm(range(start, len(x), BATCH), "features", unit="batch", delay=2, disable=None):
+            images = torch.from_numpy(np.ascontiguousarray(x[first : first + BATCH])).to(device)
             images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-            out[start : start + BATCH] = self(images).cpu().numpy()
-        if not np.isfinite(out).all():
-            row = int(np.argwhere(~np.isfinite(out))[0][0])
-            raise DataError(f"{name}: the features of image {row} are NaN or infinite: are the weights right?")
-        return out
+            with torch.no_grad():
+                found = self(images).cpu().numpy()
+            if not np.isfinite(found).all():
+                row = first + int(np.argwhere(~np.isfinite(found))[0][0])
+                raise DataError(f"{name}: the features of image {row} are NaN or infinite: are the weights right?")
+            yield first, found
 
     def features(self, x: NDArray[Any], name: str = "the images") -> NDArray[np.float32]:
         """Features [N, F] of images [N, C, H, W]: from the cache folder where these very images are there already.
 
+        What was interrupted goes on where it stopped.
         Raises DataError where the images do not fit, where a feature is not finite, or where the disk has no room.
         """
         self.check(x.shape[1:], name)
@@ -167,20 +174,18 @@ class FrozenEncoder(nn.Module):
         path = root / f"features-{self._key(x)}.npy"
         if not path.exists():
             root.mkdir(parents=True, exist_ok=True)
-            size = 4 * len(x) * self.width
+            recover(root)
+            partial = next(iter(partials(path)), None)
+            size = 4 * (len(x) - (0 if partial is None else partial.done)) * self.width
             if shutil.disk_usage(root).free < size:
                 raise DataError(
                     f"{name}: the features take {size / 2**20:.0f} MiB, more than is free in {root}: "
                     "set TAUT_CACHE to a folder with more room"
                 )
-            found = self.compute(x, name)
-            temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-            try:
-                with temporary.open("wb") as file:
-                    np.save(file, found)
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with Rows(path, (len(x), self.width), np.float32, "computing features", partial) as rows:
+                for start, found in self._batches(x, name, rows.done):
+                    rows.out[start : start + len(found)] = found
+                    rows.tell(start + len(found))
         large = path.stat().st_size > MAP_BYTES
         features: NDArray[np.float32] = np.load(path, mmap_mode="r" if large else None)
         return features

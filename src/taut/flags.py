@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from taut.data import EMBEDDED, PUBLIC
 from taut.labels import Scalar
 
-PATHS = ("labels", "images", "train_list", "test_list", "weights")
+PATHS = ("labels", "images", "unannotated", "train_list", "test_list", "weights")
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class ReadFlags:
     """a CSV table of annotations for a folder or for embeddings."""
     images: Path | None = None
     """where the images of a table that is DATA are; by default in the table's folder."""
+    unannotated: Path | None = None
+    """a folder of further images, without annotations, to train on beside those of a folder or a table."""
     format: str | None = None
     """the table's format: chexpert, chexpert-5 (the five findings of its leader board), nih, or table for any other;
     by default what its header speaks for."""
@@ -73,6 +77,17 @@ class ReadFlags:
         values["unlabeled"] = -1 if self.unlabeled is None else _scalar(self.unlabeled)
         return values
 
+    def arguments(self) -> list[str]:
+        """DATA and the flags that are given, as a command line has them."""
+        found = [self.data]
+        for name in (f.name for f in dataclasses.fields(self) if f.name != "data"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                value = json.dumps(value) if any("," in part for part in value) else ",".join(value)
+            if value is not None:
+                found.append(f"--{name.replace('_', '-')}={value}")
+        return found
+
 
 def _scalar(text: str) -> Scalar:
     """A value as an array or a table has it: a whole number, or text."""
@@ -103,9 +118,23 @@ class DataFlags(ReadFlags):
     weights: Path | None = None
     """a local file of weights for the encoder that --frozen names."""
 
+    def absolute(self) -> Self:
+        """The flags with absolute paths of what is there, so that they mean the same from any working directory."""
+        files: dict[str, Any] = {name: getattr(self, name) for name in PATHS}
+        files |= {
+            name: value for name in ("data", "test") if (value := getattr(self, name)) not in (*EMBEDDED, *PUBLIC)
+        }
+        if self.frozen is not None and Path(self.frozen).is_dir():
+            files["frozen"] = self.frozen
+        if self.prevalence is not None and self.prevalence.endswith((".yaml", ".yml")):
+            files["prevalence"] = self.prevalence
+        found = {name: Path(value).expanduser() for name, value in files.items() if value is not None}
+        there = {name: path.absolute() for name, path in found.items() if path.exists()}
+        return dataclasses.replace(self, **{name: type(files[name])(path) for name, path in there.items()})
+
     def to_json(self) -> dict[str, Any]:
-        """A dictionary of plain values, as a run folder keeps it."""
-        values = dataclasses.asdict(self)
+        """A dictionary of plain values, as a run folder keeps it, with absolute paths."""
+        values = dataclasses.asdict(self.absolute())
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
     @classmethod

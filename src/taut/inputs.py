@@ -12,10 +12,11 @@ from taut.data.arrays import is_pack, load_npz
 from taut.data.cache import read_images, scale_of
 from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.embeddings import load_embeddings
-from taut.data.files import find_images, find_path_column, match_files
+from taut.data.files import find_images, match_files
 from taut.data.fitting import check_shape, in_order
 from taut.data.layout import choose_view
 from taut.data.listing import TableOptions
+from taut.data.named import ELSEWHERE, images_of_table, path_column_of
 from taut.data.resized import resized
 from taut.data.table import check_column, listed, plural
 from taut.features import FrozenEncoder
@@ -73,10 +74,10 @@ def read_inputs(
         named = dict(zip(files, table[0], strict=True))
     reasons: list[tuple[Path, str]] = []
     count = 0
-    size = most or max(1, len(files))
+    size, deep = most or max(1, len(files)), scale_of(white, files)
     for start in range(0, len(files), size):
         some = files[start : start + size]
-        x, unread = read_images(some, (shape[0], shape[1], shape[2]), scale_of(white))
+        x, unread = read_images(some, (shape[0], shape[1], shape[2]), deep)
         bad = {file for file, _ in unread}
         names = [named.get(file, str(file)) for file in some if file not in bad]
         count, reasons = count + len(names), reasons + unread
@@ -103,14 +104,16 @@ def table_images(
         check_column(layout.table, path_column, "--path-column")
     shown = view or source.view
     rows = layout.table if shown is None else layout.table[choose_view(layout, shown)]
-    files = find_images(root)
-    column = source.path_column or layout.path or find_path_column(layout.table, files)[0]
+    column = source.path_column or layout.path
+    files = images_of_table(root, table, layout.table, column)
+    column = column or path_column_of(layout.table, files, "--root")[0]
     found = match_files(rows[column], files, root, table.parent, layout.shared)
     names = rows[column][found >= 0].tolist()
     places = found[found >= 0].tolist()
     if not places:
         raise DataError(
-            f"{table}: no row names an image in {root}; column {column!r} says {listed(list(rows[column]), 3)}"
+            f"{table}: no row names an image in {root}; column {column!r} says {listed(list(rows[column]), 3)}: "
+            + ELSEWHERE.format("--root")
         )
     first = dict(zip(reversed(places), reversed(names), strict=True))  # of rows of one image the first one
     notes = [f"only images of the view {shown}"] if shown is not None else []

@@ -91,10 +91,12 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
     elif facts.annotated_images == 0:
         train.batch_labelled, train.batch_unlabelled = 0, min(256, total, facts.images)
     elif shared:
-        # Partly annotated tables: annotated and unannotated cells share their images. Where these are seen often, of
-        # equal time more of them a step taught more than more steps, on chest X-rays, canvases of digits and yeast.
+        # Partly annotated tables: annotated and unannotated cells share their images. Where these are seen often and
+        # say little each, of equal time more of them a step taught more than more steps, on chest X-rays, canvases of
+        # digits and yeast with a fifth of the cells. Of scans with nine in ten, 128 taught more than 320.
         seldom = facts.is_image and PASSES * facts.images > few * train.steps
-        rows = few if seldom else min(total, max(few, facts.images // 4))
+        alike = round(few * facts.images * facts.labels / sum(facts.annotated_cells))  # in known cells
+        rows = few if seldom else min(total, alike, max(few, facts.images // 4))
         train.batch_labelled = math.ceil(rows * facts.fully_annotated_images / facts.images)
         train.batch_unlabelled, train.steps = rows - train.batch_labelled or 1, math.ceil(train.steps * few / rows)
     else:

@@ -6,6 +6,8 @@ import json
 import os
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
@@ -159,13 +161,25 @@ class Run:
             raise DataError(f"{self.path} is not a run folder: it has no {name}")
 
 
+@contextmanager
+def writing(folder: Path, hint: str = "") -> Iterator[None]:
+    """DataError that names the folder where weights cannot be written; hint: what to do then."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        # Of a full disk torch says RuntimeError, and something of its own archives.
+        raise DataError(f"{folder} cannot be written, perhaps since the disk is full ({said}){hint}") from error
+
+
 def save_model(model: LabelVAE, folder: Path, about: dict[str, Any]) -> None:
     """Write model.safetensors and model.json into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     temporary = folder / "model.safetensors.new"
-    save_file(tensors, temporary)
-    os.replace(temporary, folder / "model.safetensors")
+    with writing(folder):
+        save_file(tensors, temporary)
+        os.replace(temporary, folder / "model.safetensors")
     data = {
         "format": FORMAT,
         "labels": model.space.to_json(),

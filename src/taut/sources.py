@@ -17,6 +17,7 @@ from taut.data.fitting import check_ids, check_shape, in_order
 from taut.data.formats import find_layout
 from taut.data.layout import Layout, shows
 from taut.data.leakage import check_leakage, seen_before
+from taut.data.named import images_of_table
 from taut.data.resized import resized
 from taut.data.split import draw_fraction, draw_per_class
 from taut.data.table import check_column, read_table
@@ -29,6 +30,7 @@ from taut.train import processes
 
 def resumed_source(source: DataFlags, begun: DataFlags) -> DataFlags:
     """The flags that a run was begun with, its files being where `source` has them; DataError for other flags."""
+    source, begun = source.absolute(), begun.absolute()
     given = {f.name: getattr(source, f.name) for f in dataclasses.fields(source)}
     given = {name: value for name, value in given.items() if value not in (None, getattr(begun, name))}
     changed = [name for name in given if name not in ("data", "test", *PATHS) or getattr(begun, name) is None]
@@ -61,22 +63,25 @@ def _is_pack(source: DataFlags) -> bool:
 
 
 def _other_data(source: DataFlags, data: str, labels: Path | None, images: Path | None = None) -> DataFlags:
-    """The flags of a run for other data, of which those that say how its own are split say nothing."""
+    """The flags of a run for other data, without those of how its own are split and of what else it learns from."""
     if is_table(data):
         images = images or image_root(source, Path(data).expanduser())
     other = dataclasses.replace(source, data=data, labels=labels, images=images)
-    return dataclasses.replace(other, split_fractions=None, train_list=None, test_list=None, auxiliary=None)
+    nothing: dict[str, Any] = dict.fromkeys(("split_fractions", "train_list", "test_list", "auxiliary", "unannotated"))
+    return dataclasses.replace(other, **nothing)
 
 
 def image_root(source: DataFlags, table: Path) -> Path | None:
     """Where the images of another table are: None for its own folder if any are there, else where the run's are."""
+    if not source.data:
+        return source.images
     folder, place = table.parent, Path(source.data).expanduser()
     theirs = source.images or (place.parent if is_table(source.data) else place if place.is_dir() else None)
     if theirs is None or folder.resolve() in (theirs.resolve(), place.resolve().parent):
         return source.images
     layout, _ = layout_of(source, table)
-    files = find_images(folder)
     column = source.path_column if source.path_column in layout.table.columns else layout.path
+    files = images_of_table(folder, table, layout.table, column)
     column = column or find_path_column(layout.table, [*files, *find_images(theirs)])[0]
     check_column(layout.table, column, "--path-column")
     found = match_files(layout.table[column], files, folder, folder, layout.shared)

@@ -30,7 +30,7 @@ from taut.looks import Looks
 from taut.nn.vae import LabelVAE
 from taut.objective import Batch, LossTerms, Objective
 from taut.plan import Plan, TrainPlan
-from taut.run import Run
+from taut.run import Run, writing
 
 WARMING_STEPS = 2  # of a session, in which kernels are made
 MOST_LOST = 300.0  # seconds of training that an interruption may cost, where steps are few and slow
@@ -327,7 +327,8 @@ def save_checkpoint(accelerator: Accelerator, run: Run, progress: Progress) -> N
     if accelerator.is_main_process:
         shutil.rmtree(fresh, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(fresh), safe_serialization=True)
+    with writing(run.path, ": what was saved before is kept, and --resume goes on from there"):
+        accelerator.save_state(str(fresh), safe_serialization=True)
     accelerator.wait_for_everyone()  # each process writes its random state into the folder that is now renamed
     if accelerator.is_main_process:
         (fresh / "progress.json").write_text(json.dumps({"step": progress.step, "seconds": progress.seconds}))

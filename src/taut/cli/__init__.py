@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from taut.budget import expected_time
 from taut.cli.command import Command, command, parse
 from taut.cli.decisions import PlanFlags
 from taut.cli.results import evaluate, explain, export, predict
@@ -18,7 +19,7 @@ from taut.data.cells import annotation_notes, certain, unscored
 from taut.data.split import fold_count
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.facts import fingerprint
-from taut.fit import fit, ignored_auxiliary, plan_of
+from taut.fit import fit, hold_out, ignored_auxiliary, plan_of
 from taut.fit import resume as resume_fit
 from taut.flags import DataFlags
 from taut.labels import LabelError
@@ -85,13 +86,17 @@ def train(
 
 
 @command(without=("test",))
-def plan(source: DataFlags, decisions: PlanFlags) -> None:
+def plan(source: DataFlags, decisions: PlanFlags, time: bool = False, out: Path | None = None) -> None:
     """Print the facts found in DATA and the decisions that `taut train` would take.
 
     Args:
         source: what would be trained on.
         decisions: what replaces planned decisions.
+        time: take a few steps, and say how long the training would take here.
+        out: a YAML file to write the decisions to, for --plan of other commands.
     """
+    if out is not None and out.exists():
+        raise DataError(f"--out {out}: the file is there already; choose another")
     seed = decisions.first_seed()
     training, _ = load_parts(source)
     training.space.check_observed(training.annotation)
@@ -109,6 +114,13 @@ def plan(source: DataFlags, decisions: PlanFlags) -> None:
         print(f"calibration: {decided.train.folds} more trainings, each with a fold of the annotations hidden")
     elif not decided.train.valid_fraction and (training.split is None or not (training.split == "valid").any()):
         print(uncalibrated(facts, decided, fold_count(training, MOST_FOLDS)))
+    if time:
+        kept, held = hold_out(training, decided)
+        judges = certain(training.rows(held)) if len(held) else None
+        print(expected_time(training.rows(kept), decided, facts, judges))
+    if out is not None:
+        decided.save(out)
+        print(f"the decisions are in {out}: --plan {out}")
     # Last, so that what is printed from "model:" on is a plan file.
     print(describe(facts, training.space, decided))
 
@@ -130,10 +142,10 @@ def compare(
         objectives: names with commas between them, as --objective of `taut train` has them.
         draws: how often annotations are drawn and the networks' weights with them, from --seed on.
         minutes: a budget for each training.
-        out: a folder for the table and the pictures; what it holds already is not trained again.
+        out: a folder for the tables and the pictures; what it holds already is not trained again.
     """
     from taut.compare import compare as run_all
-    from taut.compare import pictures, table
+    from taut.compare import digest, label_table, pictures, table
 
     names = [name.strip() for name in objectives.split(",") if name.strip()]
     if not names:
@@ -143,32 +155,36 @@ def compare(
     if draws < 1:
         raise DataError(f"--draws {draws} is not a positive number")
     training, testing = load_parts(source, out.with_name(f"{out.name}-skipped.csv"))
-    if testing is None or not certain(testing).annotation.observed.any():
+    if testing is None or not (judged := certain(testing)).annotation.observed.any():
         raise DataError(f"{source.data} has no annotated test part to compare on; give one with --test")
     seed = decisions.first_seed()
-    # Other draws have other counts of the same cells: one warning tells enough.
-    drawn = draw_annotations(training, source, seed)
-    ignored = ignored_auxiliary(training, *names)
-    for note in [*training.notes, *unscored(testing), *annotation_notes(drawn), *ignored]:
+    for note in [*draw_annotations(training, source, seed).notes, *unscored(testing)]:
         _tell(note)
+    about = {**source.to_json(), "plan": decisions.file() or None, "changes": decisions.changes}
+    about["digest"] = digest(training, judged)
     failures: list[str] = []
     rows = run_all(
         lambda s: draw_annotations(training, source, s),
-        certain(testing),
+        judged,
         names,
         range(seed, seed + draws),
         out,
         minutes,
         decisions.change,
-        {**source.to_json(), "plan": decisions.file() or None, "changes": decisions.changes},
+        about,
         failures,
+        _tell,
     )
     if len(rows) and processes().is_main_process:
         summary = table(rows)
         summary.to_csv(out / "table.csv", index_label="method")
+        labels, also = label_table(rows), ""
+        if len(judged.space) > 1 and len(labels):
+            labels.to_csv(out / "per_label.csv", index=False)
+            also = "per_label.csv, "
         pictures(rows, out)
         print(summary.to_string())
-        print(f"table.csv, a picture of each figure and every draw (draws.jsonl) are in {out}")
+        print(f"table.csv, {also}a picture of each figure and every draw (draws.jsonl) are in {out}")
     if failures:
         raise TrainingError("; ".join(failures))
 
@@ -191,22 +207,28 @@ def main(arguments: list[str] | None = None) -> None:
         chosen, flags = parse(given, COMMANDS)
         chosen(**flags)
     except (DataError, LabelError, TrainingError, ValueError, OSError) as error:
-        print(f"taut: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"taut: {_with_notes(str(error), error)}", file=sys.stderr)
         raise SystemExit(2) from error
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        print(f"taut: {OUT_OF_MEMORY}", file=sys.stderr)
+        print(f"taut: {_with_notes(OUT_OF_MEMORY, error)}", file=sys.stderr)
         raise SystemExit(2) from error
-    except KeyboardInterrupt:
-        resumed = AGAIN.get(given[0] if given else "")
-        print("taut: interrupted" + (f"; {resumed}" if resumed else ""), file=sys.stderr)
+    except KeyboardInterrupt as error:
+        resumed = None if hasattr(error, "__notes__") else AGAIN.get(given[0] if given else "")
+        print(f"taut: {_with_notes('interrupted', error)}" + (f"; {resumed}" if resumed else ""), file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _with_notes(sentence: str, error: BaseException) -> str:
+    """A sentence in one line, and what is noted at its error, as where decoding goes on."""
+    return "; ".join(" ".join(part.split()) for part in (sentence, *getattr(error, "__notes__", ())))
 
 
 AGAIN = {
     "train": "`taut train … --resume` goes on from the last checkpoint, if there is one",
     "compare": "the same command goes on after the last finished training",
+    "predict": "the rows so far are in the file that ends in .part; the same command begins anew",
 }
 COMMANDS: dict[str, Command] = {
     item.name: item for item in (train, evaluate, predict, explain, export, plan, split, compare)

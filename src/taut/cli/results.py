@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from json import dumps
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from tqdm import tqdm
 
 from taut.baselines import find_objective
 from taut.cli.command import command
-from taut.cli.splits import with_saved_split
+from taut.cli.splits import with_known_parts, with_saved_split
 from taut.data import DataError, Dataset
 from taut.data.cells import certain, unscored
 from taut.data.dataset import SPLITS
+from taut.data.files import find_images
 from taut.data.leakage import seen_before
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.evaluate.predict import predict_logits
@@ -30,9 +33,10 @@ from taut.report.explain import explain as explain_image
 from taut.report.pictures import reliability_diagram
 from taut.report.tables import evaluation_table, evaluation_text
 from taut.run import Run, load_about
-from taut.sources import is_table, load_source, replaced_source, test_flags
+from taut.sources import is_folder, is_table, load_source, replaced_source, test_flags
+from taut.subgroups import figures_by, images_by, table_column
 
-AT_ONCE = 1000  # image files that are read and predicted before the next ones are
+AT_ONCE = 1000  # images that are read and predicted before the next ones are
 
 
 @command()
@@ -51,6 +55,7 @@ def evaluate(
     json: bool = False,
     calibrated: bool = True,
     resamples: int = 1000,
+    by: str | None = None,
     out: Path | None = None,
 ) -> None:
     """Evaluate the model of a run on annotated data: a table, evaluation.json, evaluation.csv and reliability.png.
@@ -71,7 +76,8 @@ def evaluate(
         json: print one JSON object on the last line.
         calibrated: use the calibration fitted on held-out images.
         resamples: of the images, or whole groups, for the 95 % intervals; 0 for none.
-        out: the folder to write to; by default the run's.
+        by: a column of the table, such as Sex, of whose values there are figures too; many numbers are in quarters.
+        out: the folder to write to; by default the run's, and evaluation-NAME in it for other data, labels or parts.
     """
     folder = Run(run)
     model = folder.load_model()
@@ -95,6 +101,7 @@ def evaluate(
     source = dataclasses.replace(source, **given)
     source = replaced_source(source if tested is None else test_flags(source), data, labels, images)
     source = dataclasses.replace(source, auxiliary=None, **given)
+    column = None if by is None else table_column(source, by)
     saved = folder.path / "split.csv"
     dealt = source.split_fractions is not None and saved.is_file()
     # Shares of what has changed since would deal images that were learnt from into the test part.
@@ -111,6 +118,8 @@ def evaluate(
         dataset = with_saved_split(dataset, saved, source.test is not None)
     elif data is None and split in ("train", "valid") and saved.is_file():
         dataset = _with_held_out(dataset, saved)
+    elif data is not None:
+        dataset = with_known_parts(dataset, saved)
     if split is not None and split not in SPLITS:
         raise DataError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
     has_test = dataset.split is not None and bool((dataset.split == "test").any())
@@ -124,10 +133,16 @@ def evaluate(
     for note in [*(f"{source.data}: {note}" for note in dataset.notes), *unscored(dataset)]:
         print(f"taut: {note}", file=sys.stderr)
     dataset = certain(dataset)
+    values = None if column is None else images_by(column, dataset)
     logits = predict_logits(_on_device(model), dataset.x)
     figures = figures_of(model, dataset, calibrated, resamples, logits)
     figures = {"data": dataset.name, "split": chosen or "all", **figures}
-    place = out or folder.path
+    if values is not None:
+        figures["by"] = figures_by(
+            values, lambda rows: figures_of(model, dataset.rows(rows), calibrated, resamples, logits[rows])
+        )
+    other = data is not None or labels is not None
+    place = out or folder.path / _subfolder(source, dataset if other else None, split)
     place.mkdir(parents=True, exist_ok=True)
     (place / "evaluation.json").write_text(dumps(figures, indent=1))
     evaluation_table(figures).to_csv(place / "evaluation.csv")
@@ -159,7 +174,7 @@ def predict(
     folder = Run(run)
     model = _on_device(folder.load_model())
     source = _source(folder)
-    _check_writable(out)
+    part, whole = _unfinished(out)
     count, bad = 0, []
     frozen, columns, white, named = FrozenEncoder.load(run), folder.feature_names(), folder.pixel_max(), None
     if is_table(str(images)):
@@ -173,12 +188,27 @@ def predict(
         flag for flag, value in (("--root", root), ("--view", view), ("--path-column", path_column)) if value
     ]:
         raise DataError(f"{', '.join(wrong)} is for a table of images, which {images} is not")
-    for names, x, unread in read_inputs(images, model, white, source, frozen, AT_ONCE, columns=columns, table=named):
-        bad += unread
-        if names:
-            table = prediction_table(model, names, x)
-            table.to_csv(out, index=False, float_format="%.6f", mode="a" if count else "w", header=not count)
-            count += len(names)
+    elif images.is_dir():
+        notes = []
+        files = [images / name for name in find_images(images, notes)]
+        for note in notes:
+            print(f"taut: {images}: {note}", file=sys.stderr)
+        named = [str(file) for file in files], files
+    total = None if named is None else len(named[1])
+    blocks = read_inputs(images, model, white, source, frozen, AT_ONCE, columns=columns, table=named)
+    with tqdm(total=total, desc="predicting", unit="image", delay=2, disable=None) as bar:
+        for names, x, unread in blocks:
+            bar.total = total or len(names)  # arrays come as a whole
+            bad += unread
+            bar.update(len(unread))
+            for start in range(0, len(names), AT_ONCE):
+                some = slice(start, start + AT_ONCE)
+                table = prediction_table(model, names[some], x[some])
+                table.to_csv(part, index=False, float_format="%.6f", mode="a" if count else "w", header=not count)
+                count += len(table)
+                bar.update(len(table))
+    if part != whole:
+        os.replace(part, whole)
     print(f"wrote the probabilities of {count} images to {out}")
     if bad:
         raise DataError(
@@ -271,19 +301,43 @@ def _source(folder: Run) -> DataFlags:
         return DataFlags.from_json(folder.source())
     unlabeled = about.get("unlabeled")
     said = None if unlabeled is None else str(unlabeled)
-    return DataFlags("", unlabeled=said, image_size=about.get("image_size"))
+    return DataFlags("", unlabeled=said, image_size=about.get("image_size"), view=about.get("view"))
 
 
-def _check_writable(out: Path) -> None:
-    """Refuse a file that cannot be written (DataError), before anything that takes long."""
+def _subfolder(source: DataFlags, other: Dataset | None, split: str | None) -> str:
+    """Where in a run the figures go: those of its own test part into it, others where they replace none of these.
+
+    other: the data where they, or their labels, are not the run's.
+    """
+    names = []
+    if other is not None:
+        names.append(other.name if is_folder(source.data) else Path(other.name).stem)
+        table = Path(source.data) if is_table(source.data) else source.labels
+        names += [] if table is None else [table.stem]
+    if split not in (None, "test"):
+        names.append(str(split))
+    return "-".join(["evaluation", *names]) if names else ""
+
+
+def _unfinished(out: Path) -> tuple[Path, Path]:
+    """The file to write in until all is in it, and the one that it then becomes: NAME.part beside NAME.
+
+    Both are the same where NAME is a device or a pipe. Raises DataError, before anything that takes long, where one of
+    them cannot be written.
+    """
+    as_it_is = out.exists() and not out.is_file()
+    whole = out if as_it_is else out.resolve()  # a link to a file stays one
+    part = whole if as_it_is else whole.with_name(f"{whole.name}.part")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        there = out.exists()
-        out.open("a").close()
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        for path in {part, whole}:
+            there = path.exists()
+            path.open("a").close()
+            if not there:
+                path.unlink()
     except OSError as error:
         raise DataError(f"--out {out} cannot be written: {error.strerror}") from error
-    if not there:
-        out.unlink()
+    return part, whole
 
 
 def _on_device(model: LabelVAE) -> LabelVAE:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from taut.cli.command import command
 from taut.data.dataset import SPLITS, DataError, Dataset
@@ -32,7 +35,18 @@ def split(source: ReadFlags, fractions: str = "0.7,0.1,0.2", seed: int = 0, out:
     counts = ", ".join(f"{int((parts.split == part).sum()):,} {part}" for part in SPLITS)
     for note in parts.notes:
         print(note)
-    print(f"wrote {rows:,} rows to {out} ({counts} images); it is read with --split-column split")
+    print(f"wrote {rows:,} rows to {out} ({counts} images), which are read with")
+    print(f"taut train {shlex.join(_reading(source, out, parts).arguments())}")
+
+
+def _reading(source: ReadFlags, out: Path, parts: Dataset) -> ReadFlags:
+    """The flags that read a written split as those of DATA read its table: its images are where they were."""
+    if not is_table(source.data):
+        return replace(source, labels=out, split_column="split")
+    folder, images = Path(source.data).parent, source.images
+    if folder.resolve() != out.parent.resolve() and not any(os.path.isabs(name) for name in parts.ids):
+        images = images or folder
+    return replace(source, data=str(out), images=images, split_column="split")
 
 
 def save_split(path: Path, parts: dict[str, Dataset]) -> None:
@@ -71,6 +85,35 @@ def with_saved_split(dataset: Dataset, path: Path, tested: bool) -> Dataset:
             f"{dataset.name} has other rows than {path}, and no ids that tell which ones: name what to evaluate on "
             "with --data"
         )
+    return _in_parts(dataset, split, gone, path)
+
+
+def with_known_parts(dataset: Dataset, path: Path) -> Dataset:
+    """Other data than a run's in the parts of its split.csv, where they are the run's own in another place.
+
+    They are where most images are there, some in its test part: by their pixels, by ids where these are not known.
+    Data that are others, or have a split, stay as they are, as do vectors that have numbers in place of ids.
+    """
+    if dataset.split is not None or not path.is_file():
+        return dataset
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)[::-1]  # the part that is learnt from counts
+    hashes = table["pixels"] if "pixels" in table else pd.Series("", index=table.index)  # old runs have none
+    keys = pixel_keys(dataset) if hashes.any() else np.full(len(dataset), None)
+    if not any(keys) and list(dataset.ids) == [str(i) for i in range(len(dataset))]:
+        return dataset
+    by_pixels = dict(zip(hashes, table["split"], strict=True))
+    by_id = dict(zip(table["image"][hashes == ""], table["split"][hashes == ""], strict=True))
+    known = [by_pixels.get(key) if key else by_id.get(name) for key, name in zip(keys, dataset.ids, strict=True)]
+    split = np.array([part or "" for part in known])
+    if (split == "").mean() > 0.5 or not (split == "test").any():
+        return dataset
+    note = f"The images are the run's own, and in the parts that they have in {path}."
+    return _in_parts(replace(dataset, notes=[*dataset.notes, note]), split, 0, path)
+
+
+def _in_parts(dataset: Dataset, split: NDArray[np.str_], gone: int, path: Path) -> Dataset:
+    """The images that have a part, with notes on others and on those of a split.csv that are gone."""
+    new = int((split == "").sum())
     notes = [f"{plural(new, 'image is', 'images are')} not in {path}: left out."] if new else []
     notes += [f"{plural(gone, 'image', 'images')} in {path} cannot be found any more."] if gone else []
     dataset = replace(dataset, split=split, notes=[*dataset.notes, *notes])
@@ -86,6 +129,8 @@ def write_split_table(source: ReadFlags, fractions: str, seed: int, out: Path) -
     path = Path(source.data) if is_table(source.data) else source.labels
     if path is None or not is_folder(source.data):
         raise DataError(f"{source.data} has no table to write with a split: use --split-fractions with `taut train`")
+    if is_table(source.data) and not is_table(str(out)):
+        raise DataError(f"--out {out} does not end in .csv, by which `taut train` knows a table")
     if out.exists():
         raise DataError(f"--out {out} is there already: choose another name")
     table = read_table(path)

@@ -43,6 +43,7 @@ def load_dataset(
     auxiliary: Sequence[str] | None = None,
     skipped: Path | None = None,
     images: Path | None = None,
+    unannotated: Path | None = None,
     format: str | None = None,
     view: str | None = None,
     train_list: Path | None = None,
@@ -57,7 +58,7 @@ def load_dataset(
 
     A name goes before a path: write ./digits for a folder of that name. See `load_npz`, `load_folder` and
     `load_embeddings` for the options. Of a folder all images are taken, and what `labels` says of them; of a CSV table
-    those that it names, below the folder `images` or its own.
+    those that it names, below the folder `images` or its own. `unannotated` is a folder of more for either.
     prevalence: see `parse_prevalence`.  split_fractions: see `parse_fractions`; always the same split of the same data.
     Raises DataError for a source that is none of these, or an option that says nothing of it.
     """
@@ -80,6 +81,7 @@ def load_dataset(
         "--channels": channels,
         **{"--" + name.replace("_", "-"): value for name, value in columns.items()},
         "--images": images,
+        "--unannotated": unannotated,
         "--view": view,
         "--uncertain": uncertain,
     }
@@ -98,7 +100,10 @@ def load_dataset(
         check_policy(dataset.space, uncertain, blank)
         dataset = dataset if image_size is None else resized(dataset, image_size)
     elif kind in EMBEDDINGS:
-        _refuse(source, {"--images": images, "--image-size": image_size, "--channels": channels, "--view": view})
+        _refuse(
+            source,
+            {flag: table[flag] for flag in ("--images", "--unannotated", "--image-size", "--channels", "--view")},
+        )
         dataset = load_embeddings(
             path,
             labels,
@@ -120,6 +125,7 @@ def load_dataset(
             group=group,
             view=view,
             others=not is_table,
+            unannotated=unannotated,
             uncertain=uncertain,
             blank=blank,
             space=space,

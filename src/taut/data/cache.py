@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -13,11 +12,14 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from tqdm import tqdm
 
 from taut.data.dataset import DataError
 from taut.data.dicom import Header, is_dicom, read_dicom, read_dicom_header
-from taut.data.kept import Kept, Known, stamp_of
+from taut.data.digests import Digests
+from taut.data.kept import Kept, Known, failures_in, stamp_of, store
+from taut.data.partial import partials, recover
 
 Shape = tuple[int, int, int]
 Result = TypeVar("Result")
@@ -27,9 +29,12 @@ BLOCK = 512  # files in flight at once, so that decoded images do not pile up be
 CACHE_BYTES = 2**25  # arrays above this size are kept in the cache
 MAP_BYTES = 2**30  # of these, arrays above this size are memory maps and not read into memory
 TAIL_BYTES = 4096
+DIGEST_BYTES = 2**25  # digests of files are kept in the cache where at least this was read for them
 NOTHING: Known = {}
 BYTE, DEEP = 255.0, 65535.0  # the greatest values of 8 and of 16 bits
 DEEP_SAMPLE = 200  # images whose greatest value is looked at
+PAGES = {"TIFF": "pages", "GIF": "frames", "PNG": "frames", "WEBP": "frames"}
+SUBFILE, REDUCED = 254, 1  # the TIFF tag for what a page is, and its bit for a smaller version of another page
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 
 
@@ -49,12 +54,13 @@ def decode_image(file: Path | BinaryIO, shape: Shape, white: float = DEEP) -> ND
     What is transparent in part of an image is on white; 16-bit values 0 … white become 0 … 255, C = 1 takes the
     luminance. The aspect changes where the shape's differs: cropping could cut off what an image was annotated for.
     A DICOM file is read as `read_dicom` says. Raises whatever Pillow raises, ValueError for 32-bit pixels, which have
-    no agreed range, and DataError where a package for DICOM is missing.
+    no agreed range, and for several images in one file, and DataError where a package for DICOM is missing.
     """
     channels, height, width = shape
     if isinstance(file, Path) and is_dicom(file):
         return _decode_dicom(file, shape)
     with Image.open(file) as image:
+        _check_single(image)
         # JPEG decodes at 1/2, 1/4 or 1/8 for less work; twice the final size keeps the resizing smooth.
         image.draft(None, (2 * width, 2 * height))
         ImageOps.exif_transpose(image, in_place=True)
@@ -108,12 +114,12 @@ def _decode_dicom(file: Path, shape: Shape) -> NDArray[np.uint8]:
 
 def deep_white(paths: Sequence[Path]) -> float:
     """What is white in images of 16 bits a pixel: the greatest value of the least number of bits, 9 to 16, that holds a
-    sample of them. Files that cannot be read do not count.
+    sample of them. Others, and files that cannot be read, do not count.
     """
 
-    def brightest(path: Path) -> int:
+    def brightest(path: Path) -> int | None:
         with Image.open(path) as image:
-            return int(np.asarray(image).max())
+            return int(np.asarray(image).max()) if _is_deep(image) else None
 
     sample = paths[:: max(1, len(paths) // DEEP_SAMPLE)]
     found = _each(brightest, sample, "looking at 16-bit images", stop=False)
@@ -121,9 +127,12 @@ def deep_white(paths: Sequence[Path]) -> float:
     return next(2.0**bits - 1 for bits in range(9, 17) if most < 2**bits)
 
 
-def scale_of(white: float | None) -> float:
-    """What is white in images of 16 bits a pixel where `white` is in the training images: the same, if not of bytes."""
-    return DEEP if white is None or white <= BYTE else white
+def scale_of(white: float | None, paths: Sequence[Path]) -> float:
+    """What is white in the images of 16 bits a pixel among some files where `white` is in the training images.
+
+    The same where that is more than a byte; else what the files' own bits tell.
+    """
+    return deep_white(paths) if white is None or white <= BYTE else white
 
 
 def read_images(
@@ -146,8 +155,8 @@ def decode_once(
     white: of images of 16 bits.
     Above CACHE_BYTES the array is kept in the cache folder, and used again as long as no file has another size or
     modification time; above MAP_BYTES it is a memory map. Of another list of the folder's files only those are decoded
-    that are in no array yet, and those that could not be read are tried again. Raises DataError where the disk has no
-    room.
+    that are in no array yet, and those that could not be read are tried again. Decoding that was interrupted goes on
+    where it stopped. Raises DataError where the disk has no room.
     """
     paths = [folder / file for file in files]
     size = len(files) * int(np.prod(shape))
@@ -157,8 +166,12 @@ def decode_once(
     stamps = [stamp_of(folder, file) or (file, 0, 0) for file in files]
     kept = Kept.of(root, folder, stamps, shape, white)
     if not kept.is_there() or _can_be_read_now(paths, kept.failures(), shape, white):
+        recover(root)
+        begun = partials(kept.array)
+        partial = next((p for p in begun if not _can_be_read_now(paths, failures_in(p.report), shape, white)), None)
+        missing = size if partial is None else size - size * partial.done // len(files)
         # Writing to a map on a full disk kills the process without a message.
-        if _room(root) < size:
+        if _room(root) < missing:
             if size <= MAP_BYTES:
                 return _in_memory(paths, shape, white)
             raise DataError(
@@ -166,7 +179,7 @@ def decode_once(
                 "set TAUT_CACHE to a folder with more room, or choose a smaller --image-size"
             )
         known = kept.known(stamps)
-        kept.write(shape, stamps, lambda out: _fill(out, paths, shape, white, known=known))
+        kept.write(shape, stamps, lambda start: _decoded(paths, shape, white, known=known, start=start), partial)
         kept.remove_others()
     try:
         failures, images = kept.failures(), kept.images(mapped=size > MAP_BYTES)
@@ -177,8 +190,7 @@ def decode_once(
 
 def _can_be_read_now(paths: Sequence[Path], failures: Collection[int], shape: Shape, white: float) -> bool:
     """Whether a file that could not be read, as on a drive that was away for a moment, can be by now."""
-    again = [paths[i] for i in failures]
-    return len(_fill(np.empty((len(again), *shape), dtype=np.uint8), again, shape, white)) < len(again)
+    return any(not isinstance(found, str) for found in _decoded([paths[i] for i in failures], shape, white))
 
 
 def _in_memory(paths: Sequence[Path], shape: Shape, white: float) -> tuple[NDArray[np.uint8], dict[int, str]]:
@@ -199,13 +211,14 @@ def _room(folder: Path) -> int:
 def find_copies(paths: Sequence[Path]) -> NDArray[np.intp]:
     """For every file the position of the first file with the same bytes, [N]: its own where it is the first.
 
-    Only files of the same size and the same last bytes are read as a whole.
+    Only files of the same size and the same last bytes are read as a whole, and none twice where that is much to read.
     """
-    first = np.arange(len(paths))
+    first, digests = np.arange(len(paths)), Digests(cache_root(), paths)
     for sized in _groups(range(len(paths)), lambda i: paths[i].stat().st_size):
-        for similar in _groups(sized, lambda i: _tail(paths[i])):
-            for same in _groups(similar, lambda i: _digest(paths[i])):
+        for similar in _groups(sized, lambda i: digests.of(paths[i], TAIL_BYTES)):
+            for same in _groups(similar, lambda i: digests.of(paths[i])):
                 first[same] = same[0]
+    digests.keep(DIGEST_BYTES)
     return first
 
 
@@ -217,42 +230,29 @@ def _groups(positions: Sequence[int], key: Callable[[int], object]) -> list[list
     return [group for group in members.values() if len(group) > 1]
 
 
-def _tail(path: Path) -> bytes:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        return file.read()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _fill(
-    out: NDArray[np.uint8],
-    paths: Sequence[Path],
-    shape: Shape,
-    white: float,
-    stop: bool = True,
-    known: Known = NOTHING,
+    out: NDArray[np.uint8], paths: Sequence[Path], shape: Shape, white: float, stop: bool = True
 ) -> dict[int, str]:
-    """Decode files into the first rows of out without gaps; the reasons by position of those that failed.
+    """Decode files into the first rows of out without gaps; the reasons by position of those that failed."""
+    failures: dict[int, str] = {}
+    for _ in store(_decoded(paths, shape, white, stop), out, failures):
+        pass
+    return failures
+
+
+def _decoded(
+    paths: Sequence[Path], shape: Shape, white: float, stop: bool = True, known: Known = NOTHING, start: int = 0
+) -> Iterator[NDArray[np.uint8] | str]:
+    """The images of files from a position on, or the reasons why they cannot be read.
 
     known: what is decoded already.
     """
-    failures: dict[int, str] = {}
-    row = 0
-    others = [path for i, path in enumerate(paths) if i not in known]
-    decoded = _each(lambda path: decode_image(path, shape, white), others, "decoding images", stop)
-    for i in range(len(paths)):
-        result = known[i][0][known[i][1]] if i in known else next(decoded)
-        if isinstance(result, str):
-            failures[i] = result
-        else:
-            out[row] = result
-            row += 1
-    next(decoded, None)  # which ends its threads
-    return failures
+    positions = range(start, len(paths))
+    others = [paths[i] for i in positions if i not in known]
+    fresh = _each(lambda path: decode_image(path, shape, white), others, "decoding images", stop)
+    for i in positions:
+        yield known[i][0][known[i][1]] if i in known else next(fresh)
+    next(fresh, None)  # which ends its threads
 
 
 def _each(
@@ -303,11 +303,27 @@ def _header(path: Path) -> Header:
     if is_dicom(path):
         return read_dicom_header(path)
     with Image.open(path) as image:
+        _check_single(image)
         width, height = image.size
         # Asking a PNG for EXIF data that is not in its head would decode the whole file.
         if "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:
             width, height = height, width
         return Header(height, width, image.mode in GREY_MODES or _is_deep(image), _is_deep(image))
+
+
+def _check_single(image: Image.Image) -> None:
+    """ValueError for an opened file of several images, such as a stack, channels as pages, or an animation.
+
+    Smaller versions of a TIFF file's image are none, nor are the previews that cameras put into JPEG files.
+    """
+    count = getattr(image, "n_frames", 1) if image.format in PAGES else 1
+    if count > 1 and isinstance(image, TiffImageFile):
+        for page in range(1, image.n_frames):
+            image.seek(page)
+            count -= bool(image.tag_v2.get(SUBFILE, 0) & REDUCED)
+        image.seek(0)
+    if count > 1:
+        raise ValueError(f"the file holds {count} {PAGES[str(image.format)]}, and not one image")
 
 
 def _is_deep(image: Image.Image) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -16,31 +17,50 @@ from taut.data.dataset import DataError
 from taut.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from taut.data.dicom import is_dicom
 from taut.data.joined import Column
-from taut.data.table import listed
+from taut.data.table import listed, plural
 
 RASTERS = ".png .jpg .jpeg .jfif .jp2 .bmp .gif .tif .tiff .webp .ppm .pgm .pbm .pnm"
 SUFFIXES = (*RASTERS.split(), *DICOM_SUFFIXES)
 SMALL_NUMBER = r"\d{1,4}"  # such as a class or an age, and an image only where nothing else is
 
 
-def find_images(folder: Path) -> list[str]:
+def find_images(folder: Path, notes: list[str] | None = None) -> list[str]:
     """The image files under a folder, hidden ones left out: sorted relative paths with "/".
 
     An image has the ending of one, or has none (or a number) and begins as a DICOM file does. Links to folders are
-    followed, each folder being visited once.
+    followed, each folder being visited once. notes: gets a sentence on folders that may not be read, and one on files
+    whose names no table can hold, which are left out.
     """
     found: list[str] = []
+    strange: list[str] = []
+    closed: list[OSError] = []
     seen: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=closed.append):
         status = os.stat(place)
         real = status.st_dev, status.st_ino
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
         if real not in seen:
             seen.add(real)
             prefix = "" if place == str(folder) else Path(place).relative_to(folder).as_posix() + "/"
-            images = (name for name in names if not name.startswith(".") and _is_image(place, name))
-            found += [prefix + name for name in images]
+            images = [prefix + name for name in names if not name.startswith(".") and _is_image(place, name)]
+            strange += [name for name in images if not _is_text(name)]
+            found += [name for name in images if _is_text(name)]
+    if notes is not None and closed:
+        first = f"{closed[0].filename} ({closed[0].strerror})"
+        notes.append(f"Left out: {plural(len(closed), 'folder', 'folders')} that cannot be read, such as {first}.")
+    if notes is not None and strange:
+        first, count = repr(os.fsencode(strange[0]))[1:], plural(len(strange), "file", "files")
+        notes.append(f"Left out: {count} with a name that is not UTF-8, such as {first}.")
     return sorted(found)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written as text: bytes that are not UTF-8 are surrogates in it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_image(place: str, name: str) -> bool:
@@ -161,7 +181,8 @@ def _stem_tail(text: str, shared: int) -> str | None:
 
 
 def _folded(text: str) -> str:
-    return text.rpartition("/")[2].casefold()
+    """The bare name in one case, with accents as letters have them in tables and not as macOS writes them."""
+    return unicodedata.normalize("NFC", text.rpartition("/")[2]).casefold()
 
 
 def _folded_stem(text: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from taut.data.cache import DEEP, Shape, decode_once, deep_white, find_copies, read_headers, scale_of
+from taut.data.cache import DEEP, Shape, decode_once, find_copies, read_headers, scale_of
 from taut.data.cells import (
     LATENT,
     CellPolicy,
@@ -23,8 +24,10 @@ from taut.data.cells import (
 from taut.data.dataset import DataError, Dataset
 from taut.data.dicom import Header
 from taut.data.files import SUFFIXES, find_images
-from taut.data.listing import Listing, TableOptions, from_subfolders, from_table, one_of_image
-from taut.data.table import listed, plural
+from taut.data.listing import Listing, TableOptions, from_table, one_of_image, with_unannotated
+from taut.data.named import ELSEWHERE, images_beside, images_of_table
+from taut.data.subfolders import from_subfolders
+from taut.data.table import listed, plural, read_table
 from taut.labels import LabelSpace, Scalar
 
 DEFAULT_SIZE = 64
@@ -55,6 +58,7 @@ def load_folder(
     test_list: Path | None = None,
     auxiliary: Sequence[str] | None = None,
     others: bool = True,
+    unannotated: Path | None = None,
     uncertain: str | None = None,
     blank: str | None = None,
     space: LabelSpace | None = None,
@@ -67,8 +71,11 @@ def load_folder(
     """The dataset of a folder of images (`files.SUFFIXES`; subfolders too, hidden files not).
 
     labels: a CSV table with a row for every image; images without a row are kept as unannotated, or left out where
-        `others` is False. Without a table each subfolder is a class ("unlabeled" is none), below train, valid and
-        test if these are the subfolders; and without subfolders all images are unannotated, which needs `space`.
+        `others` is False; images may then be where absolute paths say, unless the folder is not the table's own.
+        Without a table each subfolder is a class ("unlabeled" and the like are none), below train, valid and test if
+        these are the subfolders; and without subfolders all images are unannotated, which needs `space`.
+    unannotated: a folder of further images without annotation, for training; one in `folder` is no class. Copies of
+        other images are left out, and their ids are relative to it, after its name where another image has such an id.
     format: "chexpert", "chexpert-5" (the five findings of its leader board), "nih" or "table" (none of them); by
         default what the table's header speaks for, which the notes tell.
     path_column, label_columns: the format's; else `find_path_column` and `read_labels` say what is taken.
@@ -97,9 +104,18 @@ def load_folder(
         raise DataError(f"--image-size {image_size} is not a number of pixels")
     if channels not in (None, 1, 3):
         raise DataError(f"--channels {channels} is neither 1 (grey) nor 3 (RGB)")
-    files = find_images(folder)
+    table = None if labels is None else read_table(labels)
+    notes: list[str] = []
+    if others or labels is None or table is None:
+        files = find_images(folder, notes)
+    else:
+        files = images_of_table(folder, labels, table, path_column, notes)
+    if unannotated is not None and labels is None and folder.resolve() in unannotated.resolve().parents:
+        inside = unannotated.resolve().relative_to(folder.resolve()).as_posix() + "/"
+        files = [file for file in files if not file.startswith(inside)]
     if not files:
-        hint = "" if labels is None else ": a table of features is read from .npz, .npy or Parquet files"
+        hint = "" if others else f": {ELSEWHERE.format('--images')}"
+        hint += "" if labels is None else "; a table of features is read from .npz, .npy or Parquet files"
         raise DataError(f"{folder} has no images ({', '.join(SUFFIXES)}){hint}")
     options = TableOptions(
         path_column,
@@ -122,23 +138,38 @@ def load_folder(
             raise DataError(f"{', '.join(given)} is for columns of a table: pass the table with --labels")
         listing = from_subfolders(folder, files, space, unlabeled)
     else:
-        listing = from_table(folder, files, labels, options, space, unlabeled, uncertain)
+        listing = from_table(folder, files, labels, options, space, unlabeled, uncertain, table)
+    ids = list(files)
+    if unannotated is not None:
+        taken = [files[i] for i in listing.entries["image"].unique() if i >= 0]
+        paths, names = images_beside(unannotated, folder, files, taken, notes)
+        note = f"{plural(len(paths), 'image', 'images')} of {unannotated} added: unannotated."
+        listing = with_unannotated(listing, names, np.arange(len(paths)) + len(files), note)
+        files, ids = files + paths, ids + names
+    listing = dataclasses.replace(listing, notes=[*notes, *listing.notes])
     check_policy(listing.space, uncertain, blank)
     policy = chosen_policy(uncertain, blank, listing.blank)
-    return _Reading(folder, files, listing, policy, skipped).dataset(image_size, channels, white)
+    return _Reading(folder, files, ids, listing, policy, skipped).dataset(image_size, channels, white)
 
 
 class _Reading:
     """The images of one listing on their way to a dataset; `entries` also says why one was left out.
 
+    files: relative to the folder, or absolute.  ids: what they are called.
     entries: the listing's, with `kind` (of SKIPS, or "") and `reason`.  values: what its cells become.
     """
 
     def __init__(
-        self, folder: Path, files: list[str], listing: Listing, policy: CellPolicy, skipped: Path | None
+        self,
+        folder: Path,
+        files: list[str],
+        ids: list[str],
+        listing: Listing,
+        policy: CellPolicy,
+        skipped: Path | None,
     ) -> None:
         """Look at the headers, and leave out what is missing, unreadable, repeated or contradicting."""
-        self.folder, self.files, self.listing, self.skipped = folder, files, listing, skipped
+        self.folder, self.files, self.ids, self.listing, self.skipped = folder, files, ids, listing, skipped
         self.policy, self.values = policy, settle(listing.space, listing.codes, policy)
         self.entries = listing.entries.copy()
         image = self.entries["image"].to_numpy()
@@ -168,7 +199,7 @@ class _Reading:
         annotation = annotate(self.listing.space, self.values[rows])
         auxiliary = self.listing.read_auxiliary(self.entries.iloc[rows])
         group = self.listing.grouped
-        ids = [self.files[i] for i in images[rows]]
+        ids = [self.ids[i] for i in images[rows]]
         groups, split = (self.entries[name].iloc[rows] for name in ("group", "split"))
         lines = self.entries["row"].fillna(0).to_numpy(dtype=np.int64)
         repeats = zip(lines[self.keepers.index].tolist(), lines[self.keepers].tolist(), strict=True)
@@ -202,19 +233,18 @@ class _Reading:
     def _white(self, rows: NDArray[np.intp], given: float | None, notes: list[str]) -> tuple[float, float | None]:
         """What is white in images of 16 bits a pixel, and the dataset's `pixel_max`.
 
-        As given, or where all images have 16 bits as the bits tell that all but the test part use.
+        As given where that is more than a byte, which says nothing of them; else as the bits tell that all but the test
+        part use.
         """
         images = self.entries["image"].to_numpy()[rows]
         deep = np.array([self.headers[i].deep for i in images])
         if not deep.any():
             return DEEP, None
-        white = scale_of(given)
-        if given is None and deep.all():
-            learnt = self.entries["split"].to_numpy()[rows] != "test"
-            white = deep_white([self.folder / self.files[i] for i in images[learnt if learnt.any() else deep]])
+        learnt = deep & (self.entries["split"].to_numpy()[rows] != "test")
+        white = scale_of(given, [self.folder / self.files[i] for i in images[learnt if learnt.any() else deep]])
         words = plural(int(deep.sum()), "image has 16 bits", "images have 16 bits")
         notes.append(f"{words} a pixel, of which {white:,.0f} is taken as white.")
-        return white, white if deep.all() else None
+        return white, white
 
     def _leave_out(self, rows: NDArray[np.intp], kind: str, reason: str | list[str]) -> None:
         self.entries.loc[rows, "kind"] = kind

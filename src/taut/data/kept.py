@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from taut.data.partial import Partial, Rows, write_json
 
 VERSION = 5  # part of the names: raise it when decoding changes
 
@@ -25,7 +25,8 @@ Known = dict[int, tuple[NDArray[np.uint8], int]]
 class Kept:
     """NAME.npy, the images of some files that can be read, uint8 [N, C, H, W], and NAME.json, which files those are.
 
-    The names of all that is kept of a folder at one shape and white begin alike.
+    The names of all that is kept of a folder at one shape and white begin alike. What is left of a list that was
+    interrupted (`Partial`) is one as well, of the files that were done.
     """
 
     def __init__(self, array: Path, folder: Path) -> None:
@@ -43,7 +44,7 @@ class Kept:
 
     def failures(self) -> dict[int, str]:
         """The reasons by position of the files that could not be read."""
-        return {int(i): reason for i, reason in self._report()["failures"].items()}
+        return failures_in(self._report())
 
     def images(self, mapped: bool) -> NDArray[np.uint8]:
         """The array, as a memory map or in memory; the rows of files that could not be read are at its end."""
@@ -62,21 +63,29 @@ class Kept:
                 found |= {i: (images, rows[stamp]) for i, stamp in enumerate(stamps) if stamp in rows}
         return found
 
-    def write(self, shape: tuple[int, ...], stamps: Sequence[Stamp], fill: Callable[[Any], dict[int, str]]) -> None:
-        """Make both files, under temporary names first; `fill` writes the images and says what could not be read."""
-        temporary = self.array.with_suffix(f".{uuid.uuid4().hex}.tmp")
-        try:
-            out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(stamps), *shape))
-            failures = fill(out)
-            out.flush()
-            del out
+    def write(
+        self,
+        shape: tuple[int, ...],
+        stamps: Sequence[Stamp],
+        decode: Callable[[int], Iterable[NDArray[np.uint8] | str]],
+        partial: Partial | None = None,
+    ) -> None:
+        """Make both files; what is done when an exception ends it is kept for `known`, and to go on with.
+
+        decode: the images, or the reasons why they cannot be read, from a position on.  partial: to go on with.
+        """
+        failures: dict[int, str] = {}
+
+        def about(done: int) -> dict[str, Any]:
+            return {"failures": {i: why for i, why in failures.items() if i < done}, "files": list(stamps[:done])}
+
+        with Rows(self.array, (len(stamps), *shape), np.uint8, "decoding", partial, about) as rows:
+            if rows.begun:
+                failures |= failures_in(rows.begun)
+            for done in store(decode(rows.done), rows.out, failures, rows.done):
+                rows.tell(done)
             self.report.unlink(missing_ok=True)  # of rows that may now be others
-            os.replace(temporary, self.array)
-            report = json.dumps({"failures": failures, "files": list(stamps)})
-            temporary.write_text(report, encoding="utf-8")
-            os.replace(temporary, self.report)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_json(self.report, about(len(stamps)))
 
     def remove_others(self) -> None:
         """Delete what else is kept of the folder where a file of it has changed or is gone, or all are in this too."""
@@ -98,6 +107,25 @@ class Kept:
 
     def _stamps(self) -> list[Stamp]:
         return [(name, size, changed) for name, size, changed in self._report()["files"]]
+
+
+def store(
+    images: Iterable[NDArray[np.uint8] | str], out: NDArray[np.uint8], failures: dict[int, str], start: int = 0
+) -> Iterator[int]:
+    """Put images from a position on into the rows of out without gaps, and the reasons why others cannot be read into
+    `failures` by position; the number of files done after each.
+    """
+    for i, image in enumerate(images, start):
+        if isinstance(image, str):
+            failures[i] = image
+        else:
+            out[i - len(failures)] = image
+        yield i + 1
+
+
+def failures_in(report: dict[str, Any]) -> dict[int, str]:
+    """The reasons by position of the files that could not be read, as a report has them."""
+    return {int(i): why for i, why in report["failures"].items()}
 
 
 def stamp_of(folder: Path, file: str) -> Stamp | None:

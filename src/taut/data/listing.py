@@ -1,4 +1,4 @@
-"""What is said of each image of a folder: by the rows of a table, or by the subfolder that it is in."""
+"""What is said of each image of a folder: by the rows of a table, then of those that no row names."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from taut.data.auxiliary import Auxiliary, read_auxiliary
 from taut.data.cells import UNSAID
 from taut.data.dataset import SPLITS, DataError
-from taut.data.files import find_path_column, match_files, read_list
+from taut.data.files import match_files, read_list
 from taut.data.formats import find_layout
 from taut.data.joined import Column
+from taut.data.joined_labels import read_joined
 from taut.data.layout import Layout, choose_view
-from taut.data.naming import PARTS, UNLABELED, folder_part, says_patient, unused_group
+from taut.data.named import ELSEWHERE, path_column_of
+from taut.data.naming import PARTS, says_patient, unused_group
 from taut.data.table import (
     Cells,
     check_column,
-    class_text,
     listed,
     plural,
-    read_joined,
     read_labels,
     read_table,
     without,
@@ -101,16 +101,17 @@ def from_table(
     space: LabelSpace | None,
     unlabeled: Scalar | None,
     uncertain: str | None = None,
+    table: pd.DataFrame | None = None,
 ) -> Listing:
     """The listing of a CSV table; DataError or LabelError name the table.
 
-    uncertain: what its flag says that −1 becomes.
+    uncertain: what its flag says that −1 becomes.  table: what `labels` holds, where it is read already.
     """
     if options.joined_column is not None and options.label_columns is not None:
         raise DataError("--joined-column and --label-columns are two ways to name the labels: pass one of them")
     if options.split_column is not None and (options.train_list is not None or options.test_list is not None):
         raise DataError("--split-column and lists of files are two ways to give a split: pass one of them")
-    table = read_table(labels)
+    table = read_table(labels) if table is None else table
     try:
         layout = find_layout(table, options.format)
         for flag, column in (
@@ -124,7 +125,7 @@ def from_table(
         notes = [layout.note] if layout.note else []
         path_column = options.path_column or layout.path
         if path_column is None:
-            path_column, found = find_path_column(table, files)
+            path_column, found = path_column_of(table, files, None if options.others else "--images")
             notes += found
         group = options.group or layout.group
         image = match_files(layout.table[path_column], files, folder, labels.parent, layout.shared)
@@ -135,8 +136,9 @@ def from_table(
             raise DataError(
                 f"no row names an image in {folder}: column {path_column!r} says {said}, "
                 f"but the images are {listed(files, 3)}"
+                + ("" if options.others else f": {ELSEWHERE.format('--images')}")
             )
-        entries = _entries(
+        entries = entries_of(
             table[path_column],
             image,
             row=table.index,
@@ -186,7 +188,8 @@ def _read_cells(
         table = layout.table
         if unlabeled is not None and joined in table:
             table = table.assign(**{joined: without(table[joined], unlabeled)})
-        return read_joined(table, joined, space, options.separator, image)
+        vocabulary = None if options.joined_column is not None else layout.names
+        return read_joined(table, joined, space, options.separator, image, vocabulary)
     named = options.label_columns or (layout.labels if space is None else None)
     taken = [name for name in (*used, *layout.added) if name is not None]
     return read_labels(layout.table, taken, named, space, unlabeled, options.separator, layout.yes_no, negative)
@@ -232,97 +235,14 @@ def _apply_lists(entries: pd.DataFrame, options: TableOptions, bare: bool) -> li
     return notes
 
 
-def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None, unlabeled: Scalar | None = -1) -> Listing:
-    """The listing of a folder without a table: a class for each subfolder, or no annotations at all.
-
-    unlabeled: the subfolder of images without annotation, beside "unlabeled".
-
-    Raises DataError or LabelError where there is no label space, or one that the subfolders do not fit.
-    """
-    parts = [file.split("/") for file in files]
-    bare_names = (*UNLABELED, str(unlabeled).lower())
-    splits = _split_folders(folder, parts)
-    if splits is not None:
-        # A folder of images without annotations is no class in its part either.
-        parts = [part[1:] if len(part) > 1 and part[0].lower() not in UNLABELED else part for part in parts]
-    names = [part[0] if len(part) > 1 and part[0].lower() not in bare_names else None for part in parts]
-    found = sorted({name for name in names if name is not None})
-    if space is None and not found:
-        tables = sorted(path.name for path in folder.glob("*.csv"))
-        hint = f" (such as {listed(tables, 3)})" if tables else ""
-        raise DataError(
-            f"{folder}: no image is annotated, as there are no subfolders for classes: pass a table with "
-            f"--labels{hint}, or --classes N for clusters (in Python an explicit label space)"
-        )
-    if space is None:
-        if len(found) < 2:
-            raise DataError(f"{folder} has one subfolder for a class, {found[0]!r}: at least two are needed")
-        _check_depth(folder, [part for part, name in zip(parts, names, strict=True) if name is not None])
-        space = LabelSpace.multiclass(found)
-    if found and len(space) > 1:
-        raise DataError(
-            f"{folder}: subfolders {listed(found)} are classes of one label, but {len(space)} are asked for"
-        )
-    index: dict[str | None, int] = {class_text(value): c for c, value in enumerate(space.labels[0].classes)}
-    strange = [name for name in found if name not in index]
-    if strange:
-        raise LabelError(
-            f"{folder}: subfolders {listed(strange)} are not among the classes of {space.names[0]!r}: "
-            f"{listed(list(index))}"
-        )
-    codes = np.full((len(files), len(space)), UNSAID)
-    codes[:, 0] = [index.get(name, UNSAID) for name in names] if found else UNSAID
-    entries = _entries(files, np.arange(len(files)), split=splits)
-    bare = sum(name is None for name in names)
-    notes = [f"Classes are the subfolders: {listed(found)}."] if found else []
-    notes += [f"{plural(bare, 'image is', 'images are')} in no subfolder of a class: unannotated."] if bare else []
-    return Listing(entries, space, codes, notes=notes)
-
-
-def _check_depth(folder: Path, parts: list[list[str]]) -> None:
-    """Refuse subfolders that all have the same subfolders, of which either may be the classes (DataError).
-
-    parts: the path of each file in a subfolder, from there on.
-    """
-    below: dict[str, set[str]] = {}
-    for part in parts:
-        below.setdefault(part[0], set()).add(part[1] if len(part) > 2 else "")
-    same = next(iter(below.values()))
-    if len(same) > 1 and "" not in same and all(names == same for names in below.values()):
-        raise DataError(
-            f"{folder}: the subfolders {listed(sorted(below))} all have the same subfolders {listed(sorted(same))}, so "
-            "that either may be the classes: call the former train, valid and test if they are that, move the images "
-            "up, or pass a table with --labels"
-        )
-
-
-def _split_folders(folder: Path, parts: list[list[str]]) -> list[str] | None:
-    """The part of each file's first folder, where these are parts of a split and not classes; None where they are.
-
-    Raises DataError where some are parts and others are not.
-    """
-    tops = sorted({part[0] for part in parts if len(part) > 1})
-    found = {top: "train" if top.lower() in UNLABELED else folder_part(top) for top in tops}
-    known = {top: part for top, part in found.items() if part is not None}
-    named = [top for top in known if top.lower() not in UNLABELED]
-    if not named or (len(known) < len(tops) and len({known[top] for top in named}) < 2):
-        return None  # a class may be called "train"
-    if len(known) < len(tops):
-        others = [top for top in tops if top not in known]
-        raise DataError(
-            f"{folder}: the subfolders {listed(named)} are parts of a split, but beside them there is "
-            f"{listed(others)}: leave in it only the parts, each with a subfolder for each class"
-        )
-    return [known[part[0]] if len(part) > 1 else "train" for part in parts]
-
-
-def _entries(
+def entries_of(
     file: Iterable[str],
     image: NDArray[np.intp],
     row: Iterable[int] | None = None,
     group: Iterable[str] | None = None,
     split: Iterable[str] | None = None,
 ) -> pd.DataFrame:
+    """The entries of a listing from their columns, all of which count; those that are not given are missing."""
     blank = [None] * len(image)
     texts = {
         "file": file,
@@ -389,9 +309,14 @@ def _with_others(listing: Listing, files: list[str]) -> Listing:
     if len(others) == 0:
         return listing
     note = f"{plural(len(others), 'image file is', 'image files are')} named by no row: unannotated."
+    return with_unannotated(listing, [files[i] for i in others], others, note)
+
+
+def with_unannotated(listing: Listing, names: Sequence[str], images: NDArray[np.intp], note: str) -> Listing:
+    """The listing, then images without annotation: what they are called, and their positions among the files."""
     return replace(
         listing,
-        entries=pd.concat([listing.entries, _entries([files[i] for i in others], others)], ignore_index=True),
-        codes=np.concatenate([listing.codes, np.full((len(others), len(listing.space)), UNSAID)]),
+        entries=pd.concat([listing.entries, entries_of(names, images)], ignore_index=True),
+        codes=np.concatenate([listing.codes, np.full((len(images), len(listing.space)), UNSAID)]),
         notes=[*listing.notes, note],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from mmap import mmap
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,20 @@ class MappedRows:
         return np.asarray(self[:], dtype=dtype)
 
 
+def is_mapped(x: Any) -> bool:
+    """Whether an array is a memory map or a view of one; the type does not tell, as rows of a map keep it in memory."""
+    while isinstance(x, np.ndarray):
+        x = x.base
+    return isinstance(x, mmap)
+
+
 def select(x: Any, index: NDArray[np.intp]) -> Any:
     """The rows [n] of an array: a view where they follow one another, and nothing is read of a memory map."""
     if isinstance(x, MappedRows):
         return MappedRows(x.base, x.index[index])
     if len(index) and (np.diff(index) == 1).all():
         return x[index[0] : index[-1] + 1]
-    return MappedRows(x, index) if isinstance(x, np.memmap) else x[index]
+    return MappedRows(x, index) if is_mapped(x) else x[index]
 
 
 class Origin:

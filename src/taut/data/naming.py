@@ -16,7 +16,16 @@ PARTS = {
     **dict.fromkeys(("valid", "validate", "validation", "val", "dev"), "valid"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
-UNLABELED = ("unlabeled", "unlabelled")
+UNLABELED = (
+    "unlabeled",
+    "unlabelled",
+    "unannotated",
+    "nolabel",
+    "nolabels",
+    "notlabeled",
+    "notlabelled",
+    "notannotated",
+)
 PATIENTS = ("patient", "patientid", "patients", "patientno", "patientnumber", "subject", "subjectid", "mrn")
 BESIDE = ("set", "seg", "data", "images")  # in the name of a folder beside that of a part
 
@@ -26,6 +35,12 @@ def folder_part(name: str) -> str | None:
     pieces = re.split(r"[_\- ]", name.lower().rstrip("0123456789"))
     parts = [PARTS[piece] for piece in pieces if piece in PARTS]
     return parts[0] if len(parts) == 1 and all(piece in PARTS or piece in BESIDE for piece in pieces) else None
+
+
+def is_unlabeled(name: str) -> bool:
+    """Whether a folder is called as one of images without annotation, such as "Un-annotated" or "unlabeled_images"."""
+    pieces = re.split(r"[_\- ]", name.lower().rstrip("0123456789"))
+    return "".join(piece for piece in pieces if piece not in BESIDE) in UNLABELED
 
 
 def known_names(names: Sequence[str], where: str) -> dict[str, str]:

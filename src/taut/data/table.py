@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 
 from taut.data.cells import BLANK, UNCERTAIN, UNSAID
 from taut.data.dataset import DataError
-from taut.data.joined import SEPARATOR, Column, are_lists, other_separator, split_names
+from taut.data.joined import SEPARATOR, Column, are_lists, other_separator
 from taut.data.signed import SIGNED_NO, is_signed, signed
 from taut.labels import Label, LabelError, LabelSpace, Scalar
 from taut.values import is_one_hot, whole_numbers
 
 EMPTY = ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"]
 STRANGE = {"text": 0.5, "number": 0.1}  # share of other cells up to which a column was to be a yes/no label
-NO_FINDING = ("no finding", "no findings", "none", "normal")
 UNSURE = ("uncertain", "equivocal", "?")
 WORDS = {
     **dict.fromkeys(("yes", "y", "true", "positive", "present"), "1"),
     **dict.fromkeys(("no", "n", "false", "negative", "absent"), "0"),
     **dict.fromkeys(UNSURE, "-1"),
 }
+DECIMAL_COMMA = r"-?\d+,\d+"
 FIRST_ROW = 2  # the row of a table's first image as a spreadsheet counts, below the header
 
 
@@ -61,8 +61,8 @@ def class_text(value: Scalar) -> str:
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV file as text, NaN where a cell is blank, NA or NaN; the index counts rows as a spreadsheet does.
 
-    Semicolons or tabs may be between its columns. Raises DataError where the file is not there, is no table in UTF-8,
-    or has no rows.
+    Semicolons or tabs may be between its columns; beside semicolons a number may have a decimal comma. Raises DataError
+    where the file is not there, is no table in UTF-8, or has no rows.
     """
     if not path.is_file():
         raise DataError(f"{path}: there is no such table")
@@ -89,7 +89,7 @@ def read_table(path: Path) -> pd.DataFrame:
     twice = names[names.duplicated() & (names != "")]
     if len(twice):
         raise DataError(f"{path} has two columns named {twice.iloc[0]!r}: name them differently")
-    known = table.apply(_known).dropna(how="all")
+    known = table.apply(_known, decimal_comma=separator == ";").dropna(how="all")
     if known.empty:
         raise DataError(f"{path} has no rows below its header")
     return known
@@ -108,11 +108,16 @@ def _header(path: Path, separator: str) -> list[str]:
         return next(csv.reader(file, delimiter=separator), [])
 
 
-def _known(column: Column) -> Column:
-    """The cells of a column without spaces around them, NaN where blank; each different cell is looked at once."""
+def _known(column: Column, decimal_comma: bool) -> Column:
+    """The cells of a column without spaces around them, NaN where blank; each different cell is looked at once.
+
+    decimal_comma: whether a column of nothing but numbers with one is a column of numbers.
+    """
     positions, cells = pd.factorize(column)
     texts = pd.Series(cells, dtype=object).str.strip()
     texts = texts.mask(texts.isin(EMPTY))
+    if decimal_comma and texts.notna().any() and texts.dropna().str.fullmatch(DECIMAL_COMMA).all():
+        texts = texts.str.replace(",", ".", regex=False)
     blank_last = np.append(texts.to_numpy(dtype=object), np.nan)
     return pd.Series(blank_last[positions], index=column.index, name=column.name, dtype=column.dtype)
 
@@ -155,6 +160,15 @@ def read_labels(
         classes = [class_text(value) for value in space.labels[0].classes]
         if len(classes) > 2 and set(classes) <= set(rest) and space.names[0] not in rest:
             return _read_one_hot(table, classes, space)
+    if space is not None and set(label_columns or ()) <= set(space.names):
+        there = [label for label in space if label.name in (label_columns or rest)]
+        if 0 < len(there) < len(space):
+            names = [label.name for label in there]
+            part = read_labels(table, used, names, LabelSpace(tuple(there)), unlabeled, separator, yes_no, negative)
+            codes = np.full((len(table), len(space)), UNSAID)
+            codes[:, [space.names.index(name) for name in names]] = part.codes
+            absent = [name for name in space.names if name not in names]
+            return Cells(space, codes, [*part.notes, f"Labels that the table has no column of: {listed(absent)}."])
     chosen = list(label_columns or _choose_columns(table, rest, space, separator))
     for name in chosen:
         check_column(table, name, "--label-columns")
@@ -230,56 +244,12 @@ def _almost(cells: Column) -> str | None:
     )
 
 
-def read_joined(
-    table: pd.DataFrame, column: str, space: LabelSpace | None, separator: str | None, images: NDArray[np.intp]
-) -> Cells:
-    """Yes/no labels of a column of names such as "A|B" or "['A', 'B']": a name that a cell leaves out means no.
-
-    "No Finding" (or another of `NO_FINDING`) means no to all; a blank cell is BLANK for all. images: the image [N] of
-    each row, −1 for none; the names of all rows of an image count together, unless one row says "No Finding" and
-    another does not. Raises LabelError where a cell says so beside another name, DataError where no cell has a name (of
-    the space), or where names that repeat seem to be joined otherwise.
-    """
-    check_column(table, column, "--joined-column")
-    cells = table[column].reset_index(drop=True)
-    if separator is None and (other_mark := other_separator(cells)) is not None:
-        raise DataError(
-            f"--joined-column {column!r} seems to have names joined by {other_mark!r}, such as "
-            f"{cells[cells.str.contains(other_mark, regex=False, na=False)].iloc[0]!r}: say so with --separator "
-            f"{other_mark!r}, or that each cell is one name with --separator {SEPARATOR!r}"
-        )
-    names = split_names(cells, separator, table.index)
-    none = names.str.lower().isin(NO_FINDING) & ~names.isin([] if space is None else space.names)
-    # All but the usual words are names of findings where a cell has them beside others.
-    alone = ~names.index.duplicated(keep=False)
-    beside = set(names[none & ~alone].str.lower()) - set(NO_FINDING[:1])
-    none &= ~names.str.lower().isin(beside)
-    both = set(names.index[none]) & set(names.index[~none])
-    if both:
-        row = min(both)
-        raise LabelError(f"row {table.index[row]}: {cells[row]!r} in {column!r} says both no finding and a finding")
-    nothing = names.index[none].to_numpy()
-    names = names[~none]
-    found = sorted(set(names))
-    space = space or (LabelSpace.multilabel(found) if found else None)
-    if space is None or not (len(nothing) or set(space.names) & set(found)):
-        wanted = "of labels" if space is None else listed(space.names)
-        raise DataError(
-            f"--joined-column {column!r} has no names {wanted} joined by {separator or SEPARATOR!r}; it has "
-            f"{listed(found)}"
-        )
-    if not space.binary:
-        raise DataError(f"--joined-column {column!r} gives yes/no labels, but other labels are asked for")
-    position = {name: j for j, name in enumerate(space.names)}
-    known = names[names.isin(list(position))]
-    codes = np.where(cells.notna().to_numpy()[:, None], 0, np.full((1, len(space)), BLANK))
-    codes[known.index.to_numpy(), known.map(position).to_numpy(dtype=np.int64)] = 1
-    shared = pd.Series(images).duplicated(keep=False).to_numpy() & (images >= 0)
-    shared &= ~np.isin(images, images[nothing]) | ~np.isin(images, images[names.index.to_numpy()])
-    codes[shared] = pd.DataFrame(codes[shared]).groupby(images[shared]).transform("max").to_numpy()
-    other = [name for name in found if name not in position]
-    notes = [f"Names in {column!r} that are not labels here: {listed(other)}."] if other else []
-    return Cells(space, codes, notes)
+def check_case(names: Sequence[str], column: object) -> None:
+    """LabelError for names that only the case of letters tells apart; as labels they would contradict each other."""
+    folded = pd.Series(names, dtype=object).str.casefold()
+    if folded.duplicated().any():
+        alike = [name for name, twice in zip(names, folded.duplicated(keep=False), strict=True) if twice]
+        raise LabelError(f"column {column!r} has names that differ in case alone, {listed(alike)}: write them alike")
 
 
 def _choose_columns(table: pd.DataFrame, rest: list[str], space: LabelSpace | None, separator: str | None) -> list[str]:
@@ -335,6 +305,8 @@ def _read_column(
     name = str(cells.name) if label is None else label.name
     if (label is None and _is_yes_no(cells)) or (label is not None and label.classes == (0, 1)):
         return _read_yes_no(cells, name)
+    if label is None and cells.isna().all():
+        raise LabelError(f"column {name!r} is blank in every row: leave it out of --label-columns")
     texts = whole_numbers(cells) if unlabeled is None else without(whole_numbers(cells), unlabeled)
     known = texts.notna().to_numpy()
     if label is None:
@@ -379,6 +351,7 @@ def _classes(texts: Column, separator: str | None) -> tuple[str, ...]:
         raise DataError(f"column {name!r} holds continuous values such as {texts.iloc[0]}, which are not classes")
     numeric = len(numbers) > 0 and not np.isnan(numbers).any()
     classes = tuple(sorted(set(texts), key=float)) if numeric else tuple(sorted(set(texts)))
+    check_case(classes, name)
     if len(classes) < 2:
         raise LabelError(f"label {name!r} has {len(classes)} class {list(classes)}: at least two are needed")
     return classes

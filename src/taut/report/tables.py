@@ -6,11 +6,14 @@ from typing import Any
 
 import pandas as pd
 
+from taut.data.table import listed, plural
+
 MEANS = ("error", "auroc_macro", "ap_macro", "f1_macro", "sensitivity_macro", "specificity_macro", "ece", "nll", "elbo")
 SHOWN = (
     "annotated", "positives", "classes", "auroc", "ap", "error", "f1", "sensitivity", "specificity", "threshold", "ece",
     "nll",
 )  # fmt: skip
+COMPARED = ("images", "auroc_macro", "ap_macro", "error", "ece")
 
 
 def evaluation_table(figures: dict[str, Any]) -> pd.DataFrame:
@@ -19,7 +22,10 @@ def evaluation_table(figures: dict[str, Any]) -> pd.DataFrame:
 
 
 def evaluation_text(figures: dict[str, Any]) -> str:
-    """The means and a table of the labels; 95 % intervals behind their figures, "-" where a figure is undefined."""
+    """The means, a table of the labels, and one of the values of a column where there are any.
+
+    95 % intervals are behind their figures, and "-" is where a figure is undefined.
+    """
     lines = [f"{figures['data']}, part: {figures['split']}, {figures['images']} images"]
     if "resampled" in figures:
         lines[0] += f"; in brackets 95 % intervals over {figures['resampled']}"
@@ -29,10 +35,24 @@ def evaluation_text(figures: dict[str, Any]) -> str:
         for name in MEANS
         if name in figures
     ]
-    rows = figures["per_label"]
-    columns = [name for name in SHOWN if any(name in row for row in rows.values())]
-    table = pd.DataFrame({name: [_cell(row, name) for row in rows.values()] for name in columns}, index=list(rows))
-    return "\n".join([*lines, "", table.to_string()])
+    lines += ["", _table(figures["per_label"], SHOWN)]
+    return "\n".join([*lines, "", *_by(figures["by"])] if "by" in figures else lines)
+
+
+def _by(by: dict[str, Any]) -> list[str]:
+    """The lines of `taut.subgroups.figures_by`."""
+    lines = [f"by {by['column']}:", _table(by["values"], COMPARED)]
+    if small := [f"{value} ({count})" for value, count in by["too_small"].items()]:
+        lines.append(f"too few annotated images for figures: {listed(small)}")
+    if by["unknown"]:
+        lines.append(f"{plural(by['unknown'], 'image has', 'images have')} no {by['column']}")
+    return lines
+
+
+def _table(rows: dict[str, dict[str, Any]], names: tuple[str, ...]) -> str:
+    """A line for each row and a column for each figure that any of them has."""
+    columns = [name for name in names if any(name in row for row in rows.values())]
+    return pd.DataFrame({name: [_cell(row, name) for row in rows.values()] for name in columns}, list(rows)).to_string()
 
 
 def _cell(row: dict[str, Any], name: str) -> str:
