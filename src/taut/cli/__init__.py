@@ -228,7 +228,7 @@ def _with_notes(sentence: str, error: BaseException) -> str:
 AGAIN = {
     "train": "`taut train … --resume` goes on from the last checkpoint, if there is one",
     "compare": "the same command goes on after the last finished training",
-    "predict": "the rows so far are in the file that ends in .part; the same command begins anew",
+    "predict": "the rows so far, if any, are in a file that ends in .part; the same command begins anew",
 }
 COMMANDS: dict[str, Command] = {
     item.name: item for item in (train, evaluate, predict, explain, export, plan, split, compare)
