@@ -1047,7 +1047,12 @@ def test_an_interruption_says_how_to_go_on(capsys: Capture, monkeypatch: pytest.
         raise KeyboardInterrupt
 
     monkeypatch.setattr("taut.cli.parse", stop)
-    said = {"train": "--resume", "compare": "the same command goes on", "predict": ".part", "explain": "taut: interrupted\n"}
+    said = {
+        "train": "--resume",
+        "compare": "the same command goes on",
+        "predict": ".part",
+        "explain": "taut: interrupted\n",
+    }
     for command, sentence in said.items():
         with pytest.raises(SystemExit):
             taut(command, "digits")
