@@ -138,12 +138,12 @@ def test_images_of_every_layout_and_features(shape: tuple[int, ...], prepared: t
     assert model.sample(y[:5]).shape == (5, *prepared)
 
 
-@pytest.mark.parametrize("shape", [(60, 8, 8), (60, 5)])
+@pytest.mark.parametrize("shape", [(60, 8, 8), (60, 8, 8, 3), (60, 5)])
 def test_a_memory_map_stays_on_the_disk(
     shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, shape, dtype=np.uint8) if len(shape) == 3 else rng.normal(size=shape).astype(np.float32)
+    x = rng.integers(0, 256, shape, dtype=np.uint8) if len(shape) > 2 else rng.normal(size=shape).astype(np.float32)
     there = np.memmap(tmp_path / "x", dtype=x.dtype, mode="w+", shape=shape)
     there[:] = x
     trained_on: list[Any] = []

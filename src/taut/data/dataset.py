@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taut.data.mapped import Origin, first_not_finite
+from taut.data.mapped import Origin, first_not_finite, is_mapped
 from taut.labels import Annotation, LabelSpace
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def as_images(x: NDArray[Any], name: str, white: float | None = None) -> NDArray
         )
     x = x[:, :3] if x.shape[1] == 4 else x
     if x.dtype == np.uint8 and (white is None or white >= 255 or (white < 2 and x.max(initial=0) > white)):
-        return np.ascontiguousarray(x)
+        return x if is_mapped(x) else np.ascontiguousarray(x)
     if x.dtype == bool:
         return x.astype(np.float32)
     white = pixel_max(x) if white is None else white
