@@ -165,6 +165,16 @@ def test_files_that_no_table_can_name_are_left_out(tmp_path):
     assert r"Left out: 1 file with a name that is not UTF-8, such as 'cat/M\xfcller.png'." in data.notes
 
 
+def test_a_link_to_the_unannotated_is_no_class(tmp_path):
+    folder = images(tmp_path / "all", "cat/1.png", "dog/2.png")
+    rest = images(tmp_path / "rest", "3.png")
+    (folder / "extra").symlink_to(rest)
+    for named_so in (folder / "extra", rest):
+        data = load_folder(folder, unannotated=named_so)
+        assert data.space.labels[0].classes == ("cat", "dog")
+        assert len(data) == 3
+
+
 def test_folders_that_may_not_be_read_are_told(tmp_path, monkeypatch):
     folder = images(tmp_path / "all", "cat/1.png", "dog/2.png", "dog/closed/3.png")
     usual = os.scandir
@@ -182,10 +192,12 @@ def test_folders_that_may_not_be_read_are_told(tmp_path, monkeypatch):
 
 
 def test_accents_are_the_same_however_they_are_written(tmp_path):
-    composed, apart = (unicodedata.normalize(form, "M\u00fcller.png") for form in ("NFC", "NFD"))
-    folder = images(tmp_path / "all", apart, "b.png")
-    data = load_folder(folder, table(tmp_path, f"file,A\n{composed},1\nb.png,0\n"))
-    np.testing.assert_equal(yes(data), [[1], [0]])
+    composed, apart = (unicodedata.normalize(form, "M\u00fcller") for form in ("NFC", "NFD"))
+    folder = images(tmp_path / "all", f"{apart}/1.png", "Meier/1.png", f"{apart}_2.png", "b.png")
+    rows = f"{composed}/1.png,1\nMeier/1.png,0\n{composed}_2.png,1\nb.png,0\n"
+    np.testing.assert_equal(yes(load_folder(folder, table(tmp_path, f"file,A\n{rows}"))), [[1], [0], [1], [0]])
+    bare = images(tmp_path / "bare", f"{apart}_2.png", "b.png")
+    np.testing.assert_equal(yes(load_folder(bare, table(tmp_path, f"id,A\n{composed}_2,1\nb,0\n"))), [[1], [0]])
 
 
 def test_links_to_folders_are_followed_once(tmp_path):

@@ -161,8 +161,11 @@ def test_only_the_temporary_files_of_dead_processes_are_removed(tmp_path):
     gone = [temporary(dead), temporary(7, "elsewhere", 1.1), old]
     old.write_bytes(b"rows")
     os.utime(old, (0, 0))
+    other = tmp_path / "thesis.tmp"  # of somebody else
+    other.write_bytes(b"text")
+    os.utime(other, (0, 0))
     recover(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted(stay)
+    assert sorted(tmp_path.iterdir()) == sorted([*stay, other])
     assert not any(path.exists() for path in gone)
 
 

@@ -106,6 +106,17 @@ def test_partly_annotated_images_are_of_both_kinds() -> None:
     assert sorted(stream.rest.rows) == list(range(5, 15))
 
 
+def test_of_a_partly_annotated_table_all_images_are_drawn_alike() -> None:
+    y = np.array([[1.0, 0.0]] * 8 + [[1.0, math.nan]] * 12)
+    stream = stream_of(vectors(y, SEVERAL), labelled=4, unlabelled=6)
+    assert sorted(stream.annotated.rows) == list(range(8))
+    drawn = np.concatenate([stream.rows(step) for step in range(10)])
+    assert set(np.bincount(drawn)) == {5}
+    # Without a second kind nothing is left out.
+    alone = stream_of(vectors(y, SEVERAL), labelled=4, unlabelled=0)
+    assert sorted(alone.annotated.rows) == list(range(20))
+
+
 @pytest.mark.parametrize(("known", "sizes"), [(60, (4, 0)), (0, (0, 6)), (12, (4, 6))])
 def test_a_kind_that_is_not_there_is_left_out(known: int, sizes: tuple[int, int]) -> None:
     data = vectors(some_known(60, known))

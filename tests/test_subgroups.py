@@ -50,7 +50,7 @@ def test_values_without_enough_annotated_images_have_no_figures(capsys: Capture)
     hidden[30:45] = False
     dataset = replace(dataset, annotation=replace(dataset.annotation, observed=hidden))
     found = images_by(column, dataset)
-    assert (list(found.images), found.too_small) == (["a"], {"b": 30})
+    assert (list(found.images), found.too_small) == (["a"], {"b": 15})
 
 
 @pytest.fixture

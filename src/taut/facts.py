@@ -13,6 +13,7 @@ from taut.data.cells import BLANK, UNCERTAIN
 from taut.data.dataset import Dataset
 
 GREY = 0.98  # share of images without colour from which on those of a set are grey: a few may have marks
+SHARED = 0.9  # share of images with some annotation from which on the others are not worth rows of their own
 MOST_VALUES = 50_000_000  # of a sample, 400 MB as float64
 
 

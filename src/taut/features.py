@@ -27,7 +27,7 @@ from taut.data.mapped import Origin
 from taut.data.partial import Rows, partials, recover
 from taut.nn.encoders import IMAGENET, TIMM, Features, make_encoder
 from taut.nn.weights import load_weights
-from taut.run import load_model
+from taut.run import load_model, writing
 
 VERSION = 1  # part of the cache key: raise it when what is computed changes
 BATCH = 64
@@ -210,8 +210,9 @@ class FrozenEncoder(nn.Module):
     def save(self, folder: Path) -> None:
         """Write frozen.safetensors and frozen.json into a run folder, so that the run needs nothing else."""
         temporary = folder / "frozen.new"
-        save_file(self.state(), temporary)
-        os.replace(temporary, folder / FILES[1])
+        with writing(folder):
+            save_file(self.state(), temporary)
+            os.replace(temporary, folder / FILES[1])
         (folder / FILES[0]).write_text(json.dumps(asdict(self.about), indent=1))
 
     @classmethod

@@ -167,7 +167,7 @@ def fit(
         tell(note)
     folds = plan.train.folds
     if minutes is not None:
-        notes.append(fit_to_budget(training, plan, facts, minutes, _judges(dataset, held)))
+        notes.append(fit_to_budget(training, plan, facts, minutes, judges_of(dataset, held)))
         tell(notes[-1])
     # What cannot be built is refused before the folder has a plan, which would be in the way of another.
     build_stream(training, plan, build_objective(build_model(training, plan, facts), plan, facts))
@@ -216,7 +216,7 @@ def _train_and_calibrate(
         notes.append(sentence)
         tell(sentence)
 
-    judges = _judges(dataset, held)
+    judges = judges_of(dataset, held)
     result = _train_once(training, plan, facts, run, again, quiet, held=judges)
     model = result.model
     for sentence in result.notes:
@@ -246,7 +246,7 @@ def _train_and_calibrate(
     return Fitted(model, plan, facts, result, notes)
 
 
-def _judges(dataset: Dataset, held: NDArray[np.intp]) -> Dataset | None:
+def judges_of(dataset: Dataset, held: NDArray[np.intp]) -> Dataset | None:
     """The held-out images with the annotations that a model is judged by, or None where none is held out."""
     return certain(dataset.rows(held)) if len(held) else None
 

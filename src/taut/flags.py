@@ -133,8 +133,8 @@ class DataFlags(ReadFlags):
         return dataclasses.replace(self, **{name: type(files[name])(path) for name, path in there.items()})
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary of plain values, as a run folder keeps it, with absolute paths."""
-        values = dataclasses.asdict(self.absolute())
+        """A dictionary of plain values, as a run folder keeps it."""
+        values = dataclasses.asdict(self)
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
     @classmethod

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from taut.evaluate.calibration import LEAST_OBSERVED
-from taut.facts import Facts
+from taut.facts import SHARED, Facts
 from taut.labels import LabelSpace
 from taut.plan import Plan
 
@@ -24,7 +24,6 @@ VIEWS = 8  # 16 took twice as long for as few errors
 ADVERSARY = 0.15  # of the typical distance of vectors from their mean
 MOSTLY = 0.5  # share of the cells of several labels that are known
 FINISHED = 0.98  # share of completely annotated images from which on the others are not worth rows of their own
-SHARED = 0.9  # share of images with some annotation from which on the others are not worth rows of their own
 PASSES = 10  # over what is annotated, at least
 LARGE = 96  # pixels a side; what is larger has fewer rows in a batch
 LEAST_ROWS = 80

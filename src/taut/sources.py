@@ -103,7 +103,7 @@ def kept_flags(source: DataFlags, *flags: str) -> DataFlags:
     And of a table without the format and the view that are not its own: the labels are the model's in any case.
     """
     named = {flag: getattr(source, flag) for flag in flags if getattr(source, flag) is not None}
-    path = Path(source.data) if is_table(source.data) else source.labels
+    path = label_table(source)
     lacking: list[str] = []
     if path is not None and (named or source.format is not None or source.view is not None):
         layout, fits = layout_of(source, path)
@@ -119,6 +119,11 @@ def kept_flags(source: DataFlags, *flags: str) -> DataFlags:
         lacking = [flag for flag, name in named.items() if flag != "group" or not (is_pack and has_array(file, name))]
     nothing: dict[str, Any] = dict.fromkeys(lacking)
     return dataclasses.replace(source, **nothing)
+
+
+def label_table(source: ReadFlags) -> Path | None:
+    """The table of annotations that flags name, if any: DATA itself, or --labels."""
+    return Path(source.data) if is_table(source.data) else source.labels
 
 
 def is_table(data: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from taut.data.dataset import DataError, Dataset
 from taut.data.joined import Column
 from taut.data.table import check_column
 from taut.flags import DataFlags
-from taut.sources import is_table, layout_of
+from taut.sources import label_table, layout_of
 from taut.values import whole_numbers
 
 LEAST = 20  # annotated images, below which figures of a value say little
@@ -37,7 +36,7 @@ class Values:
 
 def table_column(source: DataFlags, name: str) -> Column:
     """A column of the label table that flags name, by its rows; DataError where there is no table or no such column."""
-    path = Path(source.data) if is_table(source.data) else source.labels
+    path = label_table(source)
     if path is None:
         raise DataError(f"--by {name} is for a column of a label table, which {source.data} has not")
     table = layout_of(source, path)[0].table
@@ -73,7 +72,7 @@ def images_by(column: Column, dataset: Dataset) -> Values:
     images = {value: rows for value, rows in found.items() if annotated[rows].sum() >= LEAST}
     if not images:
         raise DataError(f"--by {column.name}: no value has the {LEAST} annotated images that figures of it need")
-    small = {value: len(rows) for value, rows in found.items() if value not in images}
+    small = {value: int(annotated[rows].sum()) for value, rows in found.items() if value not in images}
     return Values(str(column.name), images, small, len(dataset) - sum(map(len, found.values())))
 
 

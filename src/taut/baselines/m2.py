@@ -43,7 +43,8 @@ class M2(Baseline):
         """ValueError for more combinations of labels than can be enumerated, where any that are drawn lack some."""
         super().__init__(model, plan, facts)
         # Where a fold hides annotations of whole rows, what is hidden is not drawn.
-        if self.enumerates and plan.train.batch_unlabelled and facts.fully_annotated_images < facts.images:
+        others = facts.images if plan.train.batch_unlabelled else facts.annotated_images
+        if self.enumerates and facts.fully_annotated_images < others:
             latent.check_enumerable(self.sizes)
 
     @classmethod

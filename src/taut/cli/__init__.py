@@ -19,7 +19,7 @@ from taut.data.cells import annotation_notes, certain, unscored
 from taut.data.split import fold_count
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.facts import fingerprint
-from taut.fit import fit, hold_out, ignored_auxiliary, plan_of
+from taut.fit import fit, hold_out, ignored_auxiliary, judges_of, plan_of
 from taut.fit import resume as resume_fit
 from taut.flags import DataFlags
 from taut.labels import LabelError
@@ -71,7 +71,7 @@ def train(
         training = draw_annotations(training, source, seed)
         for note in training.notes[told:]:
             _tell(note)
-        fitted = fit(training, decisions.change, minutes, seed, run, source.to_json(), quiet, method, _tell)
+        fitted = fit(training, decisions.change, minutes, seed, run, source.absolute().to_json(), quiet, method, _tell)
     if not main_process:
         return
     kept, held, _ = run.load_draw()
@@ -116,8 +116,7 @@ def plan(source: DataFlags, decisions: PlanFlags, time: bool = False, out: Path 
         print(uncalibrated(facts, decided, fold_count(training, MOST_FOLDS)))
     if time:
         kept, held = hold_out(training, decided)
-        judges = certain(training.rows(held)) if len(held) else None
-        print(expected_time(training.rows(kept), decided, facts, judges))
+        print(expected_time(training.rows(kept), decided, facts, judges_of(training, held)))
     if out is not None:
         decided.save(out)
         print(f"the decisions are in {out}: --plan {out}")

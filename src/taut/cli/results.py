@@ -33,7 +33,7 @@ from taut.report.explain import explain as explain_image
 from taut.report.pictures import reliability_diagram
 from taut.report.tables import evaluation_table, evaluation_text
 from taut.run import Run, load_about
-from taut.sources import is_folder, is_table, load_source, replaced_source, test_flags
+from taut.sources import is_folder, is_table, label_table, load_source, replaced_source, test_flags
 from taut.subgroups import figures_by, images_by, table_column
 
 AT_ONCE = 1000  # images that are read and predicted before the next ones are
@@ -312,7 +312,7 @@ def _subfolder(source: DataFlags, other: Dataset | None, split: str | None) -> s
     names = []
     if other is not None:
         names.append(other.name if is_folder(source.data) else Path(other.name).stem)
-        table = Path(source.data) if is_table(source.data) else source.labels
+        table = label_table(source)
         names += [] if table is None else [table.stem]
     if split not in (None, "test"):
         names.append(str(split))

@@ -17,7 +17,7 @@ from taut.data.leakage import pixel_keys
 from taut.data.split import parse_fractions, split_by
 from taut.data.table import plural, read_table
 from taut.flags import ReadFlags
-from taut.sources import is_folder, is_table, load_source
+from taut.sources import is_folder, is_table, label_table, load_source
 
 
 @command(without=("split_column", "train_list", "test_list", "split_fractions"))
@@ -91,20 +91,16 @@ def with_saved_split(dataset: Dataset, path: Path, tested: bool) -> Dataset:
 def with_known_parts(dataset: Dataset, path: Path) -> Dataset:
     """Other data than a run's in the parts of its split.csv, where they are the run's own in another place.
 
-    They are where most images are there, some in its test part: by their pixels, by ids where these are not known.
-    Data that are others, or have a split, stay as they are, as do vectors that have numbers in place of ids.
+    They are where the pixels of most images are there, and some in its test part. Data that are others, or have a
+    split, stay as they are, as do vectors: their ids may be those of others.
     """
     if dataset.split is not None or not path.is_file():
         return dataset
     table = pd.read_csv(path, dtype=str, keep_default_na=False)[::-1]  # the part that is learnt from counts
-    hashes = table["pixels"] if "pixels" in table else pd.Series("", index=table.index)  # old runs have none
-    keys = pixel_keys(dataset) if hashes.any() else np.full(len(dataset), None)
-    if not any(keys) and list(dataset.ids) == [str(i) for i in range(len(dataset))]:
+    if "pixels" not in table:  # a run from before they were written
         return dataset
-    by_pixels = dict(zip(hashes, table["split"], strict=True))
-    by_id = dict(zip(table["image"][hashes == ""], table["split"][hashes == ""], strict=True))
-    known = [by_pixels.get(key) if key else by_id.get(name) for key, name in zip(keys, dataset.ids, strict=True)]
-    split = np.array([part or "" for part in known])
+    parts = dict(zip(table["pixels"], table["split"], strict=True)) | {"": ""}
+    split = np.array([parts.get(key or "", "") for key in pixel_keys(dataset)])
     if (split == "").mean() > 0.5 or not (split == "test").any():
         return dataset
     note = f"The images are the run's own, and in the parts that they have in {path}."
@@ -126,7 +122,7 @@ def write_split_table(source: ReadFlags, fractions: str, seed: int, out: Path) -
     All rows of an image have its part; rows without an image that can be used are left out. Raises DataError where
     DATA has no table, or `out` is there.
     """
-    path = Path(source.data) if is_table(source.data) else source.labels
+    path = label_table(source)
     if path is None or not is_folder(source.data):
         raise DataError(f"{source.data} has no table to write with a split: use --split-fractions with `taut train`")
     if is_table(source.data) and not is_table(str(out)):

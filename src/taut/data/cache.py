@@ -114,12 +114,12 @@ def _decode_dicom(file: Path, shape: Shape) -> NDArray[np.uint8]:
 
 def deep_white(paths: Sequence[Path]) -> float:
     """What is white in images of 16 bits a pixel: the greatest value of the least number of bits, 9 to 16, that holds a
-    sample of them. Others, and files that cannot be read, do not count.
+    sample of them. Files that cannot be read do not count.
     """
 
-    def brightest(path: Path) -> int | None:
+    def brightest(path: Path) -> int:
         with Image.open(path) as image:
-            return int(np.asarray(image).max()) if _is_deep(image) else None
+            return int(np.asarray(image).max())
 
     sample = paths[:: max(1, len(paths) // DEEP_SAMPLE)]
     found = _each(brightest, sample, "looking at 16-bit images", stop=False)
@@ -132,7 +132,15 @@ def scale_of(white: float | None, paths: Sequence[Path]) -> float:
 
     The same where that is more than a byte; else what the files' own bits tell.
     """
-    return deep_white(paths) if white is None or white <= BYTE else white
+    if white is not None and white > BYTE:
+        return white
+
+    def is_deep(path: Path) -> bool:
+        with Image.open(path) as image:
+            return _is_deep(image)
+
+    found = _each(is_deep, paths, "looking for 16-bit images", stop=False)
+    return deep_white([path for path, deep in zip(paths, found, strict=True) if deep is True])
 
 
 def read_images(

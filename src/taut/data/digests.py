@@ -19,7 +19,9 @@ class Digests:
     """
 
     def __init__(self, root: Path, paths: Sequence[Path]) -> None:
-        self.folder = os.path.commonpath([path.absolute().parent for path in paths]) if paths else ""
+        self.folder = ""
+        with contextlib.suppress(ValueError):  # none, or on several drives
+            self.folder = os.path.commonpath([path.absolute().parent for path in paths])
         self.kept = root / f"digests-{hashlib.sha256(self.folder.encode()).hexdigest()[:32]}.json"
         self.known: dict[str, str] = {}
         self.read = 0

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,8 +81,10 @@ def find_path_column(table: pd.DataFrame, files: list[str]) -> tuple[str, list[s
             if str(name).lower().endswith(SUFFIXES):
                 raise DataError(f"the table has no header: its first row names an image, {name!r}: name its columns")
             return str(name), []
-    stems = {_stem(file) for file in files}
-    named = [str(name) for name in table.columns if _bases(table[name].dropna()).isin(stems).mean() >= 0.5]
+    stems = {_composed(_stem(file)) for file in files}
+    named = [
+        str(name) for name in table.columns if _bases(table[name].dropna()).map(_composed).isin(stems).mean() >= 0.5
+    ]
     small = [name for name in named if table[name].dropna().str.fullmatch(SMALL_NUMBER).all()]
     differ = [name for name in small if 2 * table[name].nunique() > len(table)]
     found = [name for name in named if name not in small]
@@ -122,7 +125,8 @@ def match_files(
     shared: how many last parts of its path, folders and name, must be left; above 1 a bare name is never enough, and
     the ending may be that of another kind of image.
     """
-    texts = values.str.replace("\\", "/", regex=False).str.replace(r"^(\./)+", "", regex=True)
+    texts = values.str.replace("\\", "/", regex=False).str.replace(r"^(\./)+", "", regex=True).map(_composed)
+    files = [_composed(file) for file in files]
     found = np.full(len(values), -1, dtype=np.intp)
     index = {file: i for i, file in enumerate(files)}
 
@@ -165,6 +169,11 @@ def match_files(
     return found
 
 
+def _composed(text: Any) -> Any:
+    """A name with accents in its letters, as tables have it, and not beside them, as macOS has it; NaN as it is."""
+    return unicodedata.normalize("NFC", text) if isinstance(text, str) and not text.isascii() else text
+
+
 def _stem(file: str) -> str:
     """The bare name without its ending; digits after the last point, as in 1.2.840.7, are none, but for a 0 alone."""
     stem, suffix = os.path.splitext(file.rpartition("/")[2])
@@ -181,8 +190,7 @@ def _stem_tail(text: str, shared: int) -> str | None:
 
 
 def _folded(text: str) -> str:
-    """The bare name in one case, with accents as letters have them in tables and not as macOS writes them."""
-    return unicodedata.normalize("NFC", text.rpartition("/")[2]).casefold()
+    return text.rpartition("/")[2].casefold()
 
 
 def _folded_stem(text: str) -> str | None:

@@ -25,7 +25,7 @@ from taut.data.dataset import DataError, Dataset
 from taut.data.dicom import Header
 from taut.data.files import SUFFIXES, find_images
 from taut.data.listing import Listing, TableOptions, from_table, one_of_image, with_unannotated
-from taut.data.named import ELSEWHERE, images_beside, images_of_table
+from taut.data.named import ELSEWHERE, images_beside, images_of_table, outside
 from taut.data.subfolders import from_subfolders
 from taut.data.table import listed, plural, read_table
 from taut.labels import LabelSpace, Scalar
@@ -110,13 +110,13 @@ def load_folder(
         files = find_images(folder, notes)
     else:
         files = images_of_table(folder, labels, table, path_column, notes)
-    if unannotated is not None and labels is None and folder.resolve() in unannotated.resolve().parents:
-        inside = unannotated.resolve().relative_to(folder.resolve()).as_posix() + "/"
-        files = [file for file in files if not file.startswith(inside)]
+    if unannotated is not None and labels is None:
+        files = outside(unannotated, folder, files)
     if not files:
         hint = "" if others else f": {ELSEWHERE.format('--images')}"
         hint += "" if labels is None else "; a table of features is read from .npz, .npy or Parquet files"
-        raise DataError(f"{folder} has no images ({', '.join(SUFFIXES)}){hint}")
+        said = "".join(f"; {note.rstrip('.')}" for note in notes)
+        raise DataError(f"{folder} has no images ({', '.join(SUFFIXES)}){hint}{said}")
     options = TableOptions(
         path_column,
         label_columns,

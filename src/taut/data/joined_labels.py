@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from taut.data.cells import BLANK, UNSAID
 from taut.data.dataset import DataError
 from taut.data.joined import SEPARATOR, other_separator, split_names
-from taut.data.table import Cells, check_case, check_column, listed
+from taut.data.table import Cells, check_column, listed
 from taut.labels import LabelError, LabelSpace
 
 NO_FINDING = ("no finding", "no findings", "none", "normal")
@@ -55,7 +55,7 @@ def read_joined(
     nothing = names.index[none].to_numpy()
     names = names[~none]
     found = sorted(set(names))
-    check_case(sorted({*found, *([] if space is None else space.names)}), column)
+    _check_case(found, () if space is None else space.names, column)
     space = space or (LabelSpace.multilabel(found) if found else None)
     if space is None or not (len(nothing) or set(space.names) & set(found)):
         wanted = "of labels" if space is None else listed(space.names)
@@ -81,3 +81,15 @@ def read_joined(
         codes[:, [position[name] for name in absent]] = UNSAID
         notes.append(f"Labels that {column!r} does not name: {listed(absent)}.")
     return Cells(space, codes, notes)
+
+
+def _check_case(found: Sequence[str], labels: Sequence[str], column: str) -> None:
+    """LabelError for a name that only the case of letters tells from another: each would be no where the other is yes.
+
+    labels: that are there already, whatever their names.
+    """
+    others = pd.Series([*found, *(name for name in labels if name not in found)], dtype=object)
+    alike = others.str.casefold().duplicated(keep=False)
+    if (alike & ~others.isin(labels)).any():
+        names = listed(sorted(others[alike]))
+        raise LabelError(f"column {column!r} has names that differ in case alone, {names}: write them alike")

@@ -45,6 +45,15 @@ def path_column_of(table: pd.DataFrame, files: list[str], flag: str | None) -> t
         raise DataError(f"{error}; or {ELSEWHERE.format(flag)}" if flag else str(error)) from error
 
 
+def outside(place: Path, folder: Path, files: list[str]) -> list[str]:
+    """The files of a folder, relative to it, that are not below another place in it; a link may lead there."""
+    parents, there = {file.rpartition("/")[0] for file in files}, place.resolve()
+    if folder.resolve().is_relative_to(there):
+        return files
+    inside = {parent for parent in parents if (folder / parent).resolve().is_relative_to(there)}
+    return [file for file in files if file.rpartition("/")[0] not in inside]
+
+
 def images_beside(
     place: Path, folder: Path, files: list[str], taken: list[str], notes: list[str]
 ) -> tuple[list[str], list[str]]:

@@ -25,6 +25,7 @@ from numpy.typing import DTypeLike
 
 CHECKPOINT_SECONDS = 300.0  # the most work that a process loses which is killed
 DAY = 86400.0
+KINDS = ("images", "features", "digests", "note")  # what names begin with: the folder may have others' files too
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def partials(array: Path) -> list[Partial]:
 
 
 def recover(folder: Path) -> None:
-    """Of writers that were killed keep what they noted as done, and delete the other temporary files."""
-    for path in folder.glob("*.tmp"):
+    """Of writers that were killed keep what they noted as done, and delete their other temporary files."""
+    for path in (path for kind in KINDS for path in folder.glob(f"{kind}-*.tmp")):
         with contextlib.suppress(OSError):  # another process was first
             if _is_abandoned(path):
                 if path.with_suffix(".json").exists():
@@ -68,7 +69,7 @@ def recover(folder: Path) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file that is there as a whole or not at all."""
-    temporary = _temporary(path)
+    temporary = path.with_name(f"note-{uuid.uuid4().hex}.tmp")  # short: the name of the file may be long already
     try:
         temporary.write_text(json.dumps(value), encoding="utf-8")
         os.replace(temporary, path)

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from taut.data.augment import Augment
 from taut.data.dataset import Dataset
+from taut.facts import SHARED
 from taut.nn.vae import LabelVAE
 from taut.objective import Batch, SecondView
 
@@ -46,8 +47,8 @@ class Stream:
     """Batches of annotated rows first, then rows with something unannotated.
 
     labelled, unlabelled: rows of each kind in a batch of one process; the last `unlabelled` rows get the second view
-    that is asked for. Images whose labels are partly annotated belong to both kinds. Raises ValueError where that
-    leaves a batch empty.
+    that is asked for. Images whose labels are partly annotated belong to both kinds, but to the second alone where
+    nearly all images are annotated and some completely. Raises ValueError where that leaves a batch empty.
     """
 
     def __init__(
@@ -62,8 +63,12 @@ class Stream:
         processes: int = 1,
     ) -> None:
         observed = dataset.annotation.observed
-        self.annotated = Cycle(np.flatnonzero(observed.any(axis=1)), seed)
-        self.rest = Cycle(np.flatnonzero(~dataset.annotation.complete), seed + 1)
+        complete, known = dataset.annotation.complete, observed.any(axis=1)
+        # Of a partly annotated table complete images would else be drawn more seldom than others.
+        apart = unlabelled and complete.any() and known.mean() >= SHARED
+        first = complete if apart else known
+        self.annotated = Cycle(np.flatnonzero(first), seed)
+        self.rest = Cycle(np.flatnonzero(~complete), seed + 1)
         self.labelled = labelled if len(self.annotated.rows) else 0
         self.unlabelled = unlabelled if len(self.rest.rows) else 0
         if self.labelled + self.unlabelled == 0:

@@ -161,7 +161,7 @@ def read_labels(
         if len(classes) > 2 and set(classes) <= set(rest) and space.names[0] not in rest:
             return _read_one_hot(table, classes, space)
     if space is not None and set(label_columns or ()) <= set(space.names):
-        there = [label for label in space if label.name in (label_columns or rest)]
+        there = [label for label in space if label.name in rest and label.name in (label_columns or rest)]
         if 0 < len(there) < len(space):
             names = [label.name for label in there]
             part = read_labels(table, used, names, LabelSpace(tuple(there)), unlabeled, separator, yes_no, negative)
@@ -242,14 +242,6 @@ def _almost(cells: Column) -> str | None:
         f"{cells.name!r} is no label, since row {cells.index[first]} says {cells.iloc[first]!r}: leave such cells "
         "blank, or name that text with --unlabeled."
     )
-
-
-def check_case(names: Sequence[str], column: object) -> None:
-    """LabelError for names that only the case of letters tells apart; as labels they would contradict each other."""
-    folded = pd.Series(names, dtype=object).str.casefold()
-    if folded.duplicated().any():
-        alike = [name for name, twice in zip(names, folded.duplicated(keep=False), strict=True) if twice]
-        raise LabelError(f"column {column!r} has names that differ in case alone, {listed(alike)}: write them alike")
 
 
 def _choose_columns(table: pd.DataFrame, rest: list[str], space: LabelSpace | None, separator: str | None) -> list[str]:
@@ -351,7 +343,6 @@ def _classes(texts: Column, separator: str | None) -> tuple[str, ...]:
         raise DataError(f"column {name!r} holds continuous values such as {texts.iloc[0]}, which are not classes")
     numeric = len(numbers) > 0 and not np.isnan(numbers).any()
     classes = tuple(sorted(set(texts), key=float)) if numeric else tuple(sorted(set(texts)))
-    check_case(classes, name)
     if len(classes) < 2:
         raise LabelError(f"label {name!r} has {len(classes)} class {list(classes)}: at least two are needed")
     return classes
