@@ -13,6 +13,7 @@ from taut.facts import Facts
 from taut.frequency import ClassFrequencies
 from taut.objective import Batch, LossTerms, Objective, Weights, auxiliary_term, tighter_elbo
 from taut.plan import Plan, TrainPlan
+from taut.rules import estimates, is_finished
 from taut.targets import Estimate, Interpolation, Source, Teacher
 
 
@@ -64,8 +65,21 @@ class TighterELBO(Objective):
 
     @classmethod
     def plan_for(cls, facts: Facts) -> dict[str, Any]:
-        """The decisions in which the plan differs from `make_plan`'s."""
-        return {}
+        """The decisions in which the plan differs from `make_plan`'s.
+
+        From images of several labels of which nothing is estimated, what is not annotated teaches the decoder alone.
+        With 16 such rows and a quarter of all decoded a step on chest X-rays took 1.5 times as long as the annotated
+        rows alone, with these 1.15 times, and of equal time findings are learnt by the number of steps.
+        """
+        if not facts.is_image or facts.labels == 1 or estimates(facts):
+            return {}
+        alone = facts.annotated_images == facts.fully_annotated_images > 0 and not facts.auxiliary
+        few = (
+            {}
+            if not alone or is_finished(facts)
+            else {"train.batch_unlabelled": min(8, facts.images - facts.annotated_images)}
+        )
+        return {"objective.share": 0.1, **few}
 
     @classmethod
     def decodes(cls, plan: Plan) -> bool:
