@@ -10,6 +10,7 @@ import pytest
 from taut.data.dataset import DataError, Dataset
 from taut.data.embedded import digit_grid, digits
 from taut.facts import fingerprint
+from taut.fit import plan_for
 from taut.labels import Label, LabelSpace
 from taut.plan import Plan, override
 from taut.rules import FOLDS, IMAGE_FOLDS, advice, describe, fast_bf16, make_plan
@@ -82,6 +83,21 @@ def test_nothing_is_estimated_of_several_labels_of_scans() -> None:
         objective = planned(data).objective
         assert objective.source == source
         assert (objective.mutual_information > 0) == (source == "teacher")
+
+
+def test_where_nothing_is_estimated_the_decoder_takes_little_time() -> None:
+    def share_and_rows(data: Dataset) -> tuple[float, int]:
+        plan = plan_for(fingerprint(data))
+        return plan.objective.share, plan.train.batch_unlabelled
+
+    whole = cells(200, 1.0)
+    whole[40:] = NAN
+    assert share_and_rows(images(whole, SEVERAL)) == (0.1, 8)
+    whole[40:195] = 1.0
+    assert share_and_rows(images(whole[:195], SEVERAL)) == (0.1, 0)  # nothing is missing
+    assert share_and_rows(images(cells(200, 0.2), SEVERAL))[0] == 0.1
+    for data in (strokes(cells(200, 0.2)), images(some_known(200, 20)), vectors(cells(200, 0.2), SEVERAL)):
+        assert share_and_rows(data)[0] == 0.25
 
 
 def test_hidden_targets_are_no_facts() -> None:
