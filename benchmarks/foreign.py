@@ -43,8 +43,5 @@ def noisy(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def resized(images: NDArray[np.number], side: int) -> NDArray[np.uint8]:
     """Grey images [N, 1, H, W] of 0 to 255 at another size."""
-    if images.shape[-1] > side:
-        pixels = F.interpolate(torch.from_numpy(images).float(), (side, side), mode="area")
-    else:
-        pixels = F.interpolate(torch.from_numpy(images).float(), (side, side), mode="bilinear")
-    return pixels.round().to(torch.uint8).numpy()
+    mode = "area" if images.shape[-1] > side else "bilinear"
+    return F.interpolate(torch.from_numpy(images).float(), (side, side), mode=mode).round().to(torch.uint8).numpy()

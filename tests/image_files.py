@@ -5,6 +5,7 @@ import csv
 import numpy as np
 from PIL import Image
 
+from taut.data import cache
 from taut.labels import LabelSpace
 
 BINARY = LabelSpace.multilabel(["A", "B"])
@@ -44,3 +45,12 @@ def classes(data):
 def rows_of(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def decoded_by(monkeypatch, read):
+    """The names of the files that `read` decodes, and what it returns."""
+    names, decode = [], cache.decode_image
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "decode_image", lambda path, *how: (names.append(path.name), decode(path, *how))[1])
+        found = read()
+    return sorted(names), found

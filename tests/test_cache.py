@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from commands import taut
-from image_files import BINARY, images, paint
+from image_files import BINARY, decoded_by, images, paint
 from taut.data import DataError, cache, kept, leakage
 from taut.data.cache import read_images
 from taut.data.folder import load_folder
@@ -140,15 +140,6 @@ def small_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "MAP_BYTES", 0)
     monkeypatch.setenv("TAUT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def decoded_by(monkeypatch, read):
-    """The names of the files that `read` decodes, and what it returns."""
-    names, decode = [], cache.decode_image
-    with monkeypatch.context() as patch:
-        patch.setattr(cache, "decode_image", lambda path, *how: (names.append(path.name), decode(path, *how))[1])
-        found = read()
-    return sorted(names), found
 
 
 def test_large_sets_are_decoded_once(tmp_path, small_limit, monkeypatch):

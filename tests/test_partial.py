@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from commands import taut
-from image_files import images
+from image_files import decoded_by, images
 from taut.data import DataError, cache, partial
 from taut.data.partial import Partial, Rows, partials, recover
 
@@ -48,15 +48,6 @@ def stop_at(monkeypatch, name, error):
         return decode(path, *how)
 
     monkeypatch.setattr(cache, "decode_image", stops)
-
-
-def decoded_by(monkeypatch, read):
-    """The names of the files that `read` decodes, and what it returns."""
-    names, decode = [], cache.decode_image
-    with monkeypatch.context() as patch:
-        patch.setattr(cache, "decode_image", lambda path, *how: (names.append(path.name), decode(path, *how))[1])
-        found = read()
-    return sorted(names), found
 
 
 def endings(root):

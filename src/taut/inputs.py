@@ -12,7 +12,7 @@ from taut.data.arrays import is_pack, load_npz
 from taut.data.cache import read_images, scale_of
 from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.embeddings import load_embeddings
-from taut.data.files import find_images, match_files
+from taut.data.files import match_files
 from taut.data.fitting import check_shape, in_order
 from taut.data.layout import choose_view
 from taut.data.listing import TableOptions
@@ -34,16 +34,16 @@ def read_inputs(
     most: int | None = None,
     encode: bool = True,
     columns: Sequence[str] = (),
-    table: tuple[list[str], list[Path]] | None = None,
+    images: tuple[list[str], list[Path]] | None = None,
 ) -> Iterator[tuple[list[str], Any, list[tuple[Path, str]]]]:
-    """Names, inputs and what could not be read, from an image, a folder, an .npz pack or a file of embeddings.
+    """Names, inputs and what could not be read, from an image, some images, an .npz pack or a file of embeddings.
 
     Annotations are not read, so that they need not be those of the model.
     white: as in `load_source`.  source: the flags of the run, for what its files call the ids.
     frozen: the encoder whose features the model takes; vectors are taken for its features.
     encode: whether these features stand in for images, or images stay as the encoder reads them.
     columns: the names of the features that the model takes.
-    table: the names and the files of the images that it names, where `path` is one (`table_images`).
+    images: names and files of the images that `path` stands for, where it is a table (`table_images`) or a folder.
     most: so many image files at once, of which any number may be unread; all of them by default.
     Raises DataError, after the last ones, where none could be read.
     """
@@ -67,11 +67,8 @@ def read_inputs(
         return
     if len(shape) != 3:
         raise DataError(f"{path}: the model takes feature vectors, not images")
-    files = [path / name for name in find_images(path)] if path.is_dir() else [path]
-    named = {}
-    if table is not None:
-        files = table[1]
-        named = dict(zip(files, table[0], strict=True))
+    files = [path] if images is None else images[1]
+    named = {} if images is None else dict(zip(files, images[0], strict=True))
     reasons: list[tuple[Path, str]] = []
     count = 0
     size, deep = most or max(1, len(files)), scale_of(white, files)

@@ -92,7 +92,7 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
     elif shared:
         # Partly annotated tables: annotated and unannotated cells share their images. Where these are seen often and
         # say little each, of equal time more of them a step taught more than more steps, on chest X-rays, canvases of
-        # digits and yeast with a fifth of the cells. Of scans with nine in ten, 128 taught more than 320.
+        # digits and yeast with a fifth of the cells. In a trial on scans with nine in ten, 128 taught more than 320.
         seldom = facts.is_image and PASSES * facts.images > few * train.steps
         alike = round(few * facts.images * facts.labels / sum(facts.annotated_cells))  # in known cells
         rows = few if seldom else min(total, alike, max(few, facts.images // 4))

@@ -68,8 +68,8 @@ class TighterELBO(Objective):
         """The decisions in which the plan differs from `make_plan`'s.
 
         From images of several labels of which nothing is estimated, what is not annotated teaches the decoder alone.
-        With 16 such rows and a quarter of all decoded a step on chest X-rays took 1.5 times as long as the annotated
-        rows alone, with these 1.15 times, and of equal time findings are learnt by the number of steps.
+        In a profile on chest X-rays a step with 16 such rows and a quarter of all decoded took 1.5 times as long as
+        the annotated rows alone, with these 1.15 times; and findings are learnt by the number of steps.
         """
         if not facts.is_image or facts.labels == 1 or estimates(facts):
             return {}

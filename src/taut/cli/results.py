@@ -195,7 +195,7 @@ def predict(
             print(f"taut: {images}: {note}", file=sys.stderr)
         named = [str(file) for file in files], files
     total = None if named is None else len(named[1])
-    blocks = read_inputs(images, model, white, source, frozen, AT_ONCE, columns=columns, table=named)
+    blocks = read_inputs(images, model, white, source, frozen, AT_ONCE, columns=columns, images=named)
     with tqdm(total=total, desc="predicting", unit="image", delay=2, disable=None) as bar:
         for names, x, unread in blocks:
             bar.total = total or len(names)  # arrays come as a whole
