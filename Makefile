@@ -19,8 +19,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
+# A process for each core, each with one thread: networks this small are hardly faster with more.
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
