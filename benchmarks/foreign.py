@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,17 +16,20 @@ MOST = 1000
 NOISE = 60  # standard deviation, of 255
 
 
+@cache
 def photographs(side: int) -> NDArray[np.uint8]:
     """Grey CIFAR-10 images, [1000, 1, side, side]."""
     images = load_npz(find_pack("cifar10_test_jpeg.npz", "jpeg, offsets, y, class_names")).x[:MOST]
     return resized(images.mean(axis=1, keepdims=True), side)
 
 
+@cache
 def scans(side: int) -> NDArray[np.uint8]:
     """Chest X-rays, [1000, 1, side, side]."""
     return resized(np.load(find_pack("nih_cxr14_all_64.npz", "x"))["x"][:MOST, None], side)
 
 
+@cache
 def digits(side: int) -> NDArray[np.uint8]:
     """Handwritten digits, [1000, 1, side, side]."""
     return resized(load_npz(find_pack("mnist_test.npz", "x, y")).x[:MOST], side)

@@ -1,6 +1,7 @@
-"""Writes docs/explain/results.md, and the tables and pictures of the pages beside it, from benchmarks/results/*.json.
+"""Writes docs/explain/results.md, and the tables and pictures of pages and README, from benchmarks/results/*.json.
 
-No figure is typed by hand. A page has its tables between `<!-- results: NAME -->` and `<!-- end -->`.
+No figure of a table is typed by hand. A page has its tables between `<!-- results: NAME -->` and `<!-- end -->`, the
+README its own between `<!-- overview -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from benchmarks.common import RESULTS
+from benchmarks.overview import overview
 from taut.compare import draw_points
 
-DOCS = Path(__file__).parent.parent / "docs" / "explain"
+README = Path(__file__).parent.parent / "README.md"
+DOCS = README.parent / "docs" / "explain"
 PAGE = DOCS / "results.md"
 SHOWN = (
     "error", "worst error", "error_one_pass", "seconds_to_3.12", "ap_macro", "auroc_macro", "nll", "ece",
     "raw_nll", "raw_ece", "elbo", "annotated_q", "alpha", "bound",
-    "surrogate", "gap", "ood_cifar10", "ood_chest", "ood_turned", "ood_noisy",
+    "surrogate", "gap", "ood_cifar10", "ood_photographs", "ood_digits", "ood_chest", "ood_negative",
+    "ood_turned", "ood_noisy",
     "own_error", "decoder_error", "joint_error", "joint_weight",
     "elbo_11", "iw_11", "gap_11", "elbo_12", "iw_12", "gap_12", "bits_per_dim", "exponent of c^k",
     "last over first", "ratio", "loop_ms", "bare_ms", "parameters", "steps", "kept",
@@ -36,6 +40,7 @@ PAIRED = ("error", "ap_macro", "auroc_macro", "nll", "ece")
 LEVEL = 0.95
 FEW, ALL = "masked_cross_entropy", "all annotated"  # the ends of the way that a method covers a share of
 MARKED = re.compile(r"<!-- results: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
+OVERVIEW = re.compile(r"<!-- overview -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def page(folder: Path = RESULTS) -> str:
@@ -44,7 +49,8 @@ def page(folder: Path = RESULTS) -> str:
         "# Results",
         "Written by `python -m benchmarks.report` from `benchmarks/results/*.json`, where every draw is recorded. "
         "Figures are mean ± standard deviation over the draws, or those of the only draw; errors are in percent, NLL "
-        "and ELBO in nats.",
+        "and ELBO in nats. `error_one_pass` is without the mean over views, `raw_` before calibration; `kept` is the "
+        "step whose weights were kept. `elbo` is eq. 11: of a method that trains no decoder it means nothing.",
     ]
     for path in sorted(folder.glob("*.json")):
         parts += section(json.loads(path.read_text()))
@@ -182,6 +188,7 @@ def filled(text: str, folder: Path = RESULTS) -> str:
         body = "\n\n".join(section(json.loads(path.read_text()))[1:]) if path.exists() else "Not measured yet."
         return f"<!-- results: {found[1]} -->\n{body}\n<!-- end -->"
 
+    text = OVERVIEW.sub(lambda _: f"<!-- overview -->\n{overview(folder)}\n<!-- end -->", text)
     return MARKED.sub(table, text)
 
 
@@ -267,7 +274,7 @@ def main() -> None:
     """Write all of it."""
     PAGE.write_text(page())
     pictures()
-    for path in sorted(DOCS.glob("*.md")):
+    for path in [README, *sorted(DOCS.glob("*.md"))]:
         path.write_text(filled(path.read_text()))
 
 

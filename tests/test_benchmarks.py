@@ -234,24 +234,6 @@ def test_the_plain_objective_of_the_mnist_benchmark_has_no_other_sources() -> No
     assert objective.reconstruction == objective.beta_z > 0 < objective.beta_c
 
 
-@pytest.mark.skipif(not MNIST, reason="$TAUT_DATA names no folder with mnist_train.npz and mnist_test.npz")
-def test_the_mnist_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mnist, "fit", tiny_fit)
-    monkeypatch.setattr("taut.budget.step_seconds", lambda *_: 1.0)
-    mnist.main(seeds=1, minutes=0.01, plain_seeds=1, plain_minutes=0.01, folder=tmp_path)
-    for name in ("100-augmented-0.01-minutes", "100-plain-0.01-minutes", "20-augmented-0.01-minutes", "100-eq-16"):
-        (row,) = json.loads((tmp_path / f"mnist-{name}.json").read_text())["summary"].values()
-        assert row["images"]["mean"] == 10_000
-        assert ("error_one_pass" in row) == ("plain" not in name)
-        assert row["steps"]["mean"] == 20
-        assert 0 < row["error"]["mean"] < 100
-    assert mnist.draw(0, 2).annotation.observed.sum() == 20
-    training, hidden = mnist.hidden_part(0, 2)
-    assert training.annotation.observed.sum() == 20
-    assert hidden.annotation.observed.all()
-    assert len(training) + len(hidden) == len(mnist.parts()[0])
-
-
 NEEDS_YEAST = pytest.mark.skipif(
     HERE is None or not (Path(HERE) / yeast.PACK).is_file(), reason="$TAUT_DATA names no folder with mulan_yeast.npz"
 )
@@ -270,6 +252,30 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "fit", tiny_fit)
     monkeypatch.setattr(mnist, "HIDDEN", 100)
     monkeypatch.setattr("taut.budget.step_seconds", lambda *_: 1.0)
+
+
+@NEEDS_MNIST
+def test_the_draws_of_mnist() -> None:
+    assert len(mnist.parts()[1]) == 10_000
+    assert mnist.draw(0, 2).annotation.observed.sum() == 20
+    training, hidden = mnist.hidden_part(0, 2)
+    assert training.annotation.observed.sum() == 20
+    assert hidden.annotation.observed.all()
+    assert len(training) + len(hidden) == len(mnist.parts()[0])
+
+
+@NEEDS_MNIST
+@pytest.mark.usefixtures("few_images")
+def test_the_mnist_benchmark_in_miniature(tmp_path: Path) -> None:
+    mnist.main(seeds=1, minutes=0.01, plain_seeds=1, plain_minutes=0.01, folder=tmp_path)
+    found = {path.stem.removeprefix("mnist-"): json.loads(path.read_text()) for path in tmp_path.iterdir()}
+    assert {name.removesuffix("-0.01-minutes") for name in found} == {*mnist.MEASURED}
+    for name, data in found.items():
+        (row,) = data["summary"].values()
+        assert row["images"]["mean"] == 200
+        assert ("error_one_pass" in row) == ("plain" not in name and "unmixed" not in name)
+        assert row["steps"]["mean"] == 20
+        assert 0 < row["error"]["mean"] < 100
 
 
 @NEEDS_MNIST
@@ -325,6 +331,8 @@ def test_the_generative_benchmark_in_miniature(tmp_path: Path, monkeypatch: pyte
         assert all(0 <= row["ood_noise"]["mean"] <= 1 for row in summary.values())
         assert "decoder_error" not in summary["rho 0"]
         assert 0 <= summary["rho 0.001"]["joint_error"]["mean"] <= 100
+    generative.main(1, 0.01, ["plain", "50-labels"], tmp_path / "some")
+    assert [path.stem for path in (tmp_path / "some").iterdir()] == ["generative-plain-50"]
 
 
 class Prototypes:
@@ -493,12 +501,13 @@ def test_the_parts_of_the_x_rays_are_their_own_and_no_draw_touches_the_valid_or_
     assert not set(training.groups) & set(testing.groups)
     valid = training.split == "valid"
     assert valid.sum() == 213
-    for _, methods in xrays.SETTINGS.values():
-        for method in methods(0.01).values():
-            drawn = method.args[0](0) if len(method.args) == 3 else xrays.everything(0)
-            assert drawn.annotation.observed[valid].all()
-            np.testing.assert_array_equal(drawn.annotation.targets[valid], training.annotation.targets[valid])
-            assert set(drawn.split) == {"train", "valid"}
+    methods = [method for _, setting in xrays.SETTINGS.values() for method in setting(0.01).values()]
+    draws = {str(method.args[0]): method.args[0] for method in methods if method.func is not xrays.annotated}
+    for draw in [xrays.everything, *draws.values()]:
+        drawn = draw(0)
+        assert drawn.annotation.observed[valid].all()
+        np.testing.assert_array_equal(drawn.annotation.targets[valid], training.annotation.targets[valid])
+        assert set(drawn.split) == {"train", "valid"}
     assert training.annotation.observed.all()
     assert testing.annotation.observed.all()
 
@@ -552,6 +561,7 @@ def few_x_rays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(xrays.ADDED, "patients-10", partial(xrays.patients, 0.1, {"siddharth": "siddharth"}))
     monkeypatch.setattr(xrays, "POLICIES", {"latent": "latent", "ignore": "ignore"})
     monkeypatch.setattr("taut.budget.step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("taut.budget.look_seconds", lambda *_: 0.0)
     monkeypatch.setattr("taut.budget.LEAST_STEPS", 7)
     monkeypatch.setattr(xrays, "MINUTES", 0.01)
     xrays.annotated.cache_clear()
@@ -559,23 +569,25 @@ def few_x_rays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @NEEDS_XRAYS
 @pytest.mark.usefixtures("few_x_rays")
-def test_the_x_ray_benchmark_in_miniature(tmp_path: Path) -> None:
-    names = ["patients-10", "cells-20", "uncertain", "imbalance", "auxiliary-20", "foreign", "more"]
-    xrays.main(seeds=1, minutes=0.01, names=names, folder=tmp_path)
-    found = {path.stem: json.loads(path.read_text()) for path in tmp_path.iterdir()}
-    assert set(found) == {f"xrays-{name}" for name in names[:-1]}
-    assert set(found["xrays-patients-10"]["summary"]) == {*xrays.NAMES, *xrays.MORE, "all annotated"}
-    assert len(found["xrays-uncertain"]["summary"]) == 4
-    assert len(found["xrays-imbalance"]["summary"]) == 3
-    assert len(found["xrays-auxiliary-20"]["summary"]) == 4
-    kinds = ("photographs", "digits", "negative", "turned", "noisy")
-    assert all(0 <= draw[f"ood_{kind}"] <= 1 for draw in found["xrays-foreign"]["draws"] for kind in kinds)
-    for data in found.values():
-        for draw in data["draws"]:
-            assert draw["auroc_macro"] == pytest.approx(np.mean(list(draw["auroc"].values())), abs=1e-4)
-            assert draw["steps"] == 7
-            assert 1 <= draw["kept"] <= 7
-    assert "| masked_cross_entropy | 1 |" in report.page(tmp_path)
+@pytest.mark.parametrize(
+    ("name", "methods"),
+    [("patients-10", 5), ("cells-20", 4), ("uncertain", 4), ("imbalance", 3), ("auxiliary-20", 4), ("foreign", 2)],
+)
+def test_the_x_ray_benchmark_in_miniature(tmp_path: Path, name: str, methods: int) -> None:
+    xrays.main(seeds=1, minutes=0.01, names=[name, "more"], folder=tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert path.stem == f"xrays-{name}"
+    data = json.loads(path.read_text())
+    assert len(data["summary"]) == methods
+    if name == "patients-10":
+        assert set(data["summary"]) == {*xrays.NAMES, *xrays.MORE, "all annotated"}
+        assert "| masked_cross_entropy | 1 |" in report.page(tmp_path)
+    kinds = ("photographs", "digits", "negative", "turned", "noisy") if name == "foreign" else ()
+    for draw in data["draws"]:
+        assert all(0 <= draw[f"ood_{kind}"] <= 1 for kind in kinds)
+        assert draw["auroc_macro"] == pytest.approx(np.mean(list(draw["auroc"].values())), abs=1e-4)
+        assert draw["steps"] == 7
+        assert 1 <= draw["kept"] <= 7
 
 
 @NEEDS_XRAYS
@@ -719,7 +731,7 @@ def test_the_cost_of_labels_in_miniature(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_pages_of_claims_are_up_to_date() -> None:
-    for path in report.DOCS.glob("*.md"):
+    for path in [report.README, *report.DOCS.glob("*.md")]:
         assert path.read_text() == report.filled(path.read_text()), path.name
 
 

@@ -1,0 +1,113 @@
+"""The README's table of results, from benchmarks/results/*.json: a row for each setting, taut beside some others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.common import RESULTS
+
+CROSS_ENTROPY = "masked_cross_entropy"
+WORDS = {
+    CROSS_ENTROPY: "cross-entropy alone",
+    "supervised": "cross-entropy alone",
+    "label_spreading": "LabelSpreading",
+    "svc": "SVC",
+    "vat": "VAT",
+    "mixmatch": "MixMatch",
+    "freematch": "FreeMatch",
+    "fixmatch": "FixMatch",
+    "siddharth": "Siddharth's",
+    "m2": "M2",
+    "one-vs-rest logistic regression, tuned": "tuned logistic regression",
+    "taut, no decoder": "without its decoder",
+}
+
+
+class Row(NamedTuple):
+    """One setting: what it is, the figure that is shown, its file, taut's name there, and those of others."""
+
+    setting: str
+    figure: str
+    file: str
+    others: tuple[str, ...] = ()
+    own: str = "taut"
+
+
+FIGURES = {
+    "error": ("error, %", 2),
+    "ap_macro": ("average precision", 3),
+    "auroc_macro": ("AUROC", 3),
+    "ood_turned": ("AUROC of turned images", 3),
+    "seconds_to_3.12": ("seconds of training", 0),
+}
+ROWS = (
+    Row("`digits`, 5 labels a class", "error", "digits", (CROSS_ENTROPY, "label_spreading", "svc")),
+    Row("MNIST, 100 labels, 4 minutes", "error", "mnist-100-augmented"),
+    Row(
+        "… 1 minute", "error", "rivals-augmented", ("vat", "mixmatch", "freematch", "m2", "supervised"), "tighter-elbo"
+    ),
+    Row("… 6 minutes", "error", "rivals-augmented-6-minutes", ("vat", "mixmatch"), "tighter-elbo"),
+    Row("… until it stays under 3.12 %", "seconds_to_3.12", "mnist-speed"),
+    Row("… 20 labels, 4 minutes", "error", "mnist-20-augmented"),
+    Row(
+        "… 100 labels, no augmentation, 1 minute",
+        "error",
+        "rivals-plain",
+        ("siddharth", "m2", "freematch", "supervised"),
+        "tighter-elbo",
+    ),
+    Row(
+        "… no augmentation, 6 minutes",
+        "error",
+        "rivals-plain-6-minutes",
+        ("freematch", "vat"),
+        "tighter-elbo",
+    ),
+    Row("… nor mixtures of images, 6 minutes", "error", "mnist-100-unmixed-6-minutes"),
+    Row(
+        "MNIST's training images of which 60 % show one digit, 10 labels of each",
+        "error",
+        "unbalanced-10-labels",
+        ("fixmatch", "supervised"),
+    ),
+    Row("`digit-grid`, 20 % of the cells", "ap_macro", "digit-grid", (CROSS_ENTROPY,)),
+    Row("… 5 % of the cells, 1 minute", "ap_macro", "grid-cells-5", (CROSS_ENTROPY, "fixmatch")),
+    Row("… 5 % of the canvases, 1 minute", "ap_macro", "grid-rows-5", (CROSS_ENTROPY, "fixmatch")),
+    Row(
+        "chest X-rays, 10 % of the patients, 2 minutes", "auroc_macro", "xrays-patients-10-2-minutes", (CROSS_ENTROPY,)
+    ),
+    Row("… 20 % of the patients, 2 minutes", "auroc_macro", "xrays-patients-20-2-minutes", (CROSS_ENTROPY,)),
+    Row("… 20 % of the cells, 1 minute", "auroc_macro", "xrays-cells-20", (CROSS_ENTROPY,)),
+    Row("… turned by a quarter: told from others, 1 minute", "ood_turned", "xrays-foreign", ("taut, no decoder",)),
+    Row(
+        "yeast's features, 10 % of the rows",
+        "ap_macro",
+        "yeast",
+        (CROSS_ENTROPY, "one-vs-rest logistic regression, tuned"),
+    ),
+)
+
+
+def overview(folder: Path = RESULTS) -> str:
+    """The table as Markdown; a setting that is not measured has no row."""
+    lines = ["| setting | figure | taut | others | draws | file |", "|---|---|---|---|---|---|"]
+    for row in ROWS:
+        path = folder / f"{row.file}.json"
+        summary = json.loads(path.read_text())["summary"] if path.exists() else {}
+        if row.own not in summary:
+            continue
+        name, digits = FIGURES[row.figure]
+        cell = summary[row.own][row.figure]
+        found = {WORDS[other]: summary[other][row.figure] for other in row.others if other in summary}
+        others = ", ".join(f"{word} {_shown(value, digits)}" for word, value in found.items())
+        worst = f", the worst {cell['max']:.{digits}f}" if row.figure == "error" and cell["n"] > 4 else ""
+        own = _shown(cell, digits) + worst
+        lines.append(f"| {row.setting} | {name} | {own} | {others} | {cell['n']} | `{row.file}` |")
+    return "\n".join(lines)
+
+
+def _shown(value: dict[str, Any], digits: int) -> str:
+    spread = f" ± {value['std']:.{digits}f}" if value["n"] > 1 else ""
+    return f"{value['mean']:.{digits}f}{spread}"
