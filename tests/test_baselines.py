@@ -865,6 +865,23 @@ def test_every_objective_trains_on_partly_annotated_labels_and_never_sees_hidden
     assert not equal(other.model, models[0])
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [*((name, {}) for name in OBJECTIVES), (DEFAULT, {"source": "interpolation"}), (DEFAULT, {"adversary": 0.1})],
+)
+def test_every_weight_learns_in_low_precision(name: str, changes: dict[str, Any]) -> None:
+    """A pass without gradients must not keep its copies of the weights for the passes with them (pytorch 112583)."""
+
+    def learnt(precision: str) -> set[str]:
+        change = tiny(train={"steps": 4, "precision": precision}, objective=changes)
+        fitted = fit(data, change, quiet=True, objective=name)
+        start = build_model(data, fitted.plan, fitted.facts).state_dict()
+        return {key for key, weight in fitted.model.named_parameters() if not torch.equal(weight, start[key])}
+
+    data = images(some_known())
+    assert learnt("bf16") == learnt("fp32") != set()
+
+
 @pytest.mark.parametrize("name", ["mean-teacher", "freematch"])
 def test_what_a_method_keeps_is_resumed(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     data, run, usual = images(some_known()), Run.create(tmp_path / "run"), Stream.batch

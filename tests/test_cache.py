@@ -11,7 +11,7 @@ from PIL import Image
 from commands import taut
 from image_files import BINARY, decoded_by, images, paint
 from taut.data import DataError, cache, kept, leakage
-from taut.data.cache import read_images
+from taut.data.cache import Header, decode_image, read_headers, read_images
 from taut.data.folder import load_folder
 from taut.data.mapped import MappedRows
 from taut.fit import fit
@@ -105,6 +105,19 @@ def test_float_pixels_are_not_guessed(tmp_path):
     assert read_images([path], (1, 4, 4))[1] == [
         (path, "32-bit pixels have no agreed range: save it with 8 or 16 bits")
     ]
+
+
+def test_damaged_metadata_loses_no_image(tmp_path, monkeypatch):
+    def damaged(self):
+        raise SyntaxError("not a TIFF file")
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    monkeypatch.setattr(Image.Image, "getexif", damaged)
+    assert read_headers([tmp_path / "a.jpg"]) == [Header(6, 8, True, False)]
+    assert np.abs(decode_image(tmp_path / "a.jpg", (1, 6, 8))[0].astype(int) - pixels).max() < 9
 
 
 def test_exif_orientation(tmp_path):

@@ -104,22 +104,39 @@ def test_no_threshold_is_better(seed: int, values: int, rule: str) -> None:
     truth = rng.random(60) < 0.2 + 0.5 * q
     truth[:5], truth[5:10] = True, False
     found = float(fit_thresholds(yes(q), YES_NO.encode(truth.astype(float)[:, None]), YES_NO, rule)[0])
-    score = f1_score if rule == "f1" else balanced_accuracy_score
-    cuts = [-1.0, *np.unique(q)]
-    best = max(score(truth, q > cut, **({"zero_division": 0} if rule == "f1" else {})) for cut in cuts)
-    assert score(truth, q > found) == pytest.approx(best)
-    assert np.abs(q - found).min() > 1e-5 or found == 0  # between probabilities, not on one
+    if rule == "f1" and 20 <= truth.sum() <= 40:
+        assert found == 0.5
+        return
+    rare = truth.sum() < 30
+
+    def score(cut: float) -> float:
+        if rule == "youden":
+            return float(balanced_accuracy_score(truth, q > cut))
+        return float(f1_score(truth, q > cut, zero_division=0, pos_label=rare))
+
+    assert score(found) == pytest.approx(max(score(cut) for cut in (-1.0, *np.unique(q))))
+    assert np.abs(q - found).min() > 1e-5 or found in (0, 1)  # between probabilities, not on one
 
 
 def test_a_threshold_by_hand() -> None:
-    q = np.concatenate([np.full(10, 0.1), np.full(10, 0.3), np.full(10, 0.7)])
-    truth = np.concatenate([np.zeros(10), np.ones(6), np.zeros(4), np.ones(10)])
+    q = np.concatenate([np.full(40, 0.1), np.full(10, 0.3), np.full(10, 0.7)])
+    truth = np.concatenate([np.zeros(40), np.ones(6), np.zeros(4), np.ones(10)])
     annotation = YES_NO.encode(truth[:, None])
     # All above 0.3: 16 of 20 are right and none is missed, F1 = 32/36; above 0.7: 10 of 10, 6 missed, 20/26.
     assert fit_thresholds(yes(q), annotation, YES_NO).tolist() == pytest.approx([0.2])
-    # Sensitivity + specificity: 1 + 10/14 against 10/16 + 1.
+    # Sensitivity + specificity: 1 + 40/44 against 10/16 + 1.
     assert fit_thresholds(yes(q), annotation, YES_NO, "youden").tolist() == pytest.approx([0.2])
     assert fit_thresholds(yes(q), annotation, YES_NO, "half").tolist() == [0.5]
+    # The same of "no" where that is what is rare: yes and no change places, and so do 0 and 1.
+    swapped = YES_NO.encode(1 - truth[:, None])
+    assert fit_thresholds(yes(1 - q), swapped, YES_NO).tolist() == pytest.approx([0.8])
+
+
+def test_what_is_about_as_often_yes_as_no_is_decided_for_at_one_half() -> None:
+    q = np.random.default_rng(0).random(60)  # which tell nothing: F1 is greatest where all are called yes
+    for positives, half in ((19, False), (20, True), (30, True), (40, True), (41, False)):
+        truth = (np.arange(60) < positives).astype(float)
+        assert (fit_thresholds(yes(q), YES_NO.encode(truth[:, None]), YES_NO)[0] == 0.5) == half
 
 
 @pytest.mark.parametrize(("known", "positives"), [(29, 10), (60, 4), (60, 56), (60, 0)])
@@ -134,7 +151,7 @@ def test_labels_of_more_classes_have_no_threshold_and_two_named_classes_have_one
     q, annotation = mixed()
     q[:, 4] /= 4
     q[:, 3] = 1 - q[:, 4]
-    found = fit_thresholds(q, annotation, MIX)
+    found = fit_thresholds(q, annotation, MIX, "youden")
     assert found[[0, 2]].tolist() == [0.5, 0.5]
     assert 0 < found[1] < 0.25
 

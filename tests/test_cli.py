@@ -29,7 +29,7 @@ from taut.estimator import TautClassifier
 from taut.evaluate.ood import ood_percentiles, ood_scores
 from taut.evaluate.predict import predict_probabilities
 from taut.facts import Facts
-from taut.fit import fit
+from taut.fit import fit, plan_for
 from taut.flags import DataFlags
 from taut.objective import Batch
 from taut.plan import Plan, flatten
@@ -302,7 +302,8 @@ def test_clusters_need_no_annotation(tmp_path: Path, capsys: Capture) -> None:
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).random((30, 4)))
     assert "no annotations 'y'" in refused(capsys, "train", tmp_path / "x.npz", "--out", tmp_path / "none")
     taut("train", tmp_path / "x.npz", "--classes", 3, *FLAGS, "--out", tmp_path / "run")
-    assert Run(tmp_path / "run").load_model().space.names == ("cluster",)
+    model = Run(tmp_path / "run").load_model()
+    assert (model.space.names, model.sizes) == (("cluster",), (3,))
     taut("predict", tmp_path / "run", tmp_path / "x.npz", "--out", tmp_path / "clusters.csv")
     assert len(rows_of(tmp_path / "clusters.csv")) == 30
 
@@ -367,6 +368,16 @@ def test_warnings_come_before_the_training_and_once(
     rest = "".join(before[1:]) + capsys.readouterr().out
     assert "Nearly all" not in rest
     assert rest.count("not calibrated") == 1
+
+
+def test_too_many_labels_to_enumerate_leave_no_folder(tmp_path: Path, capsys: Capture) -> None:
+    y = (np.random.default_rng(0).random((40, 14)) < 0.5).astype(float)
+    np.savez(tmp_path / "many.npz", x=np.random.default_rng(1).normal(size=(40, 5)), y=y)
+    flags = [*FLAGS, "--out", tmp_path / "run"]
+    assert "16384 label combinations" in refused(
+        capsys, "train", tmp_path / "many.npz", "--objective.sampling", "enumerate", *flags
+    )
+    taut("train", tmp_path / "many.npz", *flags, "--quiet")
 
 
 def test_a_budget_of_time_is_kept_and_told(vectors: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -952,7 +963,7 @@ def test_bad_flags_exit_with_an_error(
 
 
 def test_every_command_has_help(capsys: Capture) -> None:
-    for command in ("train", "evaluate", "predict", "explain", "export", "plan", "compare"):
+    for command in cli.COMMANDS:
         with pytest.raises(SystemExit) as caught:
             taut(command, "--help")
         assert caught.value.code == 0
@@ -996,7 +1007,7 @@ def test_what_the_help_calls_planned_is_what_the_rules_decide(monkeypatch: pytes
         cells = (count,) * k, (count // 2,) * k
         moments = (0.4,) * channels, (0.2,) * channels
         facts = Facts(n, shape, k, (2,) * k, count, count, *cells, shape[0] == 1, *moments)
-        found = flatten(dataclasses.asdict(make_plan(facts)))
+        found = flatten(dataclasses.asdict(plan_for(facts)))
         changed |= {name for name in found if found[name] != usual[name]}
     assert changed == {f"{section}.{name}" for section, names in PLANNED.items() for name in names}
 
@@ -1005,7 +1016,7 @@ def test_the_installed_command_works_in_a_process_of_its_own() -> None:
     taut_command = Path(sys.executable).with_name("taut")
     done = subprocess.run([str(taut_command), "--help"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    for name in ("train", "evaluate", "predict", "explain", "export", "plan", "compare"):
+    for name in cli.COMMANDS:
         assert name in done.stdout
     assert not done.stderr
 
@@ -1073,10 +1084,6 @@ def test_a_test_part_of_which_nothing_is_certain_stops_no_training(tmp_path: Pat
 def test_clusters_are_for_data_without_annotations(tmp_path: Path, capsys: Capture) -> None:
     sentence = refused(capsys, "train", "digits", "--classes", 3, "--out", tmp_path / "run")
     assert "--classes is for data without annotations" in sentence
-    x = np.random.default_rng(0).normal(size=(50, 4))
-    np.savez(tmp_path / "plain.npz", x=x)
-    taut("train", tmp_path / "plain.npz", "--classes", 3, *FLAGS, "--out", tmp_path / "run", "--quiet")
-    assert Run(tmp_path / "run").load_model().sizes == (3,)
 
 
 def test_the_seed_of_a_plan_file_holds_unless_one_is_given(tmp_path: Path, digits_run: Path) -> None:
@@ -1108,22 +1115,11 @@ def test_evaluate_remembers_the_test_data_and_says_when_there_is_none(
     assert json.loads(said.out.splitlines()[-1])["images"] == 9
 
 
-def test_two_processes_share_one_run(tmp_path: Path) -> None:
-    """Gradients are averaged over processes; the first one alone writes the run and speaks."""
+def test_two_processes_share_one_run(tmp_path: Path, pack: Path) -> None:
+    """The first one alone writes the run and speaks."""
     out = tmp_path / "run"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "taut"]
-    arguments = [
-        "train",
-        "digits",
-        "--labels-per-class",
-        "5",
-        *FLAGS,
-        "--minutes",
-        "0.01",
-        "--out",
-        str(out),
-        "--quiet",
-    ]
+    arguments = ["train", str(pack), *FLAGS, "--minutes", "0.01", "--out", str(out), "--quiet"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, *arguments], capture_output=True, text=True, env=environment, timeout=300, check=False
@@ -1131,4 +1127,4 @@ def test_two_processes_share_one_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("the run is in") == 1
     assert len(Run(out).metrics()) >= 1
-    assert Run(out).load_model().sizes == (10,)
+    assert Run(out).load_model().sizes == (2, 2)

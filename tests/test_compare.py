@@ -218,8 +218,8 @@ def test_other_data_under_the_same_flags_are_refused(
         usual = dict(data)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     refusal = (
-        f"{out} was begun with other data: the flags are the same, but labels, annotations, ids or inputs have changed "
-        "since; choose another --out, or move the folder away"
+        f"{out} was begun with other data: the flags are the same, but labels, prevalences, annotations, ids or inputs "
+        "have changed since; choose another --out, or move the folder away"
     )
     for name, row in (("y", 0), ("y", -1), ("x", 0), ("x", -1)):  # of the training and of the test part
         changed = usual[name].copy()
@@ -364,6 +364,7 @@ def test_every_training_is_told_of_and_its_notes_once(tmp_path: Path, monkeypatc
         lambda data: {"space": LabelSpace.multilabel(["a", "c"])},
         lambda data: {"x": np.where(np.arange(60)[:, None, None, None] == 3, 255 - data.x, data.x)},
         lambda data: {"groups": np.arange(60)},
+        lambda data: {"prevalence": {"a": 0.3}},
         lambda data: {"split": np.repeat(["train", "valid"], 30)},
         lambda data: {"cells": np.zeros((60, 2), dtype=np.int16)},
         lambda data: {"auxiliary": read_auxiliary({"sex": np.arange(60) % 2})},

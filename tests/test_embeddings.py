@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from conftest import Array
+from taut.data.arrays import load_npz
 from taut.data.dataset import DataError, Dataset
 from taut.data.embeddings import load_embeddings
 from taut.data.listing import TableOptions
@@ -282,8 +283,25 @@ def test_a_value_that_is_no_number_is_refused(tmp_path: Path) -> None:
     x = vectors()
     x[2, 1] = np.nan
     np.save(tmp_path / "e.npy", x)
-    with pytest.raises(DataError, match=r"e\.npy: row 2 .* contains NaN"):
+    with pytest.raises(DataError, match=r"e\.npy: row 2 .* contains NaN or infinity in column"):
         load_embeddings(tmp_path / "e.npy", table(tmp_path, "row,sick\n0,1\n1,0\n"))
+
+
+def test_a_column_that_holds_nothing_is_to_be_left_out(tmp_path: Path) -> None:
+    x = vectors()
+    x[:, 1] = np.nan
+    np.save(tmp_path / "e.npy", x)
+    with pytest.raises(
+        DataError, match=r"row 0 \(0\) contains NaN or infinity in column 1, as all rows do: leave it out"
+    ):
+        load_embeddings(tmp_path / "e.npy", table(tmp_path, "row,sick\n0,1\n1,0\n"))
+
+
+def test_spectra_with_a_side_of_one_are_vectors(tmp_path: Path) -> None:
+    np.save(tmp_path / "e.npy", vectors()[:, :, None])
+    assert load_embeddings(tmp_path / "e.npy", table(tmp_path, "row,sick\n0,1\n1,0\n")).x.shape == vectors().shape
+    np.savez(tmp_path / "e.npz", x=vectors()[:, None], y=np.arange(N) % 2)
+    assert load_npz(tmp_path / "e.npz").x.shape == vectors().shape
 
 
 def test_the_loader_is_found_by_the_ending(tmp_path: Path) -> None:

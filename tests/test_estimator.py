@@ -28,6 +28,7 @@ from taut.data.dataset import DataError
 from taut.data.mapped import MappedRows
 from taut.estimator import TautClassifier, _groups
 from taut.labels import Label, LabelError, LabelSpace
+from tiny import FLAGS
 
 Array = NDArray[Any]
 
@@ -635,6 +636,38 @@ def test_a_loaded_estimator_repeats_its_training(tmp_path: Path, features: tuple
     expected = model.predict_proba(frame)
     np.testing.assert_array_equal(loaded.predict_proba(frame), expected)
     np.testing.assert_array_equal(clone(loaded).fit(frame, 2 * y - 1).predict_proba(frame), expected)
+
+
+def test_evaluate_keeps_a_class_of_minus_one(
+    tmp_path: Path, features: tuple[Array, Array], capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y = features
+    tiny(unlabeled=None).fit(x, 2 * y - 1).save(tmp_path / "saved")
+    np.savez(tmp_path / "test.npz", x=x, y=2 * y - 1)
+    cli.main(["evaluate", str(tmp_path / "saved"), "--data", str(tmp_path / "test.npz"), "--json"])
+    row = json.loads(capsys.readouterr().out)["per_label"]["label"]
+    assert (row["annotated"], row["positives"], row["class"]) == (len(x), int(y.sum()), "1")
+
+
+def test_what_means_unannotated_is_loaded_with_a_run(tmp_path: Path, features: tuple[Array, Array]) -> None:
+    x, y = features
+    np.savez(tmp_path / "data.npz", x=x, y=np.where(np.arange(40) < 30, y, 9))
+    flags = ["--unlabeled", "9", *FLAGS, "--quiet"]
+    cli.main(["train", str(tmp_path / "data.npz"), *flags, "--out", str(tmp_path / "run")])
+    cli.main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "shipped")])
+    for folder in ("run", "shipped"):
+        loaded = TautClassifier.load(tmp_path / folder)
+        assert loaded.unlabeled == 9
+        assert loaded.score(x, np.where(np.arange(40) < 30, y, 9)) == loaded.score(x[:30], y[:30])
+
+
+def test_spectra_with_a_side_of_one_are_vectors(features: tuple[Array, Array]) -> None:
+    x, y = features
+    model = tiny().fit(x, y)
+    for shaped in (x[:, :, None], x[:, None], x[:, None, :, None]):
+        again = tiny().fit(shaped, y)
+        assert again.plan_.model.encoder == "mlp"
+        np.testing.assert_array_equal(again.predict_proba(shaped), model.predict_proba(x))
 
 
 def test_a_run_is_never_replaced_and_nothing_is_left_of_a_former_model(tmp_path: Path, trained: TautClassifier) -> None:

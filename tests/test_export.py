@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -117,6 +118,15 @@ def test_another_model_takes_the_place_of_the_one_that_was_exported(tmp_path: Pa
     for folder in (run, out):
         taut("predict", folder, tmp_path / "d.npz", "--out", folder / "p.csv")
     assert (run / "p.csv").read_text() == (out / "p.csv").read_text()
+
+
+def test_the_program_of_named_features_names_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(40, 3)), columns=["width", "height", "mass"])
+    TautClassifier(plan=TINY).fit(frame, np.arange(40) % 2).save(tmp_path / "saved")
+    taut("export", tmp_path / "saved", "--out", tmp_path / "out")
+    said = json.loads((tmp_path / "out" / "program.json").read_text())
+    assert said["input"] == {"shape": ["N", 3], "dtype": "float32", "features": ["width", "height", "mass"]}
 
 
 def test_an_export_that_cannot_be(tmp_path: Path, capsys: Capture) -> None:

@@ -16,12 +16,12 @@ from taut.data.split import draw_fraction
 from taut.data.stream import Stream
 from taut.evaluate.predict import predict_logits, predict_probabilities
 from taut.facts import fingerprint
-from taut.fit import fit, hold_out
+from taut.fit import fit, hold_out, own_valid, plan_of
 from taut.labels import Label, LabelError, LabelSpace
 from taut.looks import Looks
 from taut.objective import Batch
 from taut.plan import Plan, TrainPlan
-from taut.rules import make_plan
+from taut.rules import FOLDS, make_plan
 from taut.run import Run
 from taut.tighter import dilution
 from tiny import NAN, ONE, SEVERAL, cells, equal, images, made, some_known, tiny, vectors
@@ -104,7 +104,13 @@ def test_feature_vectors_are_standardised_by_the_training_set() -> None:
 def test_a_constant_feature_is_no_trouble() -> None:
     data = vectors(some_known())
     data.x[:, 2] = 4.0
-    assert float(sensible(data).model.scale[2]) == 1
+    model = sensible(data).model
+    assert float(model.scale[2]) == 0
+    # Nothing was learnt of it, so that it changes nothing later.
+    other = data.x.copy()
+    other[:, 2] = 5000
+    torch.testing.assert_close(predict_logits(model, other), predict_logits(model, data.x), rtol=0, atol=0)
+    assert model.mean_image(torch.ones(1, 5))[0, 2] == 4
 
 
 def test_features_in_small_units_are_standardised_and_constant_ones_are_not() -> None:
@@ -112,7 +118,7 @@ def test_features_in_small_units_are_standardised_and_constant_ones_are_not() ->
     want = data.x.std(axis=0)
     data.x[:] *= 1e-8
     data.x[:, 3], data.x[:, 4] = 0.1, 0.0
-    np.testing.assert_allclose(fingerprint(data).std, [*1e-8 * want[:3], 1, 1], rtol=1e-5)
+    np.testing.assert_allclose(fingerprint(data).std, [*1e-8 * want[:3], 0, 0], rtol=1e-5)
 
 
 def test_soft_labels_are_targets() -> None:
@@ -235,11 +241,11 @@ def test_calibration_lowers_the_error_of_the_probabilities_it_was_fitted_on() ->
 
 
 def test_the_note_does_not_claim_a_calibration_that_was_not_possible() -> None:
-    y = some_known(known=40)
+    y = some_known(known=60)
     split = np.where(np.arange(60) < 40, "train", "valid")
     fitted = fit(vectors(y, split=split), tiny(), quiet=True)
     assert float(fitted.model.temperature) == 1
-    assert fitted.notes[0] == "not calibrated: too few annotations among the 20 images that were held out"
+    assert fitted.notes[0].startswith("not calibrated: 40 annotated images are too few")
     assert fitted.notes[1:] == [fitted.model.ood.describe()]
 
 
@@ -258,7 +264,7 @@ def test_what_is_not_calibrated_is_among_the_notes(quiet: bool) -> None:
     ],
 )
 def test_what_a_valid_part_leaves_without_effect_is_said(asked: dict[str, Any], said: list[str]) -> None:
-    split = np.where(np.arange(60) < 40, "train", "valid")
+    split = np.where(np.arange(60) < 30, "train", "valid")
     for data, notes in ((vectors(some_known(60, 60), split=split), said), (vectors(some_known(60, 60)), [])):
         fitted = fit(data, tiny(train={"steps": 2, **asked}), quiet=True)
         want = [f'{sentence}: the "valid" part of made is held out instead' for sentence in notes]
@@ -294,6 +300,35 @@ def test_no_group_is_on_both_sides(seed: int) -> None:
     kept, held = hold_out(data, Plan(train=TrainPlan(valid_fraction=0.3), seed=seed))
     assert len(held) > 10
     assert not set(groups[kept]) & set(groups[held])
+
+
+def test_a_valid_part_without_annotations_is_learnt_from() -> None:
+    y = some_known(60, 40)
+    data = vectors(y, split=np.where(y >= 0, "train", "valid"))
+    assert not own_valid(data).any()
+    plan = plan_of(data)
+    assert plan.train.folds == FOLDS
+    kept, held = hold_out(data, plan)
+    assert (len(kept), len(held)) == (60, 0)
+
+
+@pytest.mark.parametrize(("judges", "folds"), [(29, FOLDS), (30, 0)])
+def test_a_valid_part_too_small_to_calibrate_on_leaves_it_to_folds(judges: int, folds: int) -> None:
+    data = vectors(np.arange(90) % 3, split=np.where(np.arange(90) < judges, "valid", "train"))
+    assert plan_of(data).train.folds == folds
+    if folds:
+        fitted = fit(data, tiny(train={"folds": 2}), quiet=True)
+        assert any(f"on {90 - judges} images, each by one of 2 more trainings" in note for note in fitted.notes)
+        assert not any("has no effect" in note for note in fitted.notes)
+
+
+def test_a_share_is_held_out_beside_a_valid_part_that_is_too_small() -> None:
+    data = images(some_known(420, 420), split=np.where(np.arange(420) < 20, "valid", "train"))
+    plan = plan_of(data)
+    kept, held = hold_out(data, plan)
+    assert (plan.train.valid_fraction, len(held)) == (0.1, 20 + 40)
+    assert set(range(20)) < set(held.tolist())
+    assert not set(kept) & set(held)
 
 
 def test_a_valid_part_is_held_out_as_it_is() -> None:
@@ -346,11 +381,11 @@ def test_looks_are_paid_for_from_the_budget(
 
 
 def test_the_time_of_a_look_is_measured_where_there_are_looks() -> None:
-    data = vectors(some_known())
+    data = vectors(some_known(known=30))
     facts = fingerprint(data)
     plan = tiny()(make_plan(facts))
     assert 1e-5 < look_seconds(data, data, plan, facts) < 5
-    assert look_seconds(data, vectors(some_known(known=0)), plan, facts) == 0
+    assert look_seconds(data, vectors(some_known(known=29)), plan, facts) == 0
     plan.train.looks = 0
     assert look_seconds(data, data, plan, facts) == 0
 
@@ -366,9 +401,9 @@ def test_what_is_known_before_the_training_is_told_before_it(monkeypatch: pytest
     monkeypatch.setattr(Looks, "due", due)
     monkeypatch.setattr("taut.budget.step_seconds", lambda *_: 0.01)
     monkeypatch.setattr("taut.budget.look_seconds", lambda *_: 0.0)
-    y = np.full((60, 2), NAN)
+    y = np.full((80, 2), NAN)
     y[:20] = y[50:] = 1
-    data = vectors(y, SEVERAL, split=np.repeat(["train", "valid"], [50, 10]))
+    data = vectors(y, SEVERAL, split=np.repeat(["train", "valid"], [50, 30]))
     data.notes = ["1 image is left out."]
     fitted = fit(data, tiny(train={"folds": 2}), minutes=0.01, quiet=True, tell=events.append)
     told = [event for event in events if not event.startswith("step ")]

@@ -178,7 +178,20 @@ def test_a_label_that_only_one_fold_annotates_is_not_judged() -> None:
     torch.testing.assert_close(logits, predict_logits(model, data.x))
     y[15, 1] = 0.0
     held, _ = cross_fit(vectors(y, SEVERAL), parts, lambda *_: model)
-    assert np.flatnonzero(held.annotation.observed[:, 1]).tolist() == [4, 5, 15]
+    assert not held.annotation.observed[:, 1].any()  # each fold has a class of its own
+
+
+def test_a_class_that_only_one_fold_has_is_not_judged() -> None:
+    y = some_known(40, 30)
+    y[30] = 2
+    y[y == 2] = 0
+    y[4] = 2  # the only one of its class
+    data, parts = vectors(y), np.where(y >= 0, np.arange(40) // 10, -1)
+    model = build_model(data, plan_of(data, tiny()), fingerprint(data))
+    held, _ = cross_fit(data, parts, lambda *_: model)
+    kept = held.annotation.observed[:, 0]
+    assert np.flatnonzero(~kept).tolist() == [4]
+    assert (held.annotation.targets[kept].argmax(axis=1) < 2).all()
 
 
 # --- what is calibrated -------------------------------------------------------------------------------------
@@ -388,8 +401,10 @@ def test_the_plan_command_says_what_calibrates(tmp_path: Path, capsys: pytest.Ca
     assert "--train.folds 3 calibrates on 3 more trainings" in capsys.readouterr().out
     cli.main(["plan", pack, "--train.valid_fraction", "0.3"])
     shown = capsys.readouterr().out
-    assert "calibrat" not in shown.split("model:")[0]
+    assert "not calibrated: 40 annotated images are too few" in shown  # twelve are held out
     assert "folds: 0" in shown
+    cli.main(["plan", pack, "--train.valid_fraction", "0.8"])
+    assert "calibrat" not in capsys.readouterr().out.split("model:")[0]
     with pytest.raises(SystemExit):
         cli.main(["plan", pack, "--train.folds", "1"])
     assert "train.folds 1 hides all annotations at once" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import taut.looks
 from taut.build import build_model
+from taut.data.split import hide
 from taut.evaluate.calibration import SPREAD, cell_nll
 from taut.evaluate.predict import predict_logits
 from taut.fit import fit
@@ -190,6 +192,18 @@ def test_looks_change_no_bit_of_the_training(monkeypatch: pytest.MonkeyPatch) ->
 def test_nothing_is_held_out_so_the_last_weights_are_kept() -> None:
     fitted = fit(vectors([0, 1, 2] * 10), tiny(), quiet=True)
     assert fitted.result.kept == fitted.result.steps == 6
+
+
+@pytest.mark.parametrize(("known", "looks"), [(29, 0), (30, 16)])
+def test_a_handful_of_held_out_annotations_chooses_no_weights(tmp_path: Any, known: int, looks: int) -> None:
+    data, run = overfitted(), Run.create(tmp_path / "run")
+    observed = data.annotation.observed.copy()
+    observed[np.flatnonzero(data.split == "valid")[known:]] = False
+    few = dataclasses.replace(data, annotation=hide(data.annotation, observed, data.space.sizes))
+    fitted = fit(few, plan_of(steps=16, log_every=1), run=run, quiet=True)
+    assert sum("held_nll" in row for row in run.metrics()) == looks
+    if not looks:
+        assert fitted.result.kept == 16
 
 
 def test_kept_weights_are_calibrated_like_any_other() -> None:

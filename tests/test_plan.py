@@ -108,8 +108,13 @@ def test_hidden_targets_are_no_facts() -> None:
     assert fingerprint(filled) == fingerprint(data)
 
 
-def test_a_constant_input_has_a_scale_of_one() -> None:
+def test_a_constant_input_has_a_scale_of_one_and_a_constant_feature_none() -> None:
     assert fingerprint(made(np.full((4, 1, 8, 8), 7, np.uint8), [0, 1, 2, -1], ONE)).std == (1.0,)
+    x = np.zeros((4, 3), np.float32)
+    x[:, 1] = [1, -1, 1, -1]
+    facts = fingerprint(made(x, [0, 1, 2, -1], ONE))
+    assert facts.std == (0.0, 1.0, 0.0)
+    assert facts.typical_length == pytest.approx(1)
 
 
 def test_a_large_dataset_is_sampled_over_its_length() -> None:
@@ -154,13 +159,6 @@ def test_what_is_annotated_is_passed_over_several_times() -> None:
     assert make_plan(every).train.steps == 3907
     cell = dataclasses.replace(fingerprint(images(cells(400, 0.5), SEVERAL)), images=200_000, annotated_images=200_000)
     assert make_plan(cell).train.steps == 15_625
-
-
-def test_two_classes_of_about_equal_frequency_are_decided_for_at_one_half() -> None:
-    for yes, rule in ((5, "f1"), (30, "half"), (55, "f1")):
-        y = np.where(np.arange(60) < yes, 1, 0)
-        assert planned(images(y, LabelSpace.multiclass(2))).train.threshold == rule
-    assert planned(images(cells(400, 0.5), SEVERAL)).train.threshold == "f1"
 
 
 def test_dim_images_vary_less() -> None:
@@ -211,6 +209,37 @@ def test_many_annotated_images_can_spare_some_for_calibration() -> None:
     # Of images folds would take minutes: a tenth is held out as soon as it is enough for a temperature.
     assert planned(images(some_known(600, 300))).train.valid_fraction > 0
     assert planned(images(some_known(600, 299))).train.valid_fraction == 0
+
+
+def test_of_many_classes_none_loses_half_of_its_annotations() -> None:
+    space, y = LabelSpace.multiclass(100), np.arange(2000) % 100
+    for each, share in ((9, 0), (10, 0.1)):
+        known = np.where(np.arange(2000) < 100 * each, y, -1)
+        assert planned(images(known, space)).train.valid_fraction == share
+        assert planned(vectors(known, space)).train.valid_fraction == share
+        assert planned(vectors(known, space)).train.folds == (0 if each == 10 else FOLDS)
+
+
+def test_sparse_tables_keep_what_could_not_calibrate() -> None:
+    y = np.full((1200, 12), NAN)
+    y[np.arange(1200), np.arange(1200) % 12] = np.arange(1200) // 12 % 2  # 100 cells of each label
+    space = LabelSpace.multilabel([f"label {j}" for j in range(12)])
+    for data, folds in ((vectors(y, space), FOLDS), (images(y, space), IMAGE_FOLDS)):
+        plan = planned(data)
+        assert (plan.train.folds, plan.train.valid_fraction) == (folds, 0)
+    # A network that is read for hours has no folds; enough cells of all labels are there to look at.
+    deep = make_plan(fingerprint(images(y, space)), encoder="resnet-18").train
+    assert (deep.folds, deep.valid_fraction) == (0, 0.1)
+
+
+def test_long_images_are_turned_less() -> None:
+    square, long = (
+        planned(of_side(32, 1)).augment,
+        make_plan(dataclasses.replace(fingerprint(of_side(32, 1)), shape=(1, 8, 64))).augment,
+    )
+    assert square.rotation > 0 < square.shear
+    assert long.rotation == pytest.approx(10 / 8)
+    assert long.shear == pytest.approx(0.1 / 8, abs=1e-4)
 
 
 def test_vectors_of_which_few_are_annotated_are_calibrated_on_folds() -> None:

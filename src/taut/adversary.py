@@ -30,6 +30,18 @@ def unit(x: Tensor) -> Tensor:
 
 
 @contextmanager
+def guessing() -> Iterator[None]:
+    """Passes without gradients before others of the same network with them.
+
+    Under autocast torch may keep the low-precision copies that such a pass makes of the weights, which have no
+    gradients, for the passes that follow: the weights would then learn nothing (pytorch issue 112583).
+    """
+    with torch.no_grad():
+        yield
+    torch.clear_autocast_cache()
+
+
+@contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Let passes of perturbed images leave the running statistics of batch normalisation alone."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]

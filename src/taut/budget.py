@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from taut.build import build_model, build_objective, build_stream
 from taut.data.dataset import DataError, Dataset
 from taut.facts import Facts
-from taut.looks import MOST_JUDGES, Looks
+from taut.looks import MOST_JUDGES, Looks, can_judge
 from taut.plan import Plan
 from taut.train import processes, train
 
@@ -43,7 +43,7 @@ def step_seconds(dataset: Dataset, plan: Plan, facts: Facts, most: float = math.
 def look_seconds(dataset: Dataset, held: Dataset, plan: Plan, facts: Facts) -> float:
     """The time of a look at held-out images, scaled from a few hundred of them; 0 where the plan has no looks."""
     judges = np.flatnonzero(held.annotation.observed.any(axis=1))
-    if not plan.train.looks or len(judges) == 0:
+    if not plan.train.looks or not can_judge(held):
         return 0.0
     model = build_model(dataset, plan, facts).to(processes().device)
     looks = Looks(model, held.rows(judges[:JUDGES]), 1).to(processes().device)

@@ -118,6 +118,7 @@ def digest(*datasets: Dataset) -> str:
             None if auxiliary is None else auxiliary.space.to_json(),
             [str(name) for name in data.ids],
             *(None if values is None else values.tolist() for values in lists),
+            *([sorted(data.prevalence.items())] if data.prevalence else []),
         ]
         annotations = [data.annotation] if auxiliary is None else [data.annotation, auxiliary.annotation]
         arrays: list[Any] = [data.cells]
@@ -141,8 +142,8 @@ def _begin(folder: Path, about: dict[str, Any]) -> None:
         raise DataError(f"{folder} was begun with other data or flags (see {settings}); choose another --out")
     if begun["digest"] != asked.get("digest"):
         raise DataError(
-            f"{folder} was begun with other data: the flags are the same, but labels, annotations, ids or inputs have "
-            "changed since; choose another --out, or move the folder away"
+            f"{folder} was begun with other data: the flags are the same, but labels, prevalences, annotations, ids or "
+            "inputs have changed since; choose another --out, or move the folder away"
         )
     if kept != asked:
         settings.write_text(json.dumps(asked, indent=1))

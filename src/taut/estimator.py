@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 from taut import latent
 from taut.baselines import DEFAULT, find_objective
 from taut.data.auxiliary import read_auxiliary
-from taut.data.dataset import DataError, Dataset, as_images, pixel_max
+from taut.data.dataset import DataError, Dataset, as_images, pixel_max, without_sides_of_one
 from taut.evaluate.predict import batches, predict_probabilities
 from taut.export import save_apart
 from taut.fit import fit
@@ -80,6 +80,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
     def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, auxiliary: Any = None) -> TautClassifier:
         """Train on X, [N, F] features or [N, H, W] / [N, H, W, C] / [N, C, H, W] images, with annotations y.
 
+        Arrays of which at most one side is longer than 1, such as spectra [N, F, 1], are features.
         y: as `LabelSpace.encode` takes them: [N] classes with `unlabeled` for none, or [N, k] with NaN for none.
         groups: [N], such as patients, kept on one side of any split; each that is missing is a group of its own.
         auxiliary: a data frame, or a dictionary of arrays [N], of what else is known of the inputs, such as a patient's
@@ -147,7 +148,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 
     def _inputs(self, X: ArrayLike, reset: bool = False) -> NDArray[Any]:
         """[N, F] float32, or [N, C, H, W] uint8 or float32 in [0, 1]; refused where fit saw another shape."""
-        raw: Any = X if hasattr(X, "columns") or hasattr(X, "toarray") else np.asarray(X)
+        raw: Any = X if hasattr(X, "columns") or hasattr(X, "toarray") else without_sides_of_one(np.asarray(X))
         image = getattr(raw, "ndim", 2) in (3, 4)
         x = self._images(raw, reset) if image else validate_data(self, raw, reset=reset, dtype=np.float32)
         if not reset and x.shape[1:] != self.shape_:
@@ -311,7 +312,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         seed = changes.pop("seed")
         estimator = cls(
             plan=changes,
-            unlabeled=about.get("unlabeled", -1),
+            unlabeled=run.unlabeled(),
             space=model.space,
             prevalence=about.get("prevalence"),
             random_state=seed,

@@ -47,7 +47,7 @@ def export(run: Run, folder: Path) -> dict[str, Any]:
     about, plan = load_about(run.path), run.load_plan()
     plan.model.weights = None  # a file of the machine that it was trained on
     read = {} if "plan" in about else {name: run.source().get(name) for name in ("image_size", "view")}
-    save_apart(model, folder, {"unlabeled": -1, **read, **about, "plan": dataclasses.asdict(plan)})
+    save_apart(model, folder, {**read, **about, "unlabeled": run.unlabeled(), "plan": dataclasses.asdict(plan)})
     if frozen is not None:
         frozen.about = dataclasses.replace(frozen.about, given=frozen.about.name)  # not where it once was
         frozen.save(folder)
@@ -60,7 +60,7 @@ def export(run: Run, folder: Path) -> dict[str, Any]:
         program = torch.export.export(shipped, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
     with writing(folder):
         torch.export.save(program, folder / PROGRAM)
-    said = described(model, shape, about.get("pixel_max"))
+    said = described(model, shape, about.get("pixel_max"), about.get("feature_names") if frozen is None else None)
     (folder / ABOUT).write_text(json.dumps(said, indent=1) + "\n")
     return said
 
@@ -74,14 +74,19 @@ def save_apart(model: LabelVAE, folder: Path, about: dict[str, Any]) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def described(model: LabelVAE, shape: tuple[int, ...], white: float | None) -> dict[str, Any]:
+def described(
+    model: LabelVAE, shape: tuple[int, ...], white: float | None, features: list[str] | None
+) -> dict[str, Any]:
     """What the program takes and gives: shapes, the white of the training images, and each column's label and class.
 
+    features: the names of the columns of vectors, in the order that it takes them, where they have names.
     thresholds: of labels with two classes, above which probability of the last one it is decided for.
     """
     kind: dict[str, Any] = {"dtype": "uint8", "white": 255} if len(shape) == 3 else {"dtype": "float32"}
     if len(shape) == 3 and white not in (None, 255.0):
         kind["trained_white"] = white  # in the source's own numbers, which are to be scaled to 255
+    if features:
+        kind["features"] = list(features)
     columns = [{"label": label.name, "class": value} for label in model.space for value in label.classes]
     limits = zip(model.space, model.threshold.tolist(), strict=True)
     return {

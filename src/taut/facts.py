@@ -48,9 +48,9 @@ class Facts:
 
     @property
     def typical_length(self) -> float:
-        """The L2 distance of a typical prepared input from the mean one: 8.6 for MNIST, √F for F features."""
-        # Features are standardised before any network sees them.
-        variance = float(np.square(self.std).mean()) if self.is_image else 1.0
+        """The L2 distance of a typical prepared input from the mean one: 8.6 for MNIST, √F for F features that vary."""
+        # Features are standardised before any network sees them, and those that are constant never reach it.
+        variance = float(np.square(self.std).mean()) if self.is_image else float(np.mean([s > 0 for s in self.std]))
         return math.sqrt(variance * math.prod(self.shape))
 
 
@@ -96,7 +96,7 @@ def fingerprint(dataset: Dataset) -> Facts:
         positives=tuple(int(n) for n in np.round(np.where(observed, last, 0).sum(axis=0))),
         grey=dataset.is_image and bool(_is_grey(sample).mean() >= GREY),
         mean=tuple(float(v) for v in mean),
-        std=tuple(float(v) for v in np.where(std > least, std, 1.0)),
+        std=tuple(float(v) for v in np.where(std > least, std, 1.0 if dataset.is_image else 0.0)),
         auxiliary=0 if dataset.auxiliary is None else len(dataset.auxiliary.space),
         **cells,
     )

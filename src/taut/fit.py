@@ -19,7 +19,7 @@ from taut.data.cells import annotation_notes, certain
 from taut.data.dataset import DataError, Dataset
 from taut.data.mapped import select
 from taut.data.split import deal_folds, fold_count, hide, split_off
-from taut.evaluate.calibration import calibrate, calibrate_on
+from taut.evaluate.calibration import LEAST_OBSERVED, calibrate, calibrate_on
 from taut.evaluate.ood import fit_ood
 from taut.facts import Facts, fingerprint
 from taut.folds import cross_fit
@@ -58,7 +58,7 @@ def plan_of(
 ) -> Plan:
     """The decisions for a training set, of which a "valid" part of its own is no fact.
 
-    There are no folds where that part is there to calibrate on, or where nothing is to be calibrated, and no more of
+    There are no folds where that part is enough to calibrate on, or where nothing is to be calibrated, and no more of
     them than the annotated images can be dealt into.
     """
     valid = own_valid(dataset)
@@ -68,14 +68,16 @@ def plan_of(
         fingerprint(dataset.rows(~valid)), lambda plan: change(override(plan, stated, "prevalence")), seed, objective
     )
     settings = plan.train
-    needed = not valid.any() and (settings.calibration, settings.threshold) != ("none", "half")
-    settings.folds = fold_count(dataset, settings.folds) if needed else 0
+    judges = judges_of(dataset, np.flatnonzero(valid))
+    needed = not can_calibrate(judges) and (settings.calibration, settings.threshold) != ("none", "half")
+    settings.folds = fold_count(dataset.rows(~valid), settings.folds) if needed else 0
     return plan
 
 
 def own_valid(dataset: Dataset) -> NDArray[np.bool_]:
-    """The images of the dataset's own "valid" part: [N]."""
-    return np.zeros(len(dataset), dtype=bool) if dataset.split is None else np.asarray(dataset.split == "valid")
+    """The images of the dataset's own "valid" part: [N]. None where it is unannotated: it can teach, and not judge."""
+    valid = np.zeros(len(dataset), dtype=bool) if dataset.split is None else np.asarray(dataset.split == "valid")
+    return valid & bool(dataset.annotation.observed[valid].any())
 
 
 def ignored_requests(dataset: Dataset, change: Callable[[Plan], Plan], plan: Plan) -> list[str]:
@@ -83,7 +85,9 @@ def ignored_requests(dataset: Dataset, change: Callable[[Plan], Plan], plan: Pla
     if not own_valid(dataset).any():
         return []
     asked = change(override(plan, {"train.valid_fraction": 0.0, "train.folds": 0}, "valid part")).train
-    flags = [f"--train.{name} {getattr(asked, name):g}" for name in ("valid_fraction", "folds") if getattr(asked, name)]
+    enough = can_calibrate(judges_of(dataset, np.flatnonzero(own_valid(dataset))))
+    names = ("valid_fraction", "folds") if enough else ()
+    flags = [f"--train.{name} {getattr(asked, name):g}" for name in names if getattr(asked, name)]
     return [f'{flag} has no effect: the "valid" part of {dataset.name} is held out instead' for flag in flags]
 
 
@@ -107,23 +111,22 @@ class Fitted:
 def hold_out(dataset: Dataset, plan: Plan) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows to train on and to calibrate on: the dataset's own "valid" part, or the plan's share of annotated rows.
 
-    None are held out where groups or rare classes leave nothing that could be spared. That a group is in the dataset's
-    own "valid" part and outside it is for `check_leakage` to refuse.
+    Both where its own part is too small to calibrate on. None of the share are held out where groups or rare classes
+    leave nothing that could be spared. That a group is in the dataset's own "valid" part and outside it is for
+    `check_leakage` to refuse.
     """
     rows = np.arange(len(dataset))
     valid = own_valid(dataset)
-    if not valid.any() and plan.train.valid_fraction > 0:
-        annotated = np.flatnonzero(dataset.annotation.observed.any(axis=1))
-        if len(annotated) == 0:
-            return rows, annotated
+    if plan.train.valid_fraction > 0 and not can_calibrate(judges_of(dataset, rows[valid])):
+        annotated = np.flatnonzero(dataset.annotation.observed.any(axis=1) & ~valid)
         share = plan.train.valid_fraction
         try:
             chosen = annotated[split_off(dataset.rows(annotated), share, plan.seed)]
         except DataError:
-            return rows, rows[:0]
+            return rows[~valid], rows[valid]
         if len(chosen) > MOST_OF_SHARE * share * len(annotated):
-            return rows, rows[:0]  # whole groups, without which too little would be left
-        valid = np.isin(rows, chosen)
+            return rows[~valid], rows[valid]  # whole groups, without which too little would be left
+        valid = valid | np.isin(rows, chosen)
         if dataset.groups is not None:
             valid |= np.isin(dataset.groups, np.unique(dataset.groups[chosen]))
     return rows[~valid], rows[valid]
@@ -223,12 +226,12 @@ def _train_and_calibrate(
         note(sentence)
     if result.kept < result.steps:
         note(f"the weights of step {result.kept} of {result.steps} are kept: later ones are clearly worse")
-    if judges is not None:
-        note(calibrate(model, judges, plan.train.calibration, plan.train.threshold))
-    elif plan.train.folds:
+    if plan.train.folds:
         began = time.perf_counter()
         note(_cross_calibrate(model, training, plan, run, again, quiet))
         result.seconds += time.perf_counter() - began  # methods are compared by all that they take
+    elif judges is not None and can_calibrate(judges):
+        note(calibrate(model, judges, plan.train.calibration, plan.train.threshold))
     elif hurried:
         note("not calibrated: the budget leaves no time for folds, and more --minutes do")
     else:
@@ -249,6 +252,11 @@ def _train_and_calibrate(
 def judges_of(dataset: Dataset, held: NDArray[np.intp]) -> Dataset | None:
     """The held-out images with the annotations that a model is judged by, or None where none is held out."""
     return certain(dataset.rows(held)) if len(held) else None
+
+
+def can_calibrate(judges: Dataset | None) -> bool:
+    """Whether some label has the 30 annotations that a temperature needs."""
+    return judges is not None and int(judges.annotation.observed.sum(axis=0).max()) >= LEAST_OBSERVED
 
 
 def _train_once(

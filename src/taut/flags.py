@@ -74,7 +74,7 @@ class ReadFlags:
         for name in ("label_columns", "auxiliary"):
             if isinstance(values[name], str):
                 values[name] = [part.strip() for part in values[name].split(",")]
-        values["unlabeled"] = -1 if self.unlabeled is None else _scalar(self.unlabeled)
+        values["unlabeled"] = -1 if self.unlabeled is None else scalar(self.unlabeled)
         return values
 
     def arguments(self) -> list[str]:
@@ -89,7 +89,7 @@ class ReadFlags:
         return found
 
 
-def _scalar(text: str) -> Scalar:
+def scalar(text: str) -> Scalar:
     """A value as an array or a table has it: a whole number, or text."""
     try:
         return int(text)

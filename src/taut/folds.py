@@ -29,6 +29,13 @@ def hide_fold(dataset: Dataset, parts: NDArray[np.intp], fold: int) -> Dataset:
     return replace(dataset, annotation=hide(dataset.annotation, (parts != fold)[:, None], dataset.space.sizes))
 
 
+def could_be_learnt(dataset: Dataset, hidden: Dataset, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which cells [M, k] of some rows are of classes that some annotation left in `hidden` shows."""
+    learnt = (hidden.annotation.targets > 0).any(axis=0)
+    strange = (dataset.annotation.targets[rows] > 0) & ~learnt
+    return np.stack([~strange[:, block].any(axis=1) for block in dataset.space.blocks], axis=1)
+
+
 def cross_fit(
     dataset: Dataset,
     parts: NDArray[np.intp],
@@ -41,7 +48,7 @@ def cross_fit(
     parts: the fold of each image [N], −1 for none, as `deal_folds` gives it.  trained: takes a dataset from which a
     fold is hidden, and the fold's number, to a model.  run: keeps the logits of every finished fold.
     again: whether they are read first.
-    A cell whose label no other fold annotates is not annotated in what is returned: nobody could have learnt it.
+    A cell whose class no other fold has is not annotated in what is returned: nobody could have learnt it.
     """
     logits = np.full((len(dataset), dataset.space.width), np.nan, dtype=np.float32)
     if run is not None and again:
@@ -53,7 +60,7 @@ def cross_fit(
     for fold in range(int(parts.max()) + 1):
         mine = np.flatnonzero(parts == fold)
         hidden = hide_fold(dataset, parts, fold)
-        observed[mine] &= hidden.annotation.observed.any(axis=0)
+        observed[mine] &= could_be_learnt(dataset, hidden, mine)
         if np.isnan(logits[mine]).any():
             logits[mine] = predict_logits(trained(hidden, fold), dataset.x[mine]).float().numpy()
             if run is not None and processes().is_main_process:

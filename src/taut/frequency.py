@@ -25,6 +25,7 @@ class ClassFrequencies(nn.Module):
     of the powers from 1 to 2 contradicts p(c).
     classes: of the label.  annotated: images that p(c) is estimated from.  end: the step at which they are compared
     with p(c); rows of the second half of the steps before it count. Where they contradict it, they follow the network.
+    parts: the batches of a step.
     checked: whether that is so; if not, p(c) is believed to be the frequencies of the rows without annotation.
     """
 
@@ -32,8 +33,9 @@ class ClassFrequencies(nn.Module):
     rows: Tensor
     contradict: Tensor
 
-    def __init__(self, classes: int, annotated: int, end: int, checked: bool = True) -> None:
+    def __init__(self, classes: int, annotated: int, end: int, checked: bool = True, parts: int = 1) -> None:
         super().__init__()
+        self.momentum = MOMENTUM ** (1 / parts)
         self.gate, self.end, self.checked = GATE + GATE_OF_ONE * classes / max(1, annotated), end, checked
         self._verdict: bool | None = None
         self.register_buffer("found", torch.zeros(classes))
@@ -66,7 +68,7 @@ class ClassFrequencies(nn.Module):
             distances = torch.special.xlogy(self.found, self.found).sum() - expected @ self.found
             self.contradict.fill_((distances.min() > self.gate).float())
         else:
-            self.found.lerp_(mean, 1 - MOMENTUM)
+            self.found.lerp_(mean, 1 - self.momentum)
 
     def expected(
         self, targets: Tensor, observed: Tensor, settled: Tensor, log_prior: Tensor, step: int

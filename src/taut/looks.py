@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from taut import latent
 from taut.data.dataset import Dataset
-from taut.evaluate.calibration import SPREAD, cell_nll
+from taut.evaluate.calibration import LEAST_OBSERVED, SPREAD, cell_nll
 from taut.evaluate.predict import predict_logits
 from taut.labels import Annotation
 from taut.latent import Sizes
@@ -23,6 +23,11 @@ from taut.nn.vae import LabelVAE
 
 MOST_JUDGES = 2000  # images; more would cost time and tell nothing
 CLEARLY = 2.0  # standard errors
+
+
+def can_judge(held: Dataset | None) -> bool:
+    """Whether held-out images are enough to choose weights by: 30 with annotations, as for a temperature."""
+    return held is not None and int(held.annotation.observed.any(axis=1).sum()) >= LEAST_OBSERVED
 
 
 class Looks(nn.Module):

@@ -12,7 +12,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from taut.build import build_model, build_objective, build_stream
 from taut.data.dataset import Dataset
 from taut.facts import Facts
-from taut.fit import hold_out
+from taut.fit import hold_out, judges_of
+from taut.looks import can_judge
 from taut.plan import Plan
 from taut.train import separate_randomness
 
@@ -64,7 +65,7 @@ def estimate_memory(dataset: Dataset, plan: Plan, facts: Facts) -> Memory:
     own = [*model.parameters(), *model.buffers()]
     known = {id(tensor) for tensor in own}
     copies = [t for t in [*objective.parameters(), *objective.buffers()] if id(t) not in known]  # a teacher's
-    judged = plan.train.looks > 0 and len(hold_out(dataset, plan)[1]) > 0
+    judged = plan.train.looks > 0 and can_judge(judges_of(dataset, hold_out(dataset, plan)[1]))
     weights = (3 if judged else 2) * _bytes(own) + _bytes(copies) + 3 * 4 * trained
     labelled, unlabelled = plan.train.batch_labelled, plan.train.batch_unlabelled
     rows = labelled + unlabelled

@@ -154,9 +154,9 @@ class TrainPlan:
     calibration: Literal["temperature", "isotonic", "none"] = "temperature"
     """Fitted for each label on held-out annotations: a temperature, isotonic maps on top of it, or nothing."""
     threshold: Literal["f1", "youden", "half"] = "f1"
-    """What a yes/no label's threshold maximises on them: F1, sensitivity + specificity, or nothing (0.5)."""
+    """What a yes/no label's threshold maximises: F1 of the rarer class, sensitivity + specificity, or nothing (0.5)."""
     looks: int = 16
-    """How often held-out annotations, where there are any, judge the averaged weights during a training, to keep the
+    """How often held-out images, where 30 are annotated, judge the averaged weights during a training, to keep the
     latest ones that are not clearly worse than the best; 0 keeps the last ones."""
     log_every: int = 20
     """Steps between rows of metrics.jsonl."""

@@ -110,7 +110,10 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
     if facts.images < SMALL and facts.labels == 1:  # several labels take longer to learn
         train.steps = 500
     known = max(facts.annotated_cells, default=0)
-    if facts.annotated_images >= FEW_ANNOTATED or (facts.is_image and HELD * known >= LEAST_OBSERVED):
+    many = facts.annotated_images >= FEW_ANNOTATED
+    # Of 200 classes of two images each, a tenth of them would be half of what is known of forty classes.
+    least = max(LEAST_OBSERVED, facts.classes[0] if facts.labels == 1 else 0)
+    if HELD * known >= least and (facts.is_image or many):
         # A network that knows its annotated photographs by heart is far too sure of others. Where a tenth is enough for
         # a temperature, it is well spent.
         train.valid_fraction = HELD
@@ -120,13 +123,13 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
     elif facts.labels > 1 and plan.model.encoder == "conv" and known >= LEAST_OBSERVED:
         # Of a rare finding neither a probability nor a threshold of one half can be believed as it is.
         train.folds = IMAGE_FOLDS
+    elif facts.labels > 1 and facts.is_image and many:
+        train.valid_fraction = HELD  # too few cells of each label to calibrate on, enough of all to look at
     if not facts.is_image:
         train.learning_rate, train.steps = 2e-3, 400
     rows = train.batch_labelled + (train.batch_unlabelled if shared else 0)
     if rows:
         train.steps = max(train.steps, math.ceil(PASSES * facts.annotated_images / rows))
-    if facts.labels == 1 and facts.classes[0] == 2 and 1 / 3 <= facts.positives[0] / max(1, known) <= 2 / 3:
-        train.threshold = "half"  # of two classes of about equal frequency neither is the one to be found
 
 
 def _plan_augmentation(plan: Plan, facts: Facts) -> None:
@@ -148,6 +151,9 @@ def _plan_augmentation(plan: Plan, facts: Facts) -> None:
     if min(facts.shape[1:]) <= 12:
         # Half a pixel matters at this size, and interpolation blurs.
         augment.rotation, augment.shear, augment.shift = 10.0, 0.1, min(augment.shift, 0.08)
+    # What is long would be turned out of its frame.
+    narrow = min(facts.shape[1:]) / max(facts.shape[1:])
+    augment.rotation, augment.shear = round(augment.rotation * narrow, 2), round(augment.shear * narrow, 4)
     tones = min(1.0, sum(facts.std) / len(facts.std) / TYPICAL_STD)  # a change must leave something to see
     if not facts.grey:
         augment.brightness, augment.contrast = round(0.1 * tones, 4), 0.2
@@ -236,13 +242,15 @@ def uncalibrated(facts: Facts, plan: Plan, apart: int) -> str:
     """
     if plan.train.calibration == "none":
         return "not calibrated, as the plan says"
-    if max(facts.annotated_cells, default=0) < LEAST_OBSERVED:
+    known = max(facts.annotated_cells, default=0)
+    if known < LEAST_OBSERVED:
         return f"not calibrated: no label has {LEAST_OBSERVED} annotated images, the least for a temperature"
     if apart < 2:
         return "not calibrated: all annotated images are of one group, of which none can be held out"
     folds = min(apart, FOLDS)
+    images = "annotated images of a label" if facts.labels > 1 else "annotated images"
     return (
-        f"not calibrated: {facts.annotated_images} annotated images are too few, or in too few groups, to hold some "
+        f"not calibrated: {known} {images} are too few, or in too few groups, to hold some "
         f"out; --train.folds {folds} calibrates on {folds} more trainings, each with some annotations hidden"
     )
 

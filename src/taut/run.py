@@ -22,7 +22,8 @@ from torch import Tensor
 from taut.data.dataset import DataError
 from taut.evaluate.ood import OODReference
 from taut.facts import Facts
-from taut.labels import LabelSpace
+from taut.flags import scalar
+from taut.labels import LabelSpace, Scalar
 from taut.nn.vae import Architecture, LabelVAE
 from taut.plan import Plan, override
 
@@ -78,6 +79,15 @@ class Run:
     def source(self) -> dict[str, Any]:
         """Where the data of the run came from: the arguments of load_dataset and of the draw."""
         return dict(self._facts("source"))
+
+    def unlabeled(self) -> Scalar | None:
+        """What means unannotated among class values as the training read them."""
+        about = load_about(self.path)
+        if "unlabeled" in about:
+            said: Scalar | None = about["unlabeled"]
+            return said
+        given = None if "plan" in about else self.source().get("unlabeled")
+        return -1 if given is None else scalar(given)
 
     def has_facts(self, facts: Facts) -> bool:
         """Whether the rows that were trained on have these facts."""

@@ -297,8 +297,9 @@ def draw_annotations(training: Dataset, source: DataFlags, seed: int) -> Dataset
         targets, observed = annotation.targets.copy(), annotation.observed.copy()
         targets[~valid], observed[~valid] = hidden.annotation.targets, hidden.annotation.observed
         annotation = dataclasses.replace(annotation, targets=targets, observed=observed)
-        note = f'The {int(observed[valid].any(1).sum()):,} annotated images of the "valid" part keep their annotations.'
-        return dataclasses.replace(training, annotation=annotation, notes=[*training.notes, note])
+        known = int(observed[valid].any(1).sum())
+        notes = [f'The {known:,} annotated images of the "valid" part keep their annotations.'] if known else []
+        return dataclasses.replace(training, annotation=annotation, notes=[*training.notes, *notes])
     if source.labels_per_class is not None:
         annotation = draw_per_class(training, source.labels_per_class, seed)
     elif source.labelled_cells is not None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from taut import latent
-from taut.adversary import adversarial, frozen_statistics
+from taut.adversary import adversarial, frozen_statistics, guessing
 from taut.latent import Sizes
 
 
@@ -137,7 +137,7 @@ class Teacher(Source):
         adversary: float = 0.0,
     ) -> None:
         super().__init__()
-        self.sizes, self.momentum, self.adversary = sizes, momentum, adversary
+        self.sizes, self.momentum, self.parts, self.adversary = sizes, momentum, parts, adversary
         self.sharpen, self.threshold, self.alignment, self.mix = sharpen, threshold, alignment, mix
         self.average = AveragedModel(model, momentum, parts) if momentum else None
         self.register_buffer("marginal", latent.log_softmax(torch.zeros(sum(sizes)), sizes).exp())
@@ -186,7 +186,7 @@ class Teacher(Source):
         """p̂ and m from a teacher's logits [M, W]; also moves the running marginal."""
         log_q = latent.log_softmax(logits.detach().float(), self.sizes)
         if self.training:
-            self.marginal.lerp_(log_q.exp().mean(0), 0.01)
+            self.marginal.lerp_(log_q.exp().mean(0), 1 - 0.99 ** (1 / self.parts))
         if self.alignment:
             log_q = latent.log_softmax(
                 log_q + self.alignment * (log_prior - self.marginal.clamp_min(1e-8).log()), self.sizes
@@ -251,7 +251,7 @@ class Interpolation(Source):
         if len(rows) < 2:
             return None
         x = batch.x[rows]
-        with torch.no_grad():
+        with guessing():
             posterior = model.encode(x)
             if self.match == "optimal":
                 partner = optimal_match(posterior.mean, posterior.log_var)

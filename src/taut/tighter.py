@@ -121,10 +121,14 @@ class TighterELBO(Objective):
         )
         onset = round(o.onset * t.steps), round(max(o.onset, o.full) * t.steps)
         sampling = Sampling(o.sampling, o.temperature, o.share)
+        if o.sampling == "enumerate" and o.reconstruction:
+            latent.check_enumerable(model.sizes)
         ramp, frequencies = round(o.ramp * t.steps), None
         drawn = len(model.sizes) == 1 and facts.annotated_images and o.mutual_information
         if drawn and (onset[0] or not o.check_prior):
-            frequencies = ClassFrequencies(model.sizes[0], facts.annotated_images, onset[0], o.check_prior)
+            frequencies = ClassFrequencies(
+                model.sizes[0], facts.annotated_images, onset[0], o.check_prior, t.accumulate
+            )
         return cls(weights, source, sampling, o.consistency, o.z_consistency, ramp, onset, frequencies, o.auxiliary)
 
     @property

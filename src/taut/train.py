@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from taut.data.dataset import Dataset
 from taut.data.stream import Stream
-from taut.looks import Looks
+from taut.looks import Looks, can_judge
 from taut.nn.vae import LabelVAE
 from taut.objective import Batch, LossTerms, Objective
 from taut.plan import Plan, TrainPlan
@@ -193,8 +193,8 @@ def train(
     device = accelerator.device
     with separate_randomness(device):
         torch.manual_seed(plan.seed)
-        judged = held is not None and settings.looks and bool(held.annotation.observed.any())
-        task = Task(model, objective, Looks(model, held, settings.looks) if held is not None and judged else None)
+        looks = Looks(model, held, settings.looks) if held is not None and settings.looks and can_judge(held) else None
+        task = Task(model, objective, looks)
         optimizer = make_optimizer(nn.ModuleList([model, objective]), settings)
         task.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         wrapped, optimizer = accelerator.prepare(task, optimizer)

@@ -55,13 +55,14 @@ class Unlabelled(TighterELBO):
 
     @classmethod
     def plan_for(cls, facts: Facts) -> dict[str, Any]:
-        """A reconstruction of weight 1, and nothing that knows of annotations or estimates them."""
+        """A reconstruction of weight 1, and nothing that knows of annotations, or estimates or judges by them."""
         return {
             "objective.source": "none",
             "objective.mutual_information": 0.0,
             "objective.reconstruction": 1.0,
             "objective.alpha": 0.0,
             "objective.share": 1.0,
+            "train.looks": 0,
         }
 
     def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:

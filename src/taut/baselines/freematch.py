@@ -36,7 +36,8 @@ class FreeMatch(FixMatch):
 
     def __init__(self, model: Any, plan: Plan, facts: Facts) -> None:
         super().__init__(model, plan, facts)
-        self.decay = 1 - 1 / max(1.0, min(MEMORY, SHORTEST * self.steps))
+        memory = max(1.0, min(MEMORY, SHORTEST * self.steps))
+        self.decay = (1 - 1 / memory) ** (1 / plan.train.accumulate)  # figures follow every part of a step
         uniform = latent.log_softmax(torch.zeros(sum(self.sizes)), self.sizes).exp()
         self.register_buffer("threshold", latent.max_labels(uniform, self.sizes))
         self.register_buffer("marginal", uniform.clone())

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from taut import latent
+from taut.adversary import guessing
 from taut.baselines.base import Baseline, annotated_term, annotation_kl, last_rows, squared_distance, terms_of
 from taut.objective import Batch, LossTerms, SecondView
 from taut.targets import mixed, sharpened
@@ -40,7 +41,7 @@ class MixMatch(Baseline):
         observed = torch.cat([batch.observed, seen])
         targets = torch.cat([batch.targets, last_rows(batch.targets, count)])
         x = torch.cat([batch.x, second])
-        with torch.no_grad():
+        with guessing():
             q = latent.log_softmax(model.classify(x), self.sizes).exp()
             first, again = q[: len(batch.x)], q[len(batch.x) :]
             mean = 0.5 * (last_rows(first, count) + again)

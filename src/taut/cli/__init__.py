@@ -17,9 +17,10 @@ from taut.cli.splits import save_split, split
 from taut.data import DataError, Dataset
 from taut.data.cells import annotation_notes, certain, unscored
 from taut.data.split import fold_count
+from taut.data.table import listed
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.facts import fingerprint
-from taut.fit import fit, hold_out, ignored_auxiliary, judges_of, plan_of
+from taut.fit import can_calibrate, fit, hold_out, ignored_auxiliary, judges_of, own_valid, plan_of
 from taut.fit import resume as resume_fit
 from taut.flags import DataFlags
 from taut.labels import LabelError
@@ -101,22 +102,24 @@ def plan(source: DataFlags, decisions: PlanFlags, time: bool = False, out: Path 
     training, _ = load_parts(source)
     training.space.check_observed(training.annotation)
     training = draw_annotations(training, source, seed)
-    for note in (*training.notes, *annotation_notes(training)):
+    learnt = training.rows(~own_valid(training))
+    for note in (*training.notes, *annotation_notes(learnt)):
         print(note)
-    facts = fingerprint(training)
+    facts = fingerprint(learnt)
     decided = plan_of(training, decisions.change, seed, decisions.method())
     for note in ignored_auxiliary(training, decided.objective.name):
         print(note)
+    kept, held = hold_out(training, decided)
+    judges = judges_of(training, held)
     print(estimate_memory(training, decided, facts).sentence())
     if (said := advice(facts, decided)) is not None:
         print(said)
     if decided.train.folds:
         print(f"calibration: {decided.train.folds} more trainings, each with a fold of the annotations hidden")
-    elif not decided.train.valid_fraction and (training.split is None or not (training.split == "valid").any()):
-        print(uncalibrated(facts, decided, fold_count(training, MOST_FOLDS)))
+    elif not can_calibrate(judges):
+        print(uncalibrated(facts, decided, fold_count(learnt, MOST_FOLDS)))
     if time:
-        kept, held = hold_out(training, decided)
-        print(expected_time(training.rows(kept), decided, facts, judges_of(training, held)))
+        print(expected_time(training.rows(kept), decided, facts, judges))
     if out is not None:
         decided.save(out)
         print(f"the decisions are in {out}: --plan {out}")
@@ -195,8 +198,10 @@ def _tell(note: str) -> None:
 
 
 def _sentence(figures: dict[str, Any], dataset: Dataset) -> str:
-    shown = {k: v for k, v in figures.items() if isinstance(v, float)}
-    return f"test part of {dataset.name}, {len(dataset)} images: " + ", ".join(f"{k} {v:.4g}" for k, v in shown.items())
+    shown = ", ".join(f"{k} {v:.4g}" for k, v in figures.items() if isinstance(v, float))
+    named = [f"{name}={row['class']}" for name, row in figures["per_label"].items() if "class" in row]
+    of = f" (ap, f1, sensitivity and specificity of {listed(named)})" if named else ""
+    return f"test part of {dataset.name}, {len(dataset)} images: {shown}{of}"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -17,11 +17,11 @@ PLANNED = {
     "model": ("encoder", "width", "pool", "z_dim", "decoder_width", "reduce", "likelihood", "dropout"),
     "objective": (
         *("reconstruction", "beta_z", "mutual_information", "marginal", "source", "momentum"),
-        *("sharpen", "threshold", "onset", "full", "mix", "adversary"),
+        *("sharpen", "threshold", "onset", "full", "mix", "adversary", "share"),
     ),
     "train": (
         *("steps", "batch_labelled", "batch_unlabelled", "learning_rate", "weight_decay"),
-        *("precision", "valid_fraction", "folds", "threshold"),
+        *("precision", "valid_fraction", "folds"),
     ),
     "augment": (
         *("rotation", "scale", "shift", "shear", "brightness", "contrast"),

@@ -25,6 +25,7 @@ from taut.evaluate.predict import predict_logits
 from taut.evaluate.predictions import prediction_table
 from taut.export import export as export_run
 from taut.features import FrozenEncoder
+from taut.fit import own_valid
 from taut.flags import DataFlags
 from taut.inputs import read_inputs, table_images
 from taut.nn.vae import LabelVAE
@@ -234,7 +235,7 @@ def explain(
         label: a label, or LABEL=CLASS; of a label of more than two classes the class is compared with the most probable
             one, and without a class the two most probable ones are.
         out: the PNG file to write.
-        attribution: occlusion or gradients add a map of what speaks for the label (needs captum, `taut[explain]`).
+        attribution: occlusion or gradients add a map of what speaks for the label (needs captum).
         row: the id of the image in an .npz file of several.
     """
     folder = Run(run)
@@ -286,10 +287,10 @@ def export(run: Path, out: Path = Path("model")) -> None:
 
 
 def _with_held_out(dataset: Dataset, saved: Path) -> Dataset:
-    """The images that a run learnt from and held out as its parts, unless the data have a "valid" part of their own."""
+    """The images that a run learnt from and held out as its parts, unless the data have such a "valid" part."""
     if dataset.split is None:
         return with_saved_split(dataset, saved, True)
-    if (dataset.split == "valid").any():
+    if own_valid(dataset).any():
         return dataset
     return with_saved_split(dataset.rows(dataset.split != "test"), saved, True)
 
@@ -299,8 +300,9 @@ def _source(folder: Run) -> DataFlags:
     about = load_about(folder.path)
     if "plan" not in about:
         return DataFlags.from_json(folder.source())
-    unlabeled = about.get("unlabeled")
-    said = None if unlabeled is None else str(unlabeled)
+    unlabeled = folder.unlabeled()
+    # "" is no value at all, and None is -1, as where nothing is said.
+    said = "" if unlabeled is None else None if unlabeled == -1 else str(unlabeled)
     return DataFlags("", unlabeled=said, image_size=about.get("image_size"), view=about.get("view"))
 
 

@@ -88,7 +88,7 @@ def load_dataset(
     path = Path(source).expanduser()
     kind = path.suffix.lower()
     if source in EMBEDDED or source in PUBLIC:
-        given = None if unlabeled == -1 else unlabeled
+        given = None if unlabeled in (-1, None, "") else unlabeled
         _refuse(source, {**table, "--group": group, "--blank": blank, "--unlabeled": given})
         dataset = EMBEDDED[source]() if source in EMBEDDED else load_public(source)
     elif kind == ".npz" and labels is None:

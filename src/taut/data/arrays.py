@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from taut.data.array_labels import named_annotations, uncertain_cells
 from taut.data.auxiliary import Auxiliary, read_auxiliary
 from taut.data.cells import CellPolicy, with_policy
-from taut.data.dataset import SPLITS, DataError, Dataset, as_images, pixel_max, small_scale
+from taut.data.dataset import SPLITS, DataError, Dataset, as_images, pixel_max, small_scale, without_sides_of_one
 from taut.data.naming import PARTS, known_names, says_patient, unused_group
 from taut.data.packed import decode_packed
 from taut.data.signed import read_cells
@@ -145,7 +145,7 @@ class _Reader:
                 )
         lengths = [len(part) for part in inputs]
         count = sum(lengths)
-        x, split = np.concatenate(inputs) if len(inputs) > 1 else inputs[0], self._split(lengths)
+        x, split = without_sides_of_one(np.concatenate(inputs) if len(inputs) > 1 else inputs[0]), self._split(lengths)
         white = (255.0 if packed else _white(x, split)) if white is None else white
         notes = small_scale(x, white)
         x = as_images(x, str(self.path), white)

@@ -63,7 +63,9 @@ def decode_image(file: Path | BinaryIO, shape: Shape, white: float = DEEP) -> ND
         _check_single(image)
         # JPEG decodes at 1/2, 1/4 or 1/8 for less work; twice the final size keeps the resizing smooth.
         image.draft(None, (2 * width, 2 * height))
-        ImageOps.exif_transpose(image, in_place=True)
+        if _orientation(image) > 1:
+            image.info.pop("exif", None)  # read by now, and not to be written anew, which damaged tags may not allow
+            ImageOps.exif_transpose(image, in_place=True)
         if _is_deep(image):
             pixels = _resized(np.asarray(image, dtype=np.float32) * np.float32(255 / white), height, width)
         elif image.mode in ("I", "F"):
@@ -314,9 +316,17 @@ def _header(path: Path) -> Header:
         _check_single(image)
         width, height = image.size
         # Asking a PNG for EXIF data that is not in its head would decode the whole file.
-        if "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:
+        if "exif" in image.info and _orientation(image) >= 5:
             width, height = height, width
         return Header(height, width, image.mode in GREY_MODES or _is_deep(image), _is_deep(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    """How an opened file says that it is turned, 1 to 8: 1 is upright, as is what has damaged metadata."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow has many, and an image is not lost for them
+        return 1
 
 
 def _check_single(image: Image.Image) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -86,10 +87,17 @@ class Dataset:
         if self.traced() is not known and self.x.dtype.kind == "f":
             row = first_not_finite(self.x)
             if row is not None:
-                raise DataError(
-                    f"{self.name}: row {row} ({self.ids[row]}) contains NaN or infinity: put numbers there, such as "
-                    "the median of a column"
-                )
+                raise DataError(f"{self.name}: row {row} ({self.ids[row]}) contains NaN or infinity{self._hole(row)}")
+
+    def _hole(self, row: int) -> str:
+        """In which column of feature vectors a row has its first hole, and what to do about it."""
+        if self.is_image:
+            return ""
+        column = int(np.argmax(~np.isfinite(self.x[row])))
+        name = self.feature_names[column] if self.feature_names else column
+        if not np.isfinite(self.x[:, column]).any():
+            return f" in column {name}, as all rows do: leave it out"
+        return f" in column {name}: put numbers there, such as the median of the column"
 
     def __len__(self) -> int:
         return len(self.x)
@@ -147,6 +155,11 @@ def small_scale(x: NDArray[Any], white: float | None) -> list[str]:
     if white is None or white > SMALL or x.dtype != np.uint8 or x.ndim < 3 or x.max(initial=0) > white:
         return []
     return [f"The pixels are bytes from 0 to {white:g}, which is taken as white."]
+
+
+def without_sides_of_one(x: NDArray[Any]) -> NDArray[Any]:
+    """Spectra and the like, [N, L, 1] or [N, 1, L], as the vectors [N, L] that they are; other arrays as they are."""
+    return x.reshape(len(x), math.prod(x.shape[1:])) if x.ndim > 2 and sum(side > 1 for side in x.shape[1:]) < 2 else x
 
 
 def as_images(x: NDArray[Any], name: str, white: float | None = None) -> NDArray[Any]:

@@ -126,7 +126,7 @@ def _read(path: Path, tags: list[str] | None = None) -> Any:
     try:
         import pydicom
     except ImportError as error:
-        raise DataError(f"{path} is a DICOM file: install pydicom with pip install 'taut[dicom]'") from error
+        raise DataError(f"{path} is a DICOM file: pip install pydicom reads it") from error
     # Files of hospitals break small rules all the time; only what is needed for the image is looked at.
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     if tags is not None:
@@ -156,5 +156,5 @@ def _undecoded(path: Path, data: Any, error: Exception) -> Exception:
         return DataError(f"{path} is {syntax.name} of 12 bits: pip install pylibjpeg pylibjpeg-libjpeg decodes it")
     return DataError(
         f"{path} is compressed as {syntax.name}, for which no decoder is installed: "
-        f"pip install {DECODERS.get(str(syntax), 'python-gdcm')}, or all of them with pip install 'taut[dicom]'"
+        f"pip install {DECODERS.get(str(syntax), 'python-gdcm')}, or all of them with taut's extra dicom"
     )

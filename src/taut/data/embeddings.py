@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from taut.data.arrays import ID_NAMES
 from taut.data.cells import LATENT, annotate, cell_notes, check_policy, chosen_policy, settle_together
-from taut.data.dataset import DataError, Dataset, as_images, pixel_max, small_scale
+from taut.data.dataset import DataError, Dataset, as_images, pixel_max, small_scale, without_sides_of_one
 from taut.data.joined import Column
 from taut.data.listing import Listing, TableOptions, from_table, one_of_image
 from taut.data.table import listed, plural, read_table
@@ -58,6 +58,7 @@ def read_inputs_file(path: Path, white: float | None = None, key: str | None = N
         raise DataError(f"{path}: there is no such file")
     kind = path.suffix.lower()
     x, ids, names, left = _parquet(path, key) if kind in (".parquet", ".pq") else (*_numpy(path, kind), [])
+    x = without_sides_of_one(x)
     white = None if x.ndim == 2 else pixel_max(x) if white is None else white
     notes = small_scale(x, white)
     notes += [f"Columns of text are no features: {listed(left)}."] if left else []
@@ -285,7 +286,7 @@ def _parquet(path: Path, key: str | None) -> tuple[NDArray[Any], NDArray[Any] | 
     try:
         import pyarrow  # noqa: F401 - pandas says nothing of our extra
     except ModuleNotFoundError as error:
-        raise DataError(f"{path}: Parquet needs pyarrow: pip install 'taut[parquet]'") from error
+        raise DataError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
     try:
         table = pd.read_parquet(path, engine="pyarrow")
     except (OSError, ValueError) as error:

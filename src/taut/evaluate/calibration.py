@@ -20,6 +20,7 @@ from taut.nn.vae import LabelVAE
 LEAST_OBSERVED = 30
 LEAST_OF_CLASS = 5
 LEAST_ISOTONIC = 100  # a map has far more freedom than a temperature
+ABOUT_HALF = 1 / 3  # from this frequency on neither of yes and no is the one to be found
 SPREAD = 0.5  # standard deviation of log T around what is expected of it before a label's annotations are seen
 
 Block = tuple[Tensor, Tensor, Tensor]  # one label's logits [n, c], targets [n, c] and log p(c) [c]
@@ -100,9 +101,11 @@ def fit_thresholds(
 ) -> NDArray[np.float32]:
     """The threshold of "yes" that suits its held-out annotations best: [k].
 
-    rule: "f1" maximises F1, "youden" sensitivity + specificity (Youden 1950), "half" is 0.5 for all. It lies midway
-    between two of the probabilities [N, W], or is 0 where all are best called positive; of equally good ones it is the
-    greatest.  A label that is not yes/no (0 and 1), or has fewer than 30 annotated images or 5 of a class, keeps 0.5.
+    rule: "f1" maximises F1 of the rarer of yes and no, "youden" sensitivity + specificity (Youden 1950), "half" is 0.5
+    for all. It lies midway between two of the probabilities [N, W], or beyond them; of equally good ones it is that
+    which finds the fewest.  A label that is not yes/no (0 and 1), or has fewer than 30 annotated images or 5 of a
+    class, keeps 0.5; with "f1" one of which a third to two thirds are yes does, too: the F1 of what is frequent is
+    greatest where all images are called so, whatever they show.
     """
     thresholds = np.full(len(space), 0.5, dtype=np.float32)
     for j, (label, block) in enumerate(zip(space, space.blocks, strict=True)):
@@ -111,7 +114,13 @@ def fit_thresholds(
         enough = len(truth) >= LEAST_OBSERVED and LEAST_OF_CLASS <= truth.sum() <= len(truth) - LEAST_OF_CLASS
         if rule == "half" or label.classes != (0, 1) or not enough:
             continue
-        q = probabilities[seen, block][:, 1]
+        frequency, rare = truth.mean(), 1
+        if rule == "f1":
+            if ABOUT_HALF <= frequency <= 1 - ABOUT_HALF:
+                continue
+            rare = int(frequency < 0.5)
+        truth = truth == rare
+        q = probabilities[seen, block][:, rare]
         values, index = np.unique(q, return_inverse=True)
         # Counts of what is called positive where everything from the i-th value on is.
         positive = np.bincount(index, truth)[::-1].cumsum()[::-1]
@@ -121,7 +130,8 @@ def fit_thresholds(
         else:
             worth = positive / truth.sum() - (called - positive) / (len(truth) - truth.sum())
         best = len(worth) - 1 - int(worth[::-1].argmax())
-        thresholds[j] = (values[best - 1] + values[best]) / 2 if best else 0.0
+        limit = (values[best - 1] + values[best]) / 2 if best else 0.0
+        thresholds[j] = limit if rare else 1 - limit
     return thresholds
 
 

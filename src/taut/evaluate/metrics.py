@@ -19,7 +19,7 @@ from taut.evaluate.predict import batches, predict_logits
 from taut.nn.vae import LabelVAE
 
 RANKED, DECIDED = ("auroc", "ap"), ("f1", "sensitivity", "specificity")
-Row = dict[str, float | int | None]
+Row = dict[str, Any]
 
 
 def evaluate(
@@ -68,7 +68,8 @@ def label_figures(
     """Figures of each label and their means, from probabilities [N, W]; for any classifier.
 
     decided: [N, k] indices of the classes that are decided for; by default the most probable ones.
-    per_label has annotated and, of two-class labels, positives (of the last class), numbers of images; error, percent,
+    per_label has annotated and, of two-class labels, positives (of the last class, which `class` names where the two
+    are not 0 and 1), numbers of images; error, percent,
     of the most probable class; ece; auroc, ap, of the last class; f1, sensitivity, specificity, of the decisions. Of a
     label of more classes the last five are means over its classes against the rest, and `classes` says over how many.
     What is undefined is None: auroc, ap and f1 without both classes, sensitivity and specificity without theirs.
@@ -88,6 +89,8 @@ def label_figures(
         row["error"] = _number(100 * np.mean(q.argmax(axis=1) != truth))
         row["ece"] = _number(expected_calibration_error(*events(q, truth)))
         if len(label.classes) == 2:
+            if label.classes != (0, 1):
+                row["class"] = str(label.classes[1])
             row["positives"] = int(truth.sum())
             row |= _one_class(q[:, 1], truth == 1, decided[seen, j] == 1)
         else:

@@ -61,7 +61,7 @@ def find_timm() -> Any:
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise ValueError("encoders named timm:NAME need timm: pip install 'taut[timm]'") from error
+        raise ValueError("encoders named timm:NAME need timm: pip install timm") from error
     return timm
 
 

@@ -139,21 +139,24 @@ class LabelVAE(nn.Module):
     def prepare(self, x: Tensor) -> Tensor:
         """Raw inputs as the networks and the likelihood see them: images in [0, 1], features standardised.
 
+        A feature that was constant in training, whose scale is 0, is 0 whatever it is later.
         x: [N, C, H, W] uint8, or floats already in [0, 1]; or [N, F].
         """
         if x.dtype == torch.uint8:
             x = x.float() / 255
         x = x.float()
-        return x if len(self.architecture.shape) > 1 else (x - self.shift) / self.scale
+        if len(self.architecture.shape) > 1:
+            return x
+        return (x - self.shift) / torch.where(self.scale > 0, self.scale, torch.inf)
 
     def encode(self, x: Tensor) -> Posterior:
         """q(z|x) and q(c|x) of prepared inputs [N, ...]."""
         return self.posterior(self.encoder(self.standardise(x)))
 
     def standardise(self, x: Tensor) -> Tensor:
-        """Prepared inputs as the encoder reads them."""
+        """Prepared inputs as the encoder reads them: of views of features, nothing where these were constant."""
         if x.dim() != 4:
-            return x
+            return torch.where(self.scale > 0, x, 0)
         return ((x - self.shift) / self.scale).contiguous(memory_format=torch.channels_last)
 
     def posterior(self, features: Features) -> Posterior:
@@ -189,7 +192,7 @@ class LabelVAE(nn.Module):
 
     def log_likelihood(self, x: Tensor, parameters: Tensor) -> Tensor:
         """log p(x|z,c) of prepared inputs at the decoder's resolution: [N] nats."""
-        target = reduce_image(x, self.out_shape)
+        target = reduce_image(x if x.dim() == 4 else self.standardise(x), self.out_shape)
         if self.architecture.likelihood == "bernoulli":
             return latent.bernoulli_log_likelihood(target, parameters)
         return latent.gaussian_log_likelihood(target, parameters, self.log_noise)

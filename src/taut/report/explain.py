@@ -149,7 +149,7 @@ def attribute(
     try:
         from captum.attr import IntegratedGradients, Occlusion
     except ImportError as error:
-        raise DataError("--attribution needs captum: pip install 'taut[explain]'") from error
+        raise DataError("--attribution needs captum: pip install captum") from error
 
     def odds(inputs: Tensor) -> Tensor:
         logits = model.classify(inputs if frozen is None else model.prepare(frozen(inputs)))

@@ -10,8 +10,8 @@ from taut.data.table import listed, plural
 
 MEANS = ("error", "auroc_macro", "ap_macro", "f1_macro", "sensitivity_macro", "specificity_macro", "ece", "nll", "elbo")
 SHOWN = (
-    "annotated", "positives", "classes", "auroc", "ap", "error", "f1", "sensitivity", "specificity", "threshold", "ece",
-    "nll",
+    "annotated", "class", "positives", "classes", "auroc", "ap", "error", "f1", "sensitivity", "specificity",
+    "threshold", "ece", "nll",
 )  # fmt: skip
 COMPARED = ("images", "auroc_macro", "ap_macro", "error", "ece")
 
@@ -59,6 +59,8 @@ def _cell(row: dict[str, Any], name: str) -> str:
     value, low, high = row.get(name), row.get(f"{name}_low"), row.get(f"{name}_high")
     if value is None:
         return "-"
+    if isinstance(value, str):
+        return value
     digits = 0 if isinstance(value, int) else 2 if name in ("error", "elbo") else 3
     interval = "" if low is None else f" ({low:.{digits}f} to {high:.{digits}f})"
     return f"{value:.{digits}f}{interval}"
