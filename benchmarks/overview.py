@@ -101,13 +101,14 @@ def overview(folder: Path = RESULTS) -> str:
         name, digits = FIGURES[row.figure]
         cell = summary[row.own][row.figure]
         found = {WORDS[other]: summary[other][row.figure] for other in row.others if other in summary}
-        others = ", ".join(f"{word} {_shown(value, digits)}" for word, value in found.items())
+        others = ", ".join(f"{word} {shown(value, digits)}" for word, value in found.items())
         worst = f", the worst {cell['max']:.{digits}f}" if row.figure == "error" and cell["n"] > 4 else ""
-        own = _shown(cell, digits) + worst
+        own = shown(cell, digits) + worst
         lines.append(f"| {row.setting} | {name} | {own} | {others} | {cell['n']} | `{row.file}` |")
     return "\n".join(lines)
 
 
-def _shown(value: dict[str, Any], digits: int) -> str:
-    spread = f" ± {value['std']:.{digits}f}" if value["n"] > 1 else ""
+def shown(value: dict[str, Any], digits: int) -> str:
+    """A figure's mean ± standard deviation, or its only value."""
+    spread = f" ± {value['std']:.{digits}f}" if value["n"] > 1 and "std" in value else ""
     return f"{value['mean']:.{digits}f}{spread}"

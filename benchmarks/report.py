@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from benchmarks.common import RESULTS
-from benchmarks.overview import overview
+from benchmarks.overview import overview, shown
 from taut.compare import draw_points
 
 README = Path(__file__).parent.parent / "README.md"
@@ -176,8 +176,7 @@ def _cell(value: dict[str, float] | None) -> str:
         return ""
     size = abs(value["mean"])
     digits = 0 if size >= 1000 else 1 if size >= 10 else 3
-    spread = f" ± {value['std']:.{digits}f}" if value["n"] > 1 and "std" in value else ""
-    return f"{value['mean']:.{digits}f}{spread}"
+    return shown(value, digits)
 
 
 def filled(text: str, folder: Path = RESULTS) -> str:

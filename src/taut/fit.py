@@ -61,16 +61,13 @@ def plan_of(
     There are no folds where that part is enough to calibrate on, or where nothing is to be calibrated, and no more of
     them than the annotated images can be dealt into.
     """
-    valid = own_valid(dataset)
+    learnt = dataset.rows(~own_valid(dataset))
     # What is stated is not to be estimated.
     stated = {"objective.check_prior": False} if dataset.prevalence else {}
-    plan = changed_plan(
-        fingerprint(dataset.rows(~valid)), lambda plan: change(override(plan, stated, "prevalence")), seed, objective
-    )
+    plan = changed_plan(fingerprint(learnt), lambda plan: change(override(plan, stated, "prevalence")), seed, objective)
     settings = plan.train
-    judges = judges_of(dataset, np.flatnonzero(valid))
-    needed = not can_calibrate(judges) and (settings.calibration, settings.threshold) != ("none", "half")
-    settings.folds = fold_count(dataset.rows(~valid), settings.folds) if needed else 0
+    needed = not own_part_calibrates(dataset) and (settings.calibration, settings.threshold) != ("none", "half")
+    settings.folds = fold_count(learnt, settings.folds) if needed else 0
     return plan
 
 
@@ -80,14 +77,17 @@ def own_valid(dataset: Dataset) -> NDArray[np.bool_]:
     return valid & bool(dataset.annotation.observed[valid].any())
 
 
+def own_part_calibrates(dataset: Dataset) -> bool:
+    """Whether the dataset's own "valid" part is enough to calibrate on, so that neither folds nor a share need be."""
+    return can_calibrate(judges_of(dataset, np.flatnonzero(own_valid(dataset))))
+
+
 def ignored_requests(dataset: Dataset, change: Callable[[Plan], Plan], plan: Plan) -> list[str]:
     """Sentences about the changes that have no effect beside a "valid" part of the dataset's own."""
-    if not own_valid(dataset).any():
+    if not own_part_calibrates(dataset):
         return []
     asked = change(override(plan, {"train.valid_fraction": 0.0, "train.folds": 0}, "valid part")).train
-    enough = can_calibrate(judges_of(dataset, np.flatnonzero(own_valid(dataset))))
-    names = ("valid_fraction", "folds") if enough else ()
-    flags = [f"--train.{name} {getattr(asked, name):g}" for name in names if getattr(asked, name)]
+    flags = [f"--train.{name} {getattr(asked, name):g}" for name in ("valid_fraction", "folds") if getattr(asked, name)]
     return [f'{flag} has no effect: the "valid" part of {dataset.name} is held out instead' for flag in flags]
 
 
@@ -117,7 +117,7 @@ def hold_out(dataset: Dataset, plan: Plan) -> tuple[NDArray[np.intp], NDArray[np
     """
     rows = np.arange(len(dataset))
     valid = own_valid(dataset)
-    if plan.train.valid_fraction > 0 and not can_calibrate(judges_of(dataset, rows[valid])):
+    if plan.train.valid_fraction > 0 and not own_part_calibrates(dataset):
         annotated = np.flatnonzero(dataset.annotation.observed.any(axis=1) & ~valid)
         share = plan.train.valid_fraction
         try:

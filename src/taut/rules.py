@@ -236,7 +236,7 @@ def advice(facts: Facts, plan: Plan) -> str | None:
 
 
 def uncalibrated(facts: Facts, plan: Plan, apart: int) -> str:
-    """Why nothing is calibrated where no image is held out and there are no folds, and what would.
+    """Why nothing is calibrated where too few images or none are held out and there are no folds, and what would.
 
     apart: how many annotated images, or groups of them, could be in different folds.
     """
