@@ -7,13 +7,13 @@ networks and minutes. Nothing is held out for calibration, since what is compare
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, chosen, record
-from benchmarks.xrays import NAMES, NONE, figures
+from benchmarks.xrays import NAMES, figures
 from taut.data.dataset import Dataset
 from taut.data.embedded import digit_grid
 from taut.data.split import draw_fraction
@@ -22,8 +22,6 @@ from taut.plan import override
 
 SHARE = 0.05
 METHODS = ("taut", "masked_cross_entropy", "mean-teacher", "fixmatch", "pseudo-label")
-SOFT = {"objective.sharpen": 1.0, "objective.threshold": 0.0, "objective.momentum": 0.0}
-"""The posterior of the network itself, as it is, in the place of what an averaged one is nearly certain of."""
 SETTINGS = {"cells-5": "a random 5 % of the cells annotated", "rows-5": "5 % of the images annotated"}
 
 
@@ -41,17 +39,15 @@ def draw(seed: int, setting: str) -> Dataset:
     return dataclasses.replace(training, annotation=annotation)
 
 
-def one(
-    training: Dataset, objective: str, minutes: float, seed: int, changes: Mapping[str, Any] = NONE
-) -> dict[str, Any]:
-    """Figures of one training on the test images, of a plan with some changes."""
-    change = partial(override, changes={"train.valid_fraction": 0.0, "train.folds": 0, **changes}, where="benchmark")
+def one(training: Dataset, objective: str, minutes: float, seed: int) -> dict[str, Any]:
+    """Figures of one training on the test images."""
+    change = partial(override, changes={"train.valid_fraction": 0.0, "train.folds": 0}, where="benchmark")
     return figures(fit(training, change, minutes, seed, quiet=True, objective=objective), parts()[1])
 
 
-def drawn(setting: str, objective: str, minutes: float, seed: int, changes: Mapping[str, Any] = NONE) -> dict[str, Any]:
+def drawn(setting: str, objective: str, minutes: float, seed: int) -> dict[str, Any]:
     """The figures of a draw."""
-    return one(draw(seed, setting), objective, minutes, seed, changes)
+    return one(draw(seed, setting), objective, minutes, seed)
 
 
 @cache
@@ -68,7 +64,6 @@ def main(seeds: int = 5, minutes: float = 1.0, names: list[str] | None = None, f
             methods: dict[str, Callable[[int], dict[str, Any]]] = {
                 name: partial(drawn, setting, NAMES[name], minutes) for name in METHODS
             }
-            methods["taut, soft targets"] = partial(drawn, setting, NAMES["taut"], minutes, changes=SOFT)
             methods["all annotated"] = partial(annotated, minutes)
             record(f"grid-{setting}", about, methods, [seed], folder)
 

@@ -36,6 +36,19 @@ def jpegs(images, kind="JPEG"):
     return {"jpeg": np.frombuffer(b"".join(files), dtype=np.uint8), "offsets": offsets}
 
 
+def test_numbers_of_classes_that_nan_has_made_floats_of(tmp_path: Path) -> None:
+    x, y = np.zeros((4, 8, 8), np.uint8), np.array([0.0, 2.0, np.nan, 1.0])
+    np.savez(tmp_path / "named.npz", x=x, y=y, class_names=np.array(["cat", "dog", "cow"]))
+    data = load_npz(tmp_path / "named.npz")
+    assert data.space.labels[0].classes == ("cat", "dog", "cow")
+    assert data.annotation.observed[:, 0].tolist() == [True, True, False, True]
+    assert data.annotation.targets[[0, 1, 3]].argmax(1).tolist() == [0, 2, 1]
+    np.savez(tmp_path / "bare.npz", x=x, y=y)
+    classes = load_npz(tmp_path / "bare.npz").space.labels[0].classes
+    assert classes == (0, 1, 2)
+    assert {type(value) for value in classes} == {int}
+
+
 def test_images_with_classes(tmp_path):
     x = pixels(4, 5, 6)
     data = load_npz(save(tmp_path, x=x, y=np.array([2, 0, -1, 2])))

@@ -303,7 +303,7 @@ def test_supervised_takes_no_images_without_annotation() -> None:
     kind = OBJECTIVES["supervised"]
     complete = dataclasses.replace(facts_of(ONE), annotated_images=20, fully_annotated_images=20)
     assert kind.plan_for(complete) == {"train.batch_unlabelled": 0}
-    assert kind.plan_for(facts_of(SEVERAL)) == {}
+    assert kind.plan_for(facts_of(SEVERAL)) == {"train.unannotated": 0.0}
     assert kind.plan_for(dataclasses.replace(complete, annotated_images=0, fully_annotated_images=0)) == {}
 
 
@@ -422,6 +422,25 @@ def test_the_teacher_of_a_new_training_is_the_student() -> None:
 
 
 # --- VAT ----------------------------------------------------------------------------------------------------
+
+
+def test_vat_compares_passes_that_drop_the_same_units() -> None:
+    class Dropping(Linear):
+        def __init__(self, sizes: Sizes) -> None:
+            super().__init__(sizes)
+            self.dropout = nn.Dropout(0.5)
+
+        def classify(self, x: Tensor) -> Tensor:
+            return super().classify(self.dropout(x))
+
+    model = Dropping((2,))
+    method = make("vat", model)
+    x = torch.randn(8, FEATURES, dtype=torch.float64)
+    batch = Batch(x, torch.full((8, 2), math.nan), torch.zeros(8, 1, dtype=torch.bool))
+    method.epsilon = 0.0
+    assert float(method.loss(model, batch, 0).consistency) == pytest.approx(0, abs=1e-12)
+    assert model.dropout.training
+    assert not torch.equal(model.classify(x), model.classify(x))
 
 
 @pytest.mark.parametrize("several", [False, True])

@@ -287,6 +287,28 @@ def test_only_m2_has_a_limit_on_combinations() -> None:
     assert [len(c) for c in model.decoded] == [3, 1]
 
 
+def test_ignored_cells_and_soft_annotations_of_many_labels_are_drawn() -> None:
+    sizes = (2,) * 13
+    model = ConditionalGaussian(sizes)
+    x, targets = model.sample(4), random_targets(4, sizes, one_hot=True, dtype=torch.float32)
+    targets[0, :2] = 0.5
+    some = torch.ones(4, 13, dtype=torch.bool)
+    some[1, 5] = False
+    complete = dataclasses.replace(FACTS, fully_annotated_images=FACTS.images)
+    m2 = find_objective("m2").from_plan(model, plan_for(FACTS, objective="m2"), complete)
+    model.decoded.clear()
+    total = m2.loss(model, Batch(x, targets, some, ignored=~some), 0).total
+    assert bool(torch.isfinite(total))
+    assert [len(c) for c in model.decoded] == [4]
+    # Few labels are summed over where their annotation is soft, and drawn where they are ignored.
+    few = ConditionalGaussian((2, 3))
+    soft = random_targets(4, (2, 3), dtype=torch.float32)
+    batch = Batch(few.sample(4), soft, torch.ones(4, 2, dtype=torch.bool))
+    few.decoded.clear()
+    build("m2", few).loss(few, batch, 0)
+    assert [len(c) for c in few.decoded] == [24]
+
+
 def test_folds_of_a_complete_table_enumerate_nothing() -> None:
     space = LabelSpace.multilabel([f"label {j}" for j in range(13)])
     data = vectors(cells(40, share=1.0, labels=13), space)

@@ -5,7 +5,8 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from conftest import Array
-from taut.evaluate.bootstrap import _draws, bootstrap_intervals
+from taut.evaluate.bootstrap import _decisions, _draws, bootstrap_intervals
+from taut.evaluate.metrics import label_figures
 from taut.labels import LabelSpace
 from tiny import NAN, vectors
 
@@ -82,6 +83,24 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
         found = bootstrap_intervals(np.stack([1 - p, p], axis=1), vectors(y[:, None], space), resamples=200)
         covered += found["auroc_macro_low"] < 0.7602 < found["auroc_macro_high"]
     assert 88 <= covered <= 100
+
+
+def test_decisions_have_intervals() -> None:
+    q, y = some()
+    data = vectors(y, SEVERAL)
+    decided = SEVERAL.decide(q, [0.3] * len(SEVERAL))
+    found = bootstrap_intervals(q, data, resamples=400, decided=decided)
+    figures = label_figures(q, data, decided)
+    for name in ("f1", "sensitivity", "specificity"):
+        assert found[f"{name}_macro_low"] < figures[f"{name}_macro"] < found[f"{name}_macro_high"]
+        for label, row in figures["per_label"].items():
+            assert found["per_label"][label][f"{name}_low"] <= row[name] <= found["per_label"][label][f"{name}_high"]
+    # Of one draw, in which each image is as often as it is, they are the figures themselves.
+    seen = ~np.isnan(y[:, 0])
+    one = _decisions(decided[seen, 0] == 1, y[seen, 0] == 1, np.ones((1, int(seen.sum()))))
+    assert {name: round(float(v[0]), 6) for name, v in one.items()} == {
+        name: figures["per_label"]["label_0"][name] for name in one
+    }
 
 
 def test_what_is_undefined_has_no_interval() -> None:

@@ -16,12 +16,14 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from conftest import Array
 from taut import latent
 from taut.build import build_model
+from taut.data.dataset import DataError
 from taut.evaluate.calibration import calibrate, events, fit_isotonic, fit_thresholds
 from taut.evaluate.predict import predict_logits, predict_probabilities
 from taut.facts import fingerprint
 from taut.fit import fit
 from taut.labels import Label, LabelSpace
 from taut.nn.vae import LabelVAE
+from taut.plan import Plan, override
 from taut.rules import make_plan
 from taut.run import load_model, save_model
 from tiny import NAN, equal, made, tiny
@@ -130,6 +132,31 @@ def test_a_threshold_by_hand() -> None:
     # The same of "no" where that is what is rare: yes and no change places, and so do 0 and 1.
     swapped = YES_NO.encode(1 - truth[:, None])
     assert fit_thresholds(yes(1 - q), swapped, YES_NO).tolist() == pytest.approx([0.8])
+
+
+def test_a_threshold_for_a_sensitivity_or_a_specificity() -> None:
+    q = np.arange(40) / 40
+    truth = np.isin(np.arange(40), [5, 12, *range(22, 40, 2)])  # eleven positives, 29 negatives
+    annotation = YES_NO.encode(truth.astype(float)[:, None])
+
+    def found(rule: str) -> tuple[float, float, float]:
+        limit = float(fit_thresholds(yes(q), annotation, YES_NO, rule)[0])
+        return limit, float((q > limit)[truth].mean()), float((q <= limit)[~truth].mean())
+
+    limit, sensitivity, _ = found("sensitivity=0.9")
+    assert sensitivity == pytest.approx(10 / 11)
+    assert limit == pytest.approx(11.5 / 40)  # a greater one loses a second positive
+    assert found("sensitivity=1.0")[0] == pytest.approx(4.5 / 40)
+    limit, _, specificity = found("specificity=0.9")
+    assert specificity >= 0.9
+    assert (q <= limit - 1 / 40)[~truth].mean() < 0.9 or truth[int(limit * 40)]
+    assert found("specificity=1.0")[2] == 1
+
+
+@pytest.mark.parametrize("rule", ["f2", "sensitivity", "sensitivity=95", "specificity=-0.1", "youden=1"])
+def test_a_threshold_rule_that_is_none_is_refused(rule: str) -> None:
+    with pytest.raises(DataError, match="is none of f1, youden, half, sensitivity=P"):
+        override(Plan(), {"train.threshold": rule}, "here")
 
 
 def test_what_is_about_as_often_yes_as_no_is_decided_for_at_one_half() -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -170,6 +171,16 @@ def test_what_a_run_held_out_is_its_valid_part(split: bool, pack: Path, tmp_path
     assert said == "pack.npz has no part 'valid'"
 
 
+def test_a_valid_part_and_a_share_beside_it_are_the_valid_part(pack: Path, tmp_path: Path, capsys: Capture) -> None:
+    data = patients(60)
+    data["split"][:4] = "valid"  # too few to calibrate on
+    np.savez(pack, **data)
+    taut("train", pack, *FLAGS, "--train.valid_fraction", 0.3, "--out", tmp_path / "run")
+    _, held, _ = Run(tmp_path / "run").load_draw()
+    assert len(held) > 10
+    assert figures(capsys, tmp_path / "run", "--split", "valid")["images"] == len(held)
+
+
 def test_what_is_held_out_of_data_with_a_test_set_beside_its_own(tmp_path: Path, pack: Path, capsys: Capture) -> None:
     other = {**patients(), "x": np.random.default_rng(7).integers(0, 256, (40, 8, 8), dtype=np.uint8)}
     np.savez(tmp_path / "other.npz", **other)
@@ -277,10 +288,25 @@ def test_images_of_other_sizes_are_evaluated_at_the_models(folder: Path, tmp_pat
     truth = np.arange(6) % 2
     assert found["per_label"]["oedema"]["nll"] == pytest.approx(-np.log(np.where(truth, q, 1 - q)).mean(), abs=1e-4)
     # So are the images of a test set of its own, whose size does not make another network.
-    test = ("train", folder, "--labels", tmp_path / "table.csv", "--test", other, *FLAGS, "--out", tmp_path / "tested")
-    taut(*test)
+    train = ("train", folder, "--labels", tmp_path / "table.csv", *FLAGS, "--out", tmp_path / "tested", "--test")
+    # But not by the rows that the training images are annotated by.
+    said = refused(capsys, *train, other)
+    assert "table.csv would annotate" in said
+    assert "give the latter a table or names of its own" in said
+    shutil.copy(tmp_path / "table.csv", other / "table.csv")
+    taut(*train, other / "table.csv")
     assert "test part of other, 6 images" in capsys.readouterr().out
     assert figures(capsys, tmp_path / "tested")["images"] == 6
+
+
+def test_uncalibrated_figures_go_beside_the_others(pack: Path, tmp_path: Path, capsys: Capture) -> None:
+    run = tmp_path / "run"
+    taut("train", pack, *FLAGS, "--out", run)
+    assert "calibrated" not in figures(capsys, run)
+    usual = (run / "evaluation.json").read_text()
+    assert figures(capsys, run, "--calibrated", "false")["calibrated"] is False
+    assert (run / "evaluation.json").read_text() == usual
+    assert (run / "evaluation-uncalibrated" / "evaluation.json").is_file()
 
 
 def test_a_test_set_of_another_shape_is_refused_before_training(pack: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -84,7 +84,7 @@ def test_a_run_remembers_its_policies_and_its_split(chest: Path, tmp_path: Path,
 
 
 def test_a_run_finds_its_data_from_any_working_directory(
-    chest: Path, tmp_path: Path, evaluated: list[set[str]], monkeypatch: pytest.MonkeyPatch
+    chest: Path, tmp_path: Path, evaluated: list[set[str]], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     run, digits = tmp_path / "run", DataFlags("digits", labelled_fraction=0.5)
     monkeypatch.chdir(tmp_path)
@@ -107,6 +107,11 @@ def test_a_run_finds_its_data_from_any_working_directory(
     taut("evaluate", run, "--resamples", 0)
     assert evaluated[1] == evaluated[0]
     taut("train", "images", "--prevalence", "prior.yaml", "--out", run, "--resume", "--quiet")
+    # What has changed since would train the folds that are left under another prior.
+    Path(prior).write_text("Hernia: 0.2\n")
+    with pytest.raises(SystemExit):
+        taut("train", "images", "--prevalence", "prior.yaml", "--out", run, "--resume", "--quiet")
+    assert "was begun with other data than" in capsys.readouterr().err
 
 
 def test_data_that_moved_keep_the_parts_of_the_run(chest: Path, tmp_path: Path, evaluated: list[set[str]]) -> None:

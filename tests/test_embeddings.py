@@ -57,6 +57,35 @@ def test_rows_are_found_by_their_ids(name: str, tmp_path: Path) -> None:
     assert data.notes == ["3 inputs are named by no row: unannotated."]
 
 
+@pytest.mark.parametrize("name", [None, "barcode"])
+def test_an_index_that_does_not_count_the_rows_names_them(name: str | None, tmp_path: Path) -> None:
+    order = [4, 0, 5, 2, 1, 3]
+    frame = pd.DataFrame(vectors(), columns=["f0", "f1", "f2"]).iloc[order].rename_axis(name)
+    frame.to_parquet(tmp_path / "e.parquet")
+    key = name or "index"
+    data = load_embeddings(tmp_path / "e.parquet", table(tmp_path, f"{key},sick\n4,1\n0,0\n"))
+    np.testing.assert_array_equal(data.x, vectors()[order])
+    assert list(data.ids) == [str(i) for i in order]
+    assert data.annotation.targets[:2, 1].tolist() == [1, 0]  # of the rows that were 4 and 0
+    frame.index = [f"s{i}" for i in order]  # type: ignore[assignment]
+    frame.to_parquet(tmp_path / "e.parquet")
+    data = load_embeddings(tmp_path / "e.parquet", table(tmp_path, "sample,sick\ns4,1\ns0,0\n"))
+    assert list(data.ids) == [f"s{i}" for i in order]
+    pd.concat({"a": frame}).to_parquet(tmp_path / "e.parquet")
+    with pytest.raises(DataError, match="index of several columns"):
+        load_embeddings(tmp_path / "e.parquet", table(tmp_path, "sample,sick\ns4,1\ns0,0\n"))
+
+
+def test_numbers_of_rows_and_of_patients_are_no_features(tmp_path: Path) -> None:
+    frame = pd.DataFrame(vectors(), columns=["f0", "f1", "f2"])
+    frame.insert(0, "Unnamed: 0", range(N))
+    frame["patient_id"] = 7
+    frame.to_parquet(tmp_path / "e.parquet")
+    data = load_embeddings(tmp_path / "e.parquet", table(tmp_path, "Unnamed: 0,row,sick\n1,0,1\n0,2,0\n"))
+    assert data.feature_names == ["f0", "f1", "f2"]
+    assert data.annotation.targets[[0, 2], 1].tolist() == [1, 0]
+
+
 def test_an_id_with_a_point_is_not_another_id(tmp_path: Path) -> None:
     np.savez(tmp_path / "e.npz", x=vectors(), ids=np.array(["1.2.7.1", "7.1", "8.0", "9.npy", "1.2.9", "10"]))
     data = load_embeddings(tmp_path / "e.npz", table(tmp_path, "id,sick\n7,1\n1.2.7,1\n8,1\n9,0\n10,0\n"))

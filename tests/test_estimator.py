@@ -241,6 +241,7 @@ def test_a_refit_forgets_the_names_of_columns(features: tuple[Array, Array]) -> 
         (np.full((2, 6, 6), np.nan), "contains NaN"),
         (np.full((2, 6, 6), "a"), "numeric"),
         (images_of((2, 2, 3, 3)), "dim 5"),
+        (np.tile(images_of((6, 6)), (1, 2, 2))[..., None].repeat(5, 3), r"inputs of shape \(5, 12, 12\), but fit saw"),
         (images_of((6, 6, 6)), r"neither feature vectors \[N, F\] nor images"),
     ],
 )
@@ -764,3 +765,47 @@ def test_z_may_come_as_a_data_frame(features: tuple[Array, Array]) -> None:
     frame = model.fit_transform(pd.DataFrame(x, index=np.arange(40) + 100), y)
     assert list(frame.columns) == ["tautclassifier0", "tautclassifier1"]
     assert frame.index[0] == 100
+
+
+# --- what is kept -------------------------------------------------------------------------------------------
+
+
+def test_a_failed_fit_leaves_the_scale_of_the_former_model() -> None:
+    x, y = images_of((6, 6), float) / 255 * 4000, np.arange(24) % 2
+    model = tiny(plan={**TINY, "train.steps": 1}).fit(x, y)
+    expected = model.predict_proba(x)
+    with pytest.raises(LabelError):
+        model.fit(x * 15, np.full(24, 0.5))
+    np.testing.assert_array_equal(model.predict_proba(x), expected)
+    fresh = tiny()
+    with pytest.raises(LabelError):
+        fresh.fit(x, np.full(24, 0.5))
+    assert not hasattr(fresh, "n_features_in_")
+
+
+def test_text_with_holes_that_numpy_made_text_of() -> None:
+    x = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32)
+    names = np.array(["cat", "dog"])[np.arange(24) % 2]
+    names[3] = "nan"
+    model = tiny(plan={**TINY, "train.steps": 1}).fit(x, names, groups=np.where(np.arange(24) < 3, "nan", "p"))
+    assert model.classes_.tolist() == ["cat", "dog"]
+
+
+def test_a_score_of_numbers_against_classes_of_text_is_refused() -> None:
+    x, y = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32), np.arange(24) % 2
+    model = tiny(plan={**TINY, "train.steps": 1}).fit(x, y.astype(str))
+    with pytest.raises(LabelError, match="the classes are text, such as '0', but y is not"):
+        model.score(x, y)
+    with pytest.raises(LabelError, match="the classes are numbers, such as 0, but y is text"):
+        tiny(plan={**TINY, "train.steps": 1}).fit(x, y).score(x, y.astype(str))
+
+
+def test_images_of_more_channels_than_colours_have() -> None:
+    rng, y = np.random.default_rng(0), np.arange(24) % 2
+    for shape in ((8, 8, 5), (2, 8, 8), (8, 8, 4)):
+        x = rng.integers(0, 256, (24, *shape), dtype=np.uint8)
+        model = tiny(plan={**TINY, "train.steps": 1}).fit(x, y)
+        assert model.shape_ == (min(shape), 8, 8)
+        assert model.predict_proba(x).shape == (24, 2)
+    alpha = np.concatenate([x[..., :3], np.full((24, 8, 8, 1), 255, np.uint8)], axis=3)
+    assert tiny(plan={**TINY, "train.steps": 1}).fit(alpha, y).shape_ == (3, 8, 8)

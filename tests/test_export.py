@@ -36,7 +36,7 @@ def test_the_program_says_what_the_model_does(tmp_path: Path, capsys: Capture) -
     taut("train", "digits", "--labels-per-class", 5, *FLAGS, "--out", run, "--quiet")
     model = Run(run).load_model()
     model.temperature.fill_(1.7)
-    Run(run).save_model(model, {"pixel_max": 16.0})
+    Run(run).save_model(model, {"pixel_max": 255.0})
     taut("export", run, "--out", out)
     assert "takes uint8 ['N', 1, 8, 8] and gives probabilities ['N', 10]" in capsys.readouterr().out
     assert names(out) == MODEL
@@ -48,9 +48,39 @@ def test_the_program_says_what_the_model_does(tmp_path: Path, capsys: Capture) -
             shipped(torch.from_numpy(x[:count])).detach(), predict_probabilities(model, x[:count]), atol=1e-6
         )
     said = json.loads((out / "program.json").read_text())
-    assert said["input"] == {"shape": ["N", 1, 8, 8], "dtype": "uint8", "white": 255, "trained_white": 16.0}
+    assert said["input"].pop("files").startswith("turned as their EXIF says")
+    assert said["input"] == {"shape": ["N", 1, 8, 8], "dtype": "uint8", "white": 255}
     assert [column["class"] for column in said["output"]["columns"]] == list(range(10))
     assert said["thresholds"] == {}
+
+
+def test_images_of_more_than_bytes_go_in_as_fractions_of_their_white(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 4096, (24, 8, 8)).astype(np.uint16)
+    x[0, 0, 0] = 4095
+    np.savez(tmp_path / "deep.npz", x=x, y=np.arange(24) % 2)
+    taut("train", tmp_path / "deep.npz", *FLAGS, "--out", tmp_path / "run", "--quiet")
+    taut("export", tmp_path / "run", "--out", tmp_path / "out")
+    said = json.loads((tmp_path / "out" / "program.json").read_text())["input"]
+    white = Run(tmp_path / "run").pixel_max()
+    assert (said["dtype"], said["white"], said["divide_by"]) == ("float32", 1, white)
+    taut("predict", tmp_path / "run", tmp_path / "deep.npz", "--out", tmp_path / "p.csv")
+    want = pd.read_csv(tmp_path / "p.csv")["label:calibrated"]
+    got = program(tmp_path / "out")(torch.from_numpy((x[:, None] / white).astype(np.float32)))[:, 1]
+    np.testing.assert_allclose(got.detach(), want, atol=1e-5)
+
+
+def test_the_column_of_ids_of_other_vectors_is_exported(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    x = np.random.default_rng(0).normal(size=(24, 3))
+    frame = pd.DataFrame({"slide_no": np.arange(24) + 100, **{f"f{j}": x[:, j] for j in range(3)}})
+    frame.to_parquet(tmp_path / "e.parquet")
+    frame.assign(sick=np.arange(24) % 2)[["slide_no", "sick"]].to_csv(tmp_path / "t.csv", index=False)
+    flags = ("--labels", tmp_path / "t.csv", "--path-column", "slide_no", *FLAGS, "--quiet")
+    taut("train", tmp_path / "e.parquet", *flags, "--out", tmp_path / "run")
+    taut("export", tmp_path / "run", "--out", tmp_path / "out")
+    for place in ("run", "out"):
+        taut("predict", tmp_path / place, tmp_path / "e.parquet", "--out", tmp_path / f"{place}.csv")
+        assert pd.read_csv(tmp_path / f"{place}.csv")["image"].tolist() == list(range(100, 124))
 
 
 def test_what_is_exported_knows_nothing_of_the_images(tmp_path: Path) -> None:

@@ -453,11 +453,12 @@ def test_the_default_weight_undoes_the_dilution_of_annotated_rows() -> None:
     assert weight(partly, SEVERAL, 8, 118) == pytest.approx(126 / (8 + 118 * 29 / 59))
 
 
-def test_every_annotated_row_is_counted_in_real_batches() -> None:
+@pytest.mark.parametrize("share", [None, 0.2])
+def test_every_annotated_row_is_counted_in_real_batches(share: float | None) -> None:
     data = vectors(cells(80, 0.4), SEVERAL)
     data = dataclasses.replace(data, annotation=draw_fraction(data, 0.6, 0))
-    settings = TrainPlan(batch_labelled=10, batch_unlabelled=30)
-    stream = Stream(data, Plan().augment, 10, 30, 0)
+    settings = TrainPlan(batch_labelled=10, batch_unlabelled=30, unannotated=share)
+    stream = Stream(data, Plan().augment, 10, 30, 0, unannotated=share)
     rows = np.concatenate([stream.rows(step) for step in range(200)])
     annotated = data.annotation.observed.any(axis=1)[rows].mean()
     assert dilution(settings, fingerprint(data)) == pytest.approx(1 / annotated, rel=0.02)

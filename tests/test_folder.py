@@ -427,6 +427,46 @@ def test_a_column_of_names_without_endings_is_found(tmp_path):
         load_folder(numbers, table(tmp_path, "one,two\n" + rows))
 
 
+def test_an_index_that_was_written_to_a_table_names_no_images(tmp_path):
+    # Numbers of more than four digits are names of images without a doubt.
+    folder = images(tmp_path, *(f"{10_000 + i}.png" for i in range(1, 31)))
+    lines = "\n".join(f"{10_000 + i - 1},{10_000 + i},{i % 2}" for i in range(1, 31))
+    for name in ("Unnamed: 0", "number"):
+        labels = table(tmp_path, f"{name},id,sick\n{lines}\n")
+        data = load_folder(folder, labels, label_columns=["sick"])
+        assert [int(name.split(".")[0]) % 2 for name in data.ids] == data.annotation.targets[:, 1].tolist()
+    with pytest.raises(DataError, match="columns number, other all name images: say which is meant with --path-column"):
+        load_folder(folder, table(tmp_path, f"number,other,sick\n{lines}\n"))
+
+
+def test_of_several_columns_of_files_that_which_names_most_is_taken(tmp_path):
+    folder = images(tmp_path, "1_left.png", "1_right.png", "2_left.png", "2_right.png")
+    sides = [(i, side, int(side == "right")) for i in (1, 2) for side in ("left", "right")]
+    rows = "".join(f"{i}_left.png,{i}_right.png,{sick},{i}_{side}.png\n" for i, side, sick in sides)
+    data = load_folder(folder, table(tmp_path, f"left,right,sick,file\n{rows}"), label_columns=["sick"])
+    assert list(data.ids) == ["1_left.png", "1_right.png", "2_left.png", "2_right.png"]
+    assert yes(data) == [[0], [1], [0], [1]]
+    assert "Images are named by 'file', and not by left, right." in data.notes
+
+
+def test_names_that_several_files_have_are_told_from_missing_ones(tmp_path):
+    folder, skipped = images(tmp_path, "part_1/a.png", "part_2/a.png", "part_1/b.png"), tmp_path / "skipped.csv"
+    data = load_folder(folder, table(tmp_path, "file,sick\na,1\nb,0\nc,1\n"), path_column="file", skipped=skipped)
+    assert [row["reason"] for row in rows_of(skipped)] == ["several images have this name", "no such image"]
+    assert data.annotation.observed[:, 0].sum() == 1
+    sentence = "'a' of column 'file' is the name of part_1/a.png, part_2/a.png: keep one of them"
+    with pytest.raises(DataError, match=sentence):
+        load_folder(folder, table(tmp_path, "file,sick\na,1\na.png,0\n"), path_column="file")
+
+
+def test_a_folder_of_images_beside_classes_is_none(tmp_path):
+    files = [f"train/{name}/images/{i}.png" for name in ("cat", "dog") for i in range(2)]
+    data = load_folder(images(tmp_path, *files, "val/images/7.png", "test/images/8.png"))
+    assert data.space.labels[0].classes == ("cat", "dog")
+    assert not data.annotation.observed[data.split != "train"].any()
+    assert "2 images are in no subfolder of a class: unannotated." in data.notes
+
+
 def test_a_table_without_a_header_is_refused(tmp_path):
     folder = images(tmp_path, "a.png", "b.png", "c.png")
     with pytest.raises(DataError, match=r"labels\.csv: the table has no header: its first row names .* 'a\.png'"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import partial
 
 import numpy as np
@@ -130,6 +131,21 @@ def unbalanced(data: Dataset, most: int) -> Dataset:
     index = data.annotation.targets.argmax(1)
     rows = [np.flatnonzero(index == c)[: None if c == 0 else most] for c in range(10)]
     return data.rows(np.sort(np.concatenate(rows)))
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+def test_half_precision_contradicts_nothing(classes: int) -> None:
+    log_prior = torch.full((classes,), -math.log(classes))
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        frequencies = ClassFrequencies(classes, annotated=10**6, end=4)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            for step in range(2, 4):
+                frequencies.watch(torch.eye(classes).mul(50).log_softmax(1), log_prior, step)
+        found.append((frequencies.found.clone(), float(frequencies.contradict)))
+    torch.testing.assert_close(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1] == 0
 
 
 @pytest.mark.parametrize("most", [12, 200])

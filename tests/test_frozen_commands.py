@@ -240,7 +240,8 @@ def test_rows_of_one_table_are_not_of_two_arrays(tmp_path: Path, capsys: Capture
     (tmp_path / "t.csv").write_text("row,sick\n" + "".join(f"{i},{i % 2}\n" for i in range(12)))
     flags = ("--labels", tmp_path / "t.csv", "--test", tmp_path / "test.npy", *FLAGS, "--out", tmp_path / "run")
     said = refused(capsys, "train", tmp_path / "train.npy", *flags)
-    assert "both have an input '0', so that the same row of" in said
+    assert "row 2 of" in said
+    assert "would annotate '0' of train.npy and '0' of --test" in said
 
 
 def _images_run(tmp_path: Path) -> Path:

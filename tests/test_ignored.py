@@ -164,6 +164,49 @@ def test_no_rival_learns_of_ignored_cells(name: str) -> None:
             assert bool((gradient[:, :2] != 0).any())
 
 
+def test_ignored_cells_of_some_rows_do_not_count_in_means_nor_in_mixtures() -> None:
+    plan = override(Plan(), {"objective.threshold": 0.0, "objective.source": "none"}, "test")
+    facts = fingerprint(images(np.zeros((4, 2)), SEVERAL))
+    model = LinearGaussian(SIZES)
+    free = find_objective("freematch").from_plan(model, plan, facts)
+    x = model.sample(6)
+    ignored = torch.tensor([[False, True]] * 3 + [[False, False]] * 3)
+    observed = torch.zeros(6, 2, dtype=torch.bool)
+    batch = Batch(x, torch.full((6, 5), math.nan), observed, x + 0.1, ignored)
+    before = free.threshold.clone()
+    free.loss(model, batch, 0)
+    q = latent.log_softmax(model.classify(x), SIZES).exp()
+    greatest = latent.max_labels(q, SIZES)
+    want = torch.stack([greatest[:, 0].mean(), greatest[3:, 1].mean()]).to(before.dtype)
+    torch.testing.assert_close(free.threshold, before.lerp(want, 1 - free.decay))
+    mix = find_objective("mixmatch").from_plan(model, plan, facts)
+    torch.manual_seed(0)
+    known = torch.tensor([[False, False]] * 3 + [[True, True]] * 3)
+    targets = latent.hard_sample(random_logits(6, SIZES), SIZES)
+    batch = Batch(x, targets, known, x, ignored)
+    losses = []
+    for scale in (1.0, -3.0):  # of the second label's logits of rows that ignore it: no target may tell
+        torch.manual_seed(1)
+        other = Shifted(model, x[:3], scale)
+        losses.append(float(mix.loss(other, batch, 0).label_kl))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+class Shifted(torch.nn.Module):
+    """A model whose guesses of the second label are moved for some rows, where it sees them as they are."""
+
+    def __init__(self, model: Any, rows: Tensor, shift: float) -> None:
+        super().__init__()
+        self.model, self.rows, self.shift = model, rows, shift
+
+    def classify(self, x: Tensor) -> Tensor:
+        logits = self.model.classify(x)
+        mine = (x[:, None] == self.rows).all(2).any(1)
+        moved = logits.clone()
+        moved[mine, 2:] += self.shift * torch.arange(logits.shape[1] - 2, dtype=logits.dtype)
+        return moved
+
+
 # --- through the data ---------------------------------------------------------------------------------------
 
 

@@ -200,7 +200,24 @@ def test_tables_with_holes_get_large_batches_where_they_are_seen_often() -> None
     full = make_plan(dataclasses.replace(facts, images=1600, annotated_images=1600, annotated_cells=(1440, 1440))).train
     assert (full.batch_labelled, full.batch_unlabelled) == (0, 142)  # nine tenths of the cells of so many as 128 have
     most = make_plan(dataclasses.replace(facts, images=1600, annotated_images=1400)).train
-    assert (most.batch_labelled, most.batch_unlabelled) == (64, 256)
+    assert (most.batch_labelled, most.batch_unlabelled, most.unannotated, most.steps) == (0, 144, 0.111, 3000)
+
+
+def test_partly_annotated_images_are_drawn_more_often_than_those_without_any_annotation() -> None:
+    facts = dataclasses.replace(
+        fingerprint(images(cells(400, 0.5), SEVERAL)), images=4000, annotated_images=400, fully_annotated_images=100
+    )
+    train = make_plan(facts).train
+    assert (train.batch_labelled, train.batch_unlabelled) == (32, 96 + 16)
+    assert train.unannotated == pytest.approx(16 / 112, abs=1e-3)
+    few = make_plan(dataclasses.replace(facts, images=20, annotated_images=12, fully_annotated_images=0)).train
+    assert (few.batch_labelled, few.batch_unlabelled) == (0, 16 + 8)
+    # One partly annotated image among complete ones is no table with holes.
+    one = make_plan(dataclasses.replace(facts, fully_annotated_images=399)).train
+    assert (one.batch_labelled, one.batch_unlabelled, one.unannotated) == (64, 16, None)
+    alone = plan_for(facts, objective="supervised").train
+    assert (alone.batch_unlabelled, alone.unannotated) == (112, 0.0)
+    assert plan_for(dataclasses.replace(facts, auxiliary=1), objective="supervised").train.unannotated > 0.2
 
 
 def test_many_annotated_images_can_spare_some_for_calibration() -> None:

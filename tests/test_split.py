@@ -11,6 +11,7 @@ from taut.data.dataset import DataError, Dataset
 from taut.data.embedded import digits
 from taut.data.split import draw_fraction, draw_per_class, hide, parse_fractions, split_by, split_off, stratify
 from taut.labels import Annotation, LabelSpace
+from tiny import vectors
 
 NAN = float("nan")
 
@@ -49,6 +50,11 @@ def only_hides(annotation: Annotation, dataset: Dataset) -> None:
 
 
 # --- per class ----------------------------------------------------------------------------------------------
+
+
+def test_a_class_that_no_image_has_is_left_out_of_a_draw() -> None:
+    data = vectors(np.arange(20) % 2, LabelSpace.multiclass([0, 1, 2]))
+    assert draw_per_class(data, 3, 0).observed.sum() == 6
 
 
 @pytest.mark.parametrize("count", [1, 4, 20])

@@ -19,7 +19,7 @@ from taut.facts import fingerprint
 from taut.nn.vae import LabelVAE
 from taut.objective import Batch, SecondView
 from taut.rules import make_plan
-from tiny import ONE, SEVERAL, cells, images, some_known, tiny, vectors
+from tiny import NAN, ONE, SEVERAL, cells, images, some_known, tiny, vectors
 
 CPU = torch.device("cpu")
 STILL = Augment(rotation=0, scale=0, shift=0, shear=0, noise=0)
@@ -104,6 +104,26 @@ def test_partly_annotated_images_are_of_both_kinds() -> None:
     stream = stream_of(vectors(y, SEVERAL))
     assert sorted(stream.annotated.rows) == list(range(10))
     assert sorted(stream.rest.rows) == list(range(5, 15))
+
+
+def test_images_without_any_annotation_have_the_share_that_is_asked_for() -> None:
+    y = np.full((40, 2), NAN)
+    y[:10, 0], y[:4, 1] = 1, 0
+    data = images(y, SEVERAL)
+    seen = {
+        share: np.stack([Stream(data, Augment(), 4, 8, 0, unannotated=share).rows(step) for step in range(30)])
+        for share in (None, 0.0, 0.25)
+    }
+    assert set(seen[None][:, 4:].ravel()) == set(range(4, 40))
+    assert set(seen[0.0].ravel()) == set(range(10))
+    assert set(seen[0.25][:, :4].ravel()) == set(range(4))  # complete ones alone
+    assert set(seen[0.25][:, 4:10].ravel()) == set(range(4, 10))
+    assert set(seen[0.25][:, 10:].ravel()) == set(range(10, 40))
+    # Where there is one kind of them alone, there is nothing to share.
+    for rows in (data.rows(np.arange(10)), data.rows(np.arange(10, 40))):
+        stream = Stream(rows, Augment(), 4, 8, 0, unannotated=0.5)
+        assert set(stream.rest.rows) == set(np.flatnonzero(~rows.annotation.complete))
+        assert stream.other == 0
 
 
 def test_of_a_partly_annotated_table_all_images_are_drawn_alike() -> None:

@@ -86,6 +86,17 @@ def test_the_threshold_masks_each_label_by_itself() -> None:
     assert got.confidence.tolist() == [[1, 0], [0, 1], [1, 1]]
 
 
+def test_knowing_the_frequency_of_a_rare_finding_is_not_being_sure() -> None:
+    yes = torch.tensor([0.002, 0.00039, 0.00001, 0.5, 0.9995])
+    q = torch.stack([1 - yes, yes], 1)
+    sure = Teacher(LinearGaussian((2,)), (2,), threshold=0.99).targets(q.log(), torch.tensor([0.996, 0.004]).log())
+    assert sure.confidence.flatten().tolist() == [0, 1, 1, 0, 1]  # a "no" must leave less than 0.0004
+    even = Teacher(LinearGaussian((2,)), (2,), threshold=0.99).targets(q.log(), torch.tensor([0.7, 0.3]).log())
+    assert even.confidence.flatten().tolist() == [1, 1, 1, 0, 1]
+    soft = Teacher(LinearGaussian((2,)), (2,)).targets(q.log(), torch.tensor([0.996, 0.004]).log())
+    assert bool(soft.confidence.all())
+
+
 @pytest.mark.parametrize("power", [0.5, 1.0])
 def test_alignment_is_its_formula(power: float) -> None:
     source, prior = teacher(alignment=power, sharpen=1.0), random_prior(SIZES, torch.float32)
@@ -380,3 +391,11 @@ def test_hidden_annotations_do_not_reach_an_estimate() -> None:
             torch.manual_seed(5)
             results.append(estimate(source.eval(), model, shown))
         assert torch.equal(results[0].targets, results[1].targets)
+
+
+def test_another_view_of_an_image_is_no_partner() -> None:
+    mean = torch.tensor([[0.0], [0.01], [5.0], [5.2]])
+    log_var, index = torch.zeros(4, 1), torch.tensor([3, 3, 4, 5])
+    assert optimal_match(mean, log_var).tolist() == [1, 0, 3, 2]
+    assert optimal_match(mean, log_var, index).tolist() == [2, 2, 3, 2]
+    assert optimal_match(mean, log_var, torch.zeros(4)).tolist() == [1, 0, 3, 2]  # where there is no other

@@ -436,6 +436,44 @@ def test_a_bad_term_in_the_first_part_of_a_step_is_seen() -> None:
         run_plain(vectors(some_known()), Faulty(10, math.nan), train={"accumulate": 2})
 
 
+def test_no_checkpoint_is_of_weights_that_are_no_numbers(tmp_path: Any) -> None:
+    class Explosive(CrossEntropy):
+        def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+            terms = super().loss(model, batch, step)
+            # A finite value whose gradient is not, in a step after which a checkpoint is due.
+            return LossTerms(total=terms.total + (0.0 * terms.total).sqrt() if step == 3 else terms.total)
+
+    data, run = vectors(some_known()), Run.create(tmp_path / "run")
+    model, plan = parts(data, train={"checkpoint_every": 2})
+    with pytest.raises(TrainingError, match="weights are NaN or infinite after step 4"):
+        train(model, Explosive(), build_stream(data, plan, Explosive()), plan, run, quiet=True)
+    assert json.loads((run.checkpoint / "progress.json").read_text())["step"] == 2
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "progress.json"])
+def test_a_damaged_checkpoint_is_named(name: str, tmp_path: Any) -> None:
+    data, run = vectors(some_known()), Run.create(tmp_path / "run")
+    model, plan = parts(data, train={"checkpoint_every": 2})
+    stream = build_stream(data, plan, CrossEntropy())
+    train(model, CrossEntropy(), stream, plan, run, quiet=True)
+    whole = (run.checkpoint / name).read_bytes()
+    (run.checkpoint / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="checkpoint is damaged"):
+        train(parts(data)[0], CrossEntropy(), stream, plan, run, resume=True, quiet=True)
+
+
+def test_a_checkpoint_of_several_processes_is_not_resumed_by_one(tmp_path: Any) -> None:
+    data, run = vectors(some_known()), Run.create(tmp_path / "run")
+    model, plan = parts(data, train={"checkpoint_every": 2})
+    stream = build_stream(data, plan, CrossEntropy())
+    train(model, CrossEntropy(), stream, plan, run, quiet=True)
+    said = run.checkpoint / "progress.json"
+    assert json.loads(said.read_text())["processes"] == 1
+    said.write_text(json.dumps({**json.loads(said.read_text()), "processes": 2}))
+    with pytest.raises(DataError, match="was trained by 2 processes and is resumed by 1"):
+        train(parts(data)[0], CrossEntropy(), stream, plan, run, resume=True, quiet=True)
+
+
 # --- what must not be touched -------------------------------------------------------------------------------
 
 

@@ -43,12 +43,20 @@ def guessing() -> Iterator[None]:
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Let passes of perturbed images leave the running statistics of batch normalisation alone."""
+    """Passes of perturbed images that leave batch normalisation's running statistics alone, and drop nothing.
+
+    Two passes that drop other units differ more than by a small perturbation.
+    """
+    drops = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.training]
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
+    for drop in drops:
+        drop.eval()
     try:
         yield
     finally:
         for norm in norms:
             norm.track_running_stats = True
+        for drop in drops:
+            drop.train()

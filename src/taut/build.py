@@ -24,7 +24,7 @@ def build_model(dataset: Dataset, plan: Plan, facts: Facts, weights: bool = True
     The encoder has the weights that the plan names, DataError where they do not fit, or none, as for a checkpoint's.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(plan.seed)
+        torch.default_generator.manual_seed(plan.seed)  # and not a GPU's, which nothing would put back
         model = LabelVAE(dataset.space, plan.architecture(facts.shape))
         if dataset.auxiliary is not None and find_objective(plan.objective.name).takes_auxiliary:
             model.learn_auxiliary(dataset.auxiliary.space.sizes)
@@ -59,4 +59,5 @@ def build_stream(dataset: Dataset, plan: Plan, objective: Objective) -> Stream:
         objective.second_view,
         state.process_index,
         state.num_processes,
+        plan.train.unannotated,
     )

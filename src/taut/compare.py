@@ -16,10 +16,10 @@ from accelerate.utils import broadcast_object_list
 from taut.baselines import find_objective
 from taut.data.dataset import DataError, Dataset
 from taut.data.leakage import pixel_keys
+from taut.errors import OUT_OF_MEMORY, out_of_memory
 from taut.evaluate.metrics import evaluate
 from taut.fit import fit
 from taut.labels import LabelError
-from taut.memory import OUT_OF_MEMORY, out_of_memory
 from taut.plan import Plan
 from taut.train import TrainingError, processes
 

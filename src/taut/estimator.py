@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from numbers import Integral
 from os import PathLike
@@ -27,7 +28,7 @@ from taut.labels import LabelError, LabelSpace, Scalar
 from taut.nn.vae import LabelVAE
 from taut.plan import Plan, check_method, flatten, override, read_plan
 from taut.run import Run, load_about
-from taut.values import is_missing
+from taut.values import is_missing, without_text_holes
 
 
 class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -93,6 +94,14 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             raise TypeError(f"space is {self.space!r}: expected a LabelSpace, or None")
         if not isinstance(self.plan, dict | str | PathLike | None):
             raise TypeError(f"plan is {self.plan!r}: expected a dictionary, the name of a file, or None")
+        former = dict(self.__dict__)
+        try:
+            return self._fit(X, y, groups, auxiliary)
+        except BaseException:
+            self.__dict__ = former  # a scale, or names of features, that the former model does not have
+            raise
+
+    def _fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None, auxiliary: Any) -> TautClassifier:
         x = self._inputs(X, reset=True)
         known = self._annotations(_by_name(y, self.space))
         check_consistent_length(x, known, groups)
@@ -162,7 +171,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             if hasattr(self, "feature_names_in_"):
                 del self.feature_names_in_
             self.pixel_max_: float | None = pixel_max(x)
-        return as_images(x, "X", self.pixel_max_)
+        return as_images(x, "X", getattr(self, "pixel_max_", None))
 
     def _annotations(self, y: Any) -> NDArray[Any]:
         """Annotations as an array [N] or [N, k], NaN or None where masked arrays and pandas have holes of their own."""
@@ -172,10 +181,12 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         if isinstance(y, list | tuple) and len({isinstance(value, str) for value in y}) > 1:
             y = np.array([*y, None], dtype=object)[:-1]  # numpy would make text of a −1 or NaN among names
         array = np.asarray(y)
+        text = array.dtype.kind in "US"
         if array.dtype == object:
             array = array.copy()
             array[pd.isna(array)] = None
-        if array.dtype.kind == "U" and not isinstance(self.unlabeled, str) and str(self.unlabeled) in array:
+        array = without_text_holes(array)
+        if text and not isinstance(self.unlabeled, str) and str(self.unlabeled) in array:
             raise LabelError(f"y is text with {str(self.unlabeled)!r} in it: make it a list or of dtype object")
         if array.ndim == 2 and array.dtype == object and not any(isinstance(value, str) for value in array.flat):
             array = array.astype(np.float64)
@@ -220,6 +231,10 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         check_consistent_length(predicted, known, sample_weight)
         if known.ndim == 1 and len(self.space_) == 1:
             observed = ~is_missing(known, self.unlabeled)[:, None]
+            said, classes = {isinstance(value, str) for value in known[observed[:, 0]]}, self.space_.labels[0].classes
+            if said and isinstance(classes[0], str) not in said:
+                kind, other = ("text", "y is not") if isinstance(classes[0], str) else ("numbers", "y is text")
+                raise LabelError(f"the classes are {kind}, such as {classes[0]!r}, but {other}: none could be right")
             right = np.asarray(predicted == known, dtype=bool)[:, None]
         else:
             truth, guess = self.space_.encode(known, self.unlabeled), self.space_.encode(predicted, None)
@@ -323,6 +338,14 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         estimator._keep(model, plan)
         return estimator
 
+    def __getstate__(self) -> Any:
+        """What is pickled: the model on the CPU, so that a machine without a GPU can read it."""
+        state = super().__getstate__()
+        model = state.get("model_")
+        if model is None or model.log_prior.device.type == "cpu":
+            return state
+        return {**state, "model_": copy.deepcopy(model).cpu()}
+
     def __sklearn_tags__(self) -> Any:
         """scikit-learn's tags: what inputs are understood."""
         tags = super().__sklearn_tags__()
@@ -353,7 +376,10 @@ def _unmasked(values: Any) -> Any:
 
 def _groups(groups: Any) -> NDArray[Any]:
     """Groups as an array [N], in which each that is missing is a group of its own."""
-    values = np.array([*_unmasked(groups), None], dtype=object)[:-1]  # numpy would make text of None among names
+    groups = _unmasked(groups)
+    if isinstance(groups, np.ndarray):
+        groups = without_text_holes(groups)
+    values = np.array([*groups, None], dtype=object)[:-1]  # numpy would make text of None among names
     missing = pd.isna(values)
     if not missing.any():
         return np.asarray(groups)

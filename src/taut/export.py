@@ -15,13 +15,19 @@ from taut.features import FILES, FrozenEncoder
 from taut.nn.vae import LabelVAE
 from taut.run import Run, load_about, save_model, writing
 
+FILES_BECOME = (
+    "turned as their EXIF says; what is transparent on white; grey as 0.299 R + 0.587 G + 0.114 B; resized to this "
+    "height and width, bilinear with antialiasing (PIL's BILINEAR); DICOM by its LUTs, window and MONOCHROME1"
+)
+READING = ("image_size", "view", "path_column")  # flags that say how other images are read
 PROGRAM, ABOUT = "program.pt2", "program.json"
 
 
 class Shipped(nn.Module):
     """From pixels, or features, to calibrated probabilities in one module.
 
-    forward: uint8 [N, C, H, W], of which 255 is white, or float features [N, F], to q(c|x), [N, W] of float64.
+    forward: uint8 [N, C, H, W], of which 255 is white, floats in [0, 1] of that shape, or float features [N, F], to
+    q(c|x), [N, W] of float64.
     """
 
     def __init__(self, model: LabelVAE, frozen: FrozenEncoder | None = None) -> None:
@@ -31,7 +37,7 @@ class Shipped(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Probabilities [N, W]; each label's block adds up to 1."""
         if self.frozen is not None:
-            x = self.frozen(x.float() / 255)
+            x = self.frozen(x.float() / 255 if x.dtype == torch.uint8 else x)
         return self.model.log_probabilities(self.model.predict(self.model.prepare(x)).logits.double()).exp()
 
 
@@ -46,7 +52,7 @@ def export(run: Run, folder: Path) -> dict[str, Any]:
     model, frozen = run.load_model(), FrozenEncoder.load(run.path)
     about, plan = load_about(run.path), run.load_plan()
     plan.model.weights = None  # a file of the machine that it was trained on
-    read = {} if "plan" in about else {name: run.source().get(name) for name in ("image_size", "view")}
+    read = {} if "plan" in about else {name: run.source().get(name) for name in READING}
     save_apart(model, folder, {**read, **about, "unlabeled": run.unlabeled(), "plan": dataclasses.asdict(plan)})
     if frozen is not None:
         frozen.about = dataclasses.replace(frozen.about, given=frozen.about.name)  # not where it once was
@@ -55,12 +61,12 @@ def export(run: Run, folder: Path) -> dict[str, Any]:
     for tensor in (*shipped.parameters(), *shipped.buffers()):
         tensor.data = tensor.clone(memory_format=torch.contiguous_format)  # each in memory of its own, and all of it
     shape = model.architecture.shape if frozen is None else frozen.about.shape
-    example = torch.zeros((2, *shape), dtype=torch.uint8 if len(shape) == 3 else torch.float32)
+    said = described(model, shape, about.get("pixel_max"), about.get("feature_names") if frozen is None else None)
+    example = torch.zeros((2, *shape), dtype=getattr(torch, said["input"]["dtype"]))
     with torch.no_grad():
         program = torch.export.export(shipped, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
     with writing(folder):
         torch.export.save(program, folder / PROGRAM)
-    said = described(model, shape, about.get("pixel_max"), about.get("feature_names") if frozen is None else None)
     (folder / ABOUT).write_text(json.dumps(said, indent=1) + "\n")
     return said
 
@@ -77,14 +83,19 @@ def save_apart(model: LabelVAE, folder: Path, about: dict[str, Any]) -> None:
 def described(
     model: LabelVAE, shape: tuple[int, ...], white: float | None, features: list[str] | None
 ) -> dict[str, Any]:
-    """What the program takes and gives: shapes, the white of the training images, and each column's label and class.
+    """What the program takes and gives: shapes, what is white, how image files become that, and each column's class.
 
+    Pixels are bytes where the training images were, else numbers from 0 to 1, which are those of the source divided by
+    its white: bytes would round them.
     features: the names of the columns of vectors, in the order that it takes them, where they have names.
     thresholds: of labels with two classes, above which probability of the last one it is decided for.
     """
-    kind: dict[str, Any] = {"dtype": "uint8", "white": 255} if len(shape) == 3 else {"dtype": "float32"}
-    if len(shape) == 3 and white not in (None, 255.0):
-        kind["trained_white"] = white  # in the source's own numbers, which are to be scaled to 255
+    kind: dict[str, Any] = {"dtype": "float32"}
+    if len(shape) == 3:
+        kind = {"dtype": "uint8", "white": 255} if white in (None, 255.0) else {"dtype": "float32", "white": 1}
+        if kind["dtype"] == "float32":
+            kind["divide_by"] = white
+        kind["files"] = FILES_BECOME
     if features:
         kind["features"] = list(features)
     columns = [{"label": label.name, "class": value} for label in model.space for value in label.classes]

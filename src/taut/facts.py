@@ -40,6 +40,8 @@ class Facts:
     """What they became; see `taut.data.cells.CellPolicy`."""
     auxiliary: int = 0
     """Auxiliary variables, which are learnt from and not predicted."""
+    prevalence: tuple[tuple[str, float], ...] = ()
+    """Stated probabilities by label or LABEL=CLASS."""
 
     @property
     def is_image(self) -> bool:
@@ -98,5 +100,6 @@ def fingerprint(dataset: Dataset) -> Facts:
         mean=tuple(float(v) for v in mean),
         std=tuple(float(v) for v in np.where(std > least, std, 1.0 if dataset.is_image else 0.0)),
         auxiliary=0 if dataset.auxiliary is None else len(dataset.auxiliary.space),
+        prevalence=tuple(sorted(dataset.prevalence.items())),
         **cells,
     )

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from taut.data.cache import MAP_BYTES, cache_root
+from taut.data.cache import MAP_BYTES, cache_root, writers
 from taut.data.dataset import DataError, Dataset
 from taut.data.leakage import pixel_keys
 from taut.data.mapped import Origin
@@ -177,7 +177,7 @@ class FrozenEncoder(nn.Module):
             recover(root)
             partial = next(iter(partials(path)), None)
             size = 4 * (len(x) - (0 if partial is None else partial.done)) * self.width
-            if shutil.disk_usage(root).free < size:
+            if shutil.disk_usage(root).free < size * writers():
                 raise DataError(
                     f"{name}: the features take {size / 2**20:.0f} MiB, more than is free in {root}: "
                     "set TAUT_CACHE to a folder with more room"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from taut.baselines import DEFAULT, find_objective
@@ -152,6 +153,8 @@ def fit(
     space = dataset.space
     space.check_observed(dataset.annotation)
     plan = plan_of(dataset, change, seed, objective)
+    if plan.train.precision == "fp16" and not torch.cuda.is_available():
+        raise DataError("--train.precision fp16 is for GPUs: take fp32 or bf16 here")
     kept, held = hold_out(dataset, plan)
     training = dataset.rows(kept)
     lost = dataset.annotation.observed.any(axis=0) & ~training.annotation.observed.any(axis=0)
@@ -292,6 +295,8 @@ def _cross_calibrate(model: LabelVAE, training: Dataset, plan: Plan, run: Run | 
     try:
         held, logits = cross_fit(training, parts, trained, run, again)
     except TrainingError as error:
+        if processes().num_processes > 1:
+            raise  # the others may not have failed, and wait
         return f"not calibrated: a training with some annotations hidden failed, {error}"
     where = f"{len(held)} images, each by one of {settings.folds} more trainings that its annotations were hidden from"
     return calibrate_on(model, logits, certain(held), settings.calibration, settings.threshold, where)

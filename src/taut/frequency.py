@@ -65,7 +65,8 @@ class ClassFrequencies(nn.Module):
             self.found.lerp_(mean, len(log_q) / self.rows)
             powers = torch.linspace(1, 2, UNSURE, device=log_prior.device, dtype=log_prior.dtype)
             expected = (powers[:, None] * log_prior).log_softmax(1)
-            distances = torch.special.xlogy(self.found, self.found).sum() - expected @ self.found
+            # A sum, not a matrix product: autocast would round this to bfloat16.
+            distances = torch.special.xlogy(self.found, self.found).sum() - (expected * self.found).sum(1)
             self.contradict.fill_((distances.min() > self.gate).float())
         else:
             self.found.lerp_(mean, 1 - self.momentum)

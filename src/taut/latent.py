@@ -62,6 +62,20 @@ def spread_labels(x: Tensor, sizes: Sizes) -> Tensor:
     return x.repeat_interleave(torch.tensor(sizes, device=x.device), dim=-1)
 
 
+def follow_mean(running: Tensor, q: Tensor, counts: Tensor | None, sizes: Sizes, step: float) -> None:
+    """Move a running mean [W] towards that of q [M, W] over the cells [M, k] that count, all of them for None.
+
+    step: the share of the way.  A label of which no cell counts stays.
+    """
+    if counts is None:
+        running.lerp_(q.mean(0).to(running.dtype), step)
+        return
+    weight = spread_labels(counts.to(q.dtype), sizes)
+    total = weight.sum(0)
+    mean = torch.where(total > 0, (weight * q).sum(0) / total.clamp_min(1), running.to(q.dtype))
+    running.lerp_(mean.to(running.dtype), step)
+
+
 def piecewise_linear(x: Tensor, knots: Tensor) -> Tensor:
     """A piecewise linear function of each column: [N, W] by knots [W, 2, K] (places in rising order, values) to [N, W].
 

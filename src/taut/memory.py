@@ -19,10 +19,6 @@ from taut.train import separate_randomness
 
 MIB = 2**20
 ROWS = 8  # rows of the smaller of the two batches that are measured
-OUT_OF_MEMORY = (
-    "out of memory: a smaller --train.batch_unlabelled, for which --train.accumulate makes up, and a smaller "
-    "--image-size take less"
-)
 
 
 @dataclass(frozen=True)
@@ -79,15 +75,6 @@ def estimate_memory(dataset: Dataset, plan: Plan, facts: Facts) -> Memory:
     return Memory(trained, weights / MIB, activations / MIB)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: Python's and numpy's, or torch's on any device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # On the CPU and on Apple's GPUs torch has no error of its own for it.
-    said = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in said or "out of memory" in said)
-
-
 def _share(count: int, share: float) -> int:
     return max(2, round(count * share)) if count else 0
 
@@ -103,7 +90,7 @@ def _activations(dataset: Dataset, plan: Plan, facts: Facts, labelled: int, unla
     plan.train.batch_labelled, plan.train.batch_unlabelled = labelled, unlabelled
     kept: dict[int, int] = {}
     with separate_randomness(torch.device("cpu")):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         model = build_model(dataset, plan, facts).to(memory_format=torch.channels_last)
         objective = build_objective(model, plan, facts)
         model.train()

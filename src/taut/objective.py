@@ -25,6 +25,7 @@ class Batch:
     strong: [M, ...] a second view of the last M rows of x, strongly augmented if the objective asks for that, or None.
     ignored: [N, k] bool, cells that take no part in any term of the labels, or None where there are none.
     auxiliary: [N, A] what is known of the model's auxiliary variables, NaN where nothing is; or None.
+    index: [N] which images of the training set they are, or None where nobody says.
     """
 
     x: Tensor
@@ -33,6 +34,7 @@ class Batch:
     strong: Tensor | None = None
     ignored: Tensor | None = None
     auxiliary: Tensor | None = None
+    index: Tensor | None = None
 
     @property
     def settled(self) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +16,21 @@ from taut.data.dataset import DataError
 from taut.nn.vae import Architecture
 
 MOST_FOLDS = 20
-OPTIONAL = ("model.width", "model.decoder_width", "model.weights", "objective.alpha")
+RULES = r"f1|youden|half|(sensitivity|specificity)=(0?\.\d+|1(\.0+)?)"  # of a threshold
+LEAST = 1e-3  # of what may not be 0
+OPTIONAL = ("train.unannotated", "model.width", "model.decoder_width", "model.weights", "objective.alpha")
 RANGES = {
     **dict.fromkeys(("model.width", "model.z_dim", "model.decoder_width", "model.reduce"), (1, math.inf)),
     **dict.fromkeys(("train.steps", "train.accumulate", "train.log_every", "train.checkpoint_every"), (1, math.inf)),
     **dict.fromkeys(("train.batch_labelled", "train.batch_unlabelled", "train.learning_rate"), (0, math.inf)),
     **dict.fromkeys(("objective.mix", "model.stack", "train.looks"), (0, math.inf)),
-    **dict.fromkeys(("train.valid_fraction", "train.warmup", "train.ema", "objective.momentum"), (0, 1)),
-    "augment.views": (0, math.inf),
+    **dict.fromkeys(
+        ("train.unannotated", "train.valid_fraction", "train.warmup", "train.ema", "objective.momentum"), (0, 1)
+    ),
+    **dict.fromkeys(("objective.threshold", "objective.capacity_c"), (0, 1)),
+    **dict.fromkeys(("objective.sharpen", "augment.views"), (0, math.inf)),
+    "objective.temperature": (LEAST, math.inf),
+    "objective.share": (LEAST, 1),
     "train.folds": (0, MOST_FOLDS),
     **dict.fromkeys(("objective.onset", "objective.full", "objective.ramp"), (0, 1)),
 }
@@ -135,6 +143,8 @@ class TrainPlan:
     """Images in a batch that are annotated, completely or in part."""
     batch_unlabelled: int = 256
     """Images in a batch that lack an annotation of some label."""
+    unannotated: float | None = None
+    """The share of these that is of images without any annotation, beside partly annotated ones; None: as they come."""
     learning_rate: float = 4e-3
     """The greatest one, of AdamW."""
     weight_decay: float = 5e-4
@@ -153,8 +163,9 @@ class TrainPlan:
     """In place of that: so many more trainings, each with one fold of the annotations hidden to calibrate on."""
     calibration: Literal["temperature", "isotonic", "none"] = "temperature"
     """Fitted for each label on held-out annotations: a temperature, isotonic maps on top of it, or nothing."""
-    threshold: Literal["f1", "youden", "half"] = "f1"
-    """What a yes/no label's threshold maximises: F1 of the rarer class, sensitivity + specificity, or nothing (0.5)."""
+    threshold: str = "f1"
+    """What a yes/no label's threshold maximises: f1 of the rarer class, youden (sensitivity + specificity), half (0.5),
+    or sensitivity=0.95 or specificity=0.9: so much of the one on held-out images, and the most of the other."""
     looks: int = 16
     """How often held-out images, where 30 are annotated, judge the averaged weights during a training, to keep the
     latest ones that are not clearly worse than the best; 0 keeps the last ones."""
@@ -247,6 +258,11 @@ def _check_ranges(plan: Plan, where: str) -> None:
         low, high = RANGES.get(name, (-math.inf, math.inf))
         if isinstance(value, int | float) and not low <= value <= high:
             raise DataError(f"{where}: {name} {value:g} is not between {low:g} and {high:g}")
+    if re.fullmatch(RULES, plan.train.threshold) is None:
+        raise DataError(
+            f"{where}: train.threshold {plan.train.threshold!r} is none of f1, youden, half, sensitivity=P and "
+            "specificity=P, P between 0 and 1"
+        )
 
 
 def _settle_calibration(plan: Plan, asked: dict[str, Any], where: str) -> None:

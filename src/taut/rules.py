@@ -67,7 +67,7 @@ def _plan_model(plan: Plan, facts: Facts, encoder: str | None, weights: str | No
     if weights is not None:
         # What has been learnt elsewhere is to be kept.
         plan.train.learning_rate = 5e-4
-    if facts.labels > 1 and facts.annotated_images == facts.fully_annotated_images < FEW_ANNOTATED:
+    if facts.labels > 1 and whole_rows(facts) and facts.fully_annotated_images < FEW_ANNOTATED:
         # Whole rows tell much of few images; of a few cells each, dropout leaves too little to learn from.
         plan.model.dropout = 0.5
     plan.model.reduce = max(1, round(side / 32))
@@ -98,15 +98,22 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
         rows = few if seldom else min(total, alike, max(few, facts.images // 4))
         train.batch_labelled = math.ceil(rows * facts.fully_annotated_images / facts.images)
         train.batch_unlabelled, train.steps = rows - train.batch_labelled or 1, math.ceil(train.steps * few / rows)
+    elif facts.is_image and facts.labels > 1:
+        # Several labels take longer to learn than to guess: of equal time, more steps are worth more than more images
+        # that nothing is said of. Of chest X-rays cross-entropy tells more after 3,000 than after 1,000. Auxiliary
+        # variables teach from what is not annotated, too.
+        others, train.steps = 32 if facts.auxiliary else 16, 3000
+        if whole_rows(facts):
+            train.batch_labelled, train.batch_unlabelled = total // 5, min(others, unfinished)
+        else:
+            # Of canvases with a twentieth of the cells, average precision on hidden cells was 0.976 after a minute and
+            # 0.9995 after 2.5, and 0.786 and 0.998 with 64 annotated rows beside 256 others as they come (one draw).
+            partly = facts.annotated_images - facts.fully_annotated_images
+            train.batch_labelled = math.ceil(few * facts.fully_annotated_images / facts.annotated_images)
+            rows, others = min(few - train.batch_labelled, max(16, partly)), min(others, unfinished - partly)
+            train.batch_unlabelled, train.unannotated = rows + others, round(others / (rows + others), 3)
     else:
-        train.batch_labelled = total // 5
-        others = total - total // 5
-        if facts.is_image and facts.labels > 1 and facts.annotated_images == facts.fully_annotated_images:
-            # Several labels take longer to learn than to guess: of equal time, more steps are worth more than more
-            # images that nothing is said of. Of chest X-rays cross-entropy tells more after 3,000 than after 1,000.
-            # Auxiliary variables teach from what is not annotated, too.
-            others, train.steps = 32 if facts.auxiliary else 16, 3000
-        train.batch_unlabelled = min(others, unfinished)
+        train.batch_labelled, train.batch_unlabelled = total // 5, min(total - total // 5, unfinished)
     if facts.images < SMALL and facts.labels == 1:  # several labels take longer to learn
         train.steps = 500
     known = max(facts.annotated_cells, default=0)
@@ -165,6 +172,11 @@ def _plan_augmentation(plan: Plan, facts: Facts) -> None:
 def is_finished(facts: Facts) -> bool:
     """Whether all images are annotated completely, or all but so few that batches need no part for them."""
     return facts.fully_annotated_images >= FINISHED * facts.images
+
+
+def whole_rows(facts: Facts) -> bool:
+    """Whether what is annotated is annotated completely, or all but a few images of it."""
+    return facts.fully_annotated_images >= FINISHED * facts.annotated_images
 
 
 def estimates(facts: Facts) -> bool:

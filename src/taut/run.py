@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from taut.data.dataset import DataError
+from taut.errors import out_of_memory
 from taut.evaluate.ood import OODReference
 from taut.facts import Facts
 from taut.flags import scalar
@@ -177,6 +178,8 @@ def writing(folder: Path, hint: str = "") -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
+        if out_of_memory(error):  # a checkpoint copies the weights of a GPU there before they are written
+            raise
         said = " ".join(str(error).split())
         # Of a full disk torch says RuntimeError, and something of its own archives.
         raise DataError(f"{folder} cannot be written, perhaps since the disk is full ({said}){hint}") from error

@@ -11,9 +11,8 @@ import numpy as np
 
 from taut.data import EMBEDDED, PUBLIC, TABLES, DataError, Dataset, load_dataset
 from taut.data.arrays import has_array
-from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.files import find_images, find_path_column, match_files
-from taut.data.fitting import check_ids, check_shape, in_order
+from taut.data.fitting import check_rows, check_shape, in_order
 from taut.data.formats import find_layout
 from taut.data.layout import Layout, shows
 from taut.data.leakage import check_leakage, seen_before
@@ -43,11 +42,12 @@ def resumed_source(source: DataFlags, begun: DataFlags) -> DataFlags:
 def replaced_source(source: DataFlags, data: str | None, labels: Path | None, images: Path | None = None) -> DataFlags:
     """The flags of a run for other data, or another table, which need not have the groups and the split."""
     if data is not None:
-        uncertain = source.uncertain if _is_pack(source) else None
+        cells: dict[str, Any] = {"uncertain": source.uncertain if _is_pack(source) else None, "blank": source.blank}
         source = _other_data(source, data, labels, images)
         if labels is None and not is_table(data):  # there are no columns
-            kept = {name: getattr(source, name) for name in ("image_size", "group", "unlabeled", "blank")}
-            source = DataFlags(data, **kept, uncertain=uncertain if _is_pack(source) else None)
+            kept = {name: getattr(source, name) for name in ("image_size", "group", "unlabeled")}
+            # What cells become is of no use to subfolders.
+            source = DataFlags(data, **kept, **(cells if _is_pack(source) else {}))
         if not is_folder(data) and not _is_pack(source):
             source = dataclasses.replace(source, image_size=None)
     elif labels is not None:
@@ -200,8 +200,8 @@ def load_parts(
         shape = dataset.x.shape[1:]
         names = dataset.feature_names
         other = load_source(test_flags(source), space or dataset.space, None, shape, dataset.pixel_max, columns=names)
-        if source.labels is not None and Path(source.test).suffix.lower() in EMBEDDINGS:
-            check_ids(dataset, other, source.test, source.labels)
+        if source.labels is not None and test_flags(source).labels == source.labels:
+            check_rows(dataset, other, source.test, source.labels)
     training, testing = _divide(dataset, other)
     report = None if skipped is None else skipped.with_name(skipped.name.removesuffix("skipped.csv") + "leakage.csv")
     leaks = check_leakage(

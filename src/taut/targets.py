@@ -18,6 +18,8 @@ from taut import latent
 from taut.adversary import adversarial, frozen_statistics, guessing
 from taut.latent import Sizes
 
+BEYOND = 0.1  # of the doubt that p(c) leaves of a class
+
 
 class BatchLike(Protocol):
     """The part of a batch that a source reads."""
@@ -27,6 +29,7 @@ class BatchLike(Protocol):
     observed: Tensor
     strong: Tensor | None
     ignored: Tensor | None
+    index: Tensor | None
 
     @property
     def settled(self) -> Tensor:
@@ -111,7 +114,9 @@ class Teacher(Source):
     momentum: of the averaged teacher (Mean Teacher, Tarvainen 2017), or 0 for the network itself, which needs no
         second pass (FixMatch, Sohn 2020).
     sharpen: the temperature T of p̂ ∝ q^(1/T); 1 leaves it, 0 takes the most probable class.
-    threshold: estimates whose greatest probability is below it do not count, label by label; 0 for soft targets.
+    threshold: estimates whose greatest probability is below it do not count, label by label; 0 for soft targets. Of a
+        class that nine in ten images have, they must leave less than a tenth of the doubt that p(c) leaves: of a
+        rare finding a network that knows its frequency alone is sure of every "no".
     alignment: the power of distribution alignment, p̂ ∝ q·(p(c)/mean q)^a (ReMixMatch, Berthelot 2020), per label.
     mix: mixes each strong view with another one, and their targets alike, with a share λ ~ Beta(mix, mix) of its own
         (mixup, Zhang 2018; for unannotated images MixMatch, Berthelot 2019); 0 does not mix. Between the images it
@@ -155,7 +160,7 @@ class Teacher(Source):
         def estimate(posterior: Any) -> Estimate:
             # Only the rows whose answers are asked for: the averaged model takes a pass of its own.
             logits = posterior.logits[rows] if teacher is None else teacher.classify(batch.x[rows])
-            own = self.targets(logits, model.log_prior)
+            own = self.targets(logits, model.log_prior, None if batch.ignored is None else ~batch.ignored[rows])
             own.confidence = believed(own.confidence, batch.ignored, rows) * belief
             return with_annotations(own, batch.targets[rows], batch.observed[rows], self.sizes)
 
@@ -182,17 +187,27 @@ class Teacher(Source):
             return adversarial(divergence, x, self.adversary)
 
     @torch.no_grad()
-    def targets(self, logits: Tensor, log_prior: Tensor) -> Estimate:
-        """p̂ and m from a teacher's logits [M, W]; also moves the running marginal."""
+    def targets(self, logits: Tensor, log_prior: Tensor, counts: Tensor | None = None) -> Estimate:
+        """p̂ and m from a teacher's logits [M, W]; also moves the running marginal, by the cells [M, k] that count."""
         log_q = latent.log_softmax(logits.detach().float(), self.sizes)
         if self.training:
-            self.marginal.lerp_(log_q.exp().mean(0), 1 - 0.99 ** (1 / self.parts))
+            latent.follow_mean(self.marginal, log_q.exp(), counts, self.sizes, 1 - 0.99 ** (1 / self.parts))
         if self.alignment:
             log_q = latent.log_softmax(
                 log_q + self.alignment * (log_prior - self.marginal.clamp_min(1e-8).log()), self.sizes
             )
-        confidence = latent.max_labels(log_q, self.sizes).exp() >= self.threshold
-        return Estimate(sharpened(log_q, self.sharpen, self.sizes), confidence.to(log_q.dtype))
+        counts = self.sure(log_q, log_prior).to(log_q.dtype)
+        return Estimate(sharpened(log_q, self.sharpen, self.sizes), counts)
+
+    def sure(self, log_q: Tensor, log_prior: Tensor) -> Tensor:
+        """Which estimates count, [M, k] bool, from log q [M, W] and log p(c) [W]."""
+        if self.threshold == 0:
+            return torch.ones(len(log_q), len(self.sizes), dtype=torch.bool, device=log_q.device)
+        best = latent.most_probable(log_q, self.sizes)
+        # Sums of the other classes: beside a probability near 1 they are what single precision still tells apart.
+        doubt = latent.sum_labels((1 - best) * log_q.exp(), self.sizes)
+        usual = latent.sum_labels(best * (1 - log_prior.exp()), self.sizes)
+        return (doubt <= 1 - self.threshold) & (doubt <= BEYOND * usual)
 
 
 def believed(confidence: Tensor, ignored: Tensor | None, rows: slice | Tensor) -> Tensor:
@@ -248,13 +263,14 @@ class Interpolation(Source):
     def propose(self, model: Any, batch: BatchLike, belief: float = 1.0) -> Proposal | None:
         """Mixtures of the rows that have an unannotated label."""
         rows = torch.nonzero(~batch.settled.all(1)).flatten()
-        if len(rows) < 2:
+        if len(rows) < 2 or belief == 0:
             return None
         x = batch.x[rows]
         with guessing():
             posterior = model.encode(x)
             if self.match == "optimal":
-                partner = optimal_match(posterior.mean, posterior.log_var)
+                index = None if batch.index is None else batch.index[rows]
+                partner = optimal_match(posterior.mean, posterior.log_var, index)
             else:
                 partner = torch.randperm(len(x), device=x.device)
             share = torch.distributions.Beta(self.beta, self.beta).sample().to(x.device)
@@ -270,10 +286,11 @@ class Interpolation(Source):
         return Proposal(torch.lerp(x[partner], x, share), lambda _: estimate)
 
 
-def optimal_match(mean: Tensor, log_var: Tensor) -> Tensor:
+def optimal_match(mean: Tensor, log_var: Tensor, index: Tensor | None = None) -> Tensor:
     """For each row i the other row j with the least KL(q(z|x_i) ‖ q(z|x_j)): [N, D] twice to [N] indices.
 
     All N² divergences in three matrix products instead of a double loop.
+    index: [N] of which images the rows are views: another view of the same one is no other image.
     """
     precision = (-log_var).exp()
     second_moment = log_var.exp() + mean.square()
@@ -286,4 +303,6 @@ def optimal_match(mean: Tensor, log_var: Tensor) -> Tensor:
             + (mean.square() * precision).sum(1)[None, :]
             - mean.shape[1]
         )
+    if index is not None and bool((index != index[0]).any()):
+        kl = kl.masked_fill(index[:, None] == index[None, :], float("inf"))
     return kl.fill_diagonal_(float("inf")).argmin(1)

@@ -13,7 +13,7 @@ from taut.facts import Facts
 from taut.frequency import ClassFrequencies
 from taut.objective import Batch, LossTerms, Objective, Weights, auxiliary_term, tighter_elbo
 from taut.plan import Plan, TrainPlan
-from taut.rules import estimates, is_finished
+from taut.rules import estimates, is_finished, whole_rows
 from taut.targets import Estimate, Interpolation, Source, Teacher
 
 
@@ -73,7 +73,7 @@ class TighterELBO(Objective):
         """
         if not facts.is_image or facts.labels == 1 or estimates(facts):
             return {}
-        alone = facts.annotated_images == facts.fully_annotated_images > 0 and not facts.auxiliary
+        alone = whole_rows(facts) and facts.annotated_images > 0 and not facts.auxiliary
         few = (
             {}
             if not alone or is_finished(facts)
@@ -191,7 +191,7 @@ class TighterELBO(Objective):
             terms.auxiliary = auxiliary_term(own.auxiliary, batch.auxiliary, model.auxiliary_sizes)
             terms.total = terms.total + self.auxiliary * terms.auxiliary
         if proposal is not None:
-            self._add_views(terms, proposal.estimate(own), posterior[n:], model.sizes)
+            self._add_views(terms, proposal.estimate(own), posterior[n:], model.sizes, self.belief_at(step))
         return terms
 
     def expected(self, batch: Batch, logits: Tensor, log_prior: Tensor, step: int) -> Tensor | None:
@@ -251,7 +251,9 @@ class TighterELBO(Objective):
         ]
         return torch.stack(values).sum(0)
 
-    def _add_views(self, terms: LossTerms, estimate: Estimate, posterior: Any, sizes: latent.Sizes) -> None:
+    def _add_views(
+        self, terms: LossTerms, estimate: Estimate, posterior: Any, sizes: latent.Sizes, belief: float
+    ) -> None:
         """Add the term of the views' estimated posteriors."""
         targets, confidence = estimate.targets, estimate.confidence
         terms.confidence = confidence.mean()
@@ -263,7 +265,7 @@ class TighterELBO(Objective):
             mean, log_var = estimate.z
             std, wanted = (0.5 * posterior.log_var).exp(), (0.5 * log_var).exp()
             distance = (posterior.mean - mean).square() + (std - wanted).square()
-            terms.total = terms.total + self.z_consistency * distance.sum(-1).mean()
+            terms.total = terms.total + belief * self.z_consistency * distance.sum(-1).mean()
 
 
 def dilution(settings: TrainPlan, facts: Facts) -> float:
@@ -275,5 +277,8 @@ def dilution(settings: TrainPlan, facts: Facts) -> float:
     partly = facts.annotated_images - facts.fully_annotated_images
     labelled = settings.batch_labelled if facts.annotated_images else 0
     unlabelled = settings.batch_unlabelled if unfinished else 0
-    carrying = labelled + unlabelled * partly / max(1, unfinished)
+    share = partly / max(1, unfinished)
+    if settings.unannotated is not None and 0 < partly < unfinished:
+        share = 1 - settings.unannotated
+    carrying = labelled + unlabelled * share
     return (labelled + unlabelled) / carrying if carrying else 1.0

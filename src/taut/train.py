@@ -15,17 +15,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from taut.data.dataset import Dataset
+from taut.data.dataset import DataError, Dataset
 from taut.data.stream import Stream
+from taut.errors import out_of_memory
 from taut.looks import Looks, can_judge
 from taut.nn.vae import LabelVAE
 from taut.objective import Batch, LossTerms, Objective
@@ -121,7 +124,7 @@ def separate_randomness(device: torch.device) -> Iterator[None]:
 
 def processes() -> PartialState:
     """The processes that train together (torchrun), on the CPU too, of which accelerate must be told."""
-    return PartialState(cpu=not torch.accelerator.is_available())
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 @contextmanager
@@ -152,7 +155,7 @@ def make_accelerator(plan: TrainPlan) -> Accelerator:
     processes()
     AcceleratorState._reset_state()
     return Accelerator(
-        cpu=not torch.accelerator.is_available(),
+        cpu=not torch.cuda.is_available(),  # others lack operations: Apple's cannot pool a 7x7 map to 4x4
         mixed_precision="no" if plan.precision == "fp32" else plan.precision,
         gradient_accumulation_steps=plan.accumulate,
         step_scheduler_with_optimizer=False,
@@ -275,16 +278,13 @@ def _loop(
         if logged:
             waiting.clear()
         if saved and run is not None:
+            check_weights(averaged, f"after step {step + 1}")  # of a gradient that is NaN no loss has told yet
             save_checkpoint(accelerator, run, progress)
             last = kept_at = time.perf_counter()
         if interrupted and saved:
             raise KeyboardInterrupt
     bar.close()
-    if not all(bool(tensor.isfinite().all()) for tensor in averaged):
-        raise TrainingError(
-            "the weights are NaN or infinite after the last step; a lower --train.learning_rate may help, "
-            "and the last checkpoint, where there is one, is kept"
-        )
+    check_weights(averaged, "after the last step")
     chosen = looks is not None and looks.step > 0  # not where no look had a finite figure
     model, kept = (looks.kept, int(looks.step)) if looks is not None and chosen else (task.average, progress.step)
     return TrainResult(model, progress.step, progress.seconds, usual_time(times), kept)
@@ -321,6 +321,15 @@ def check_finite(terms: dict[str, Tensor], step: int) -> None:
     )
 
 
+def check_weights(tensors: list[Tensor], when: str) -> None:
+    """Raise TrainingError where a weight is NaN or infinite."""
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise TrainingError(
+            f"the weights are NaN or infinite {when}; a lower --train.learning_rate may help, and the last checkpoint, "
+            "where there is one, is kept"
+        )
+
+
 def save_checkpoint(accelerator: Accelerator, run: Run, progress: Progress) -> None:
     """Save everything that is needed to go on; the former checkpoint is there until the new one is complete."""
     fresh = run.checkpoint.with_name("checkpoint.new")
@@ -331,7 +340,8 @@ def save_checkpoint(accelerator: Accelerator, run: Run, progress: Progress) -> N
         accelerator.save_state(str(fresh), safe_serialization=True)
     accelerator.wait_for_everyone()  # each process writes its random state into the folder that is now renamed
     if accelerator.is_main_process:
-        (fresh / "progress.json").write_text(json.dumps({"step": progress.step, "seconds": progress.seconds}))
+        said = {"step": progress.step, "seconds": progress.seconds, "processes": accelerator.num_processes}
+        (fresh / "progress.json").write_text(json.dumps(said))
         former = run.checkpoint.with_name("checkpoint.old")
         shutil.rmtree(former, ignore_errors=True)
         if run.checkpoint.exists():
@@ -351,8 +361,18 @@ def load_checkpoint(accelerator: Accelerator, run: Run) -> Progress:
             print(f"taut: {run.path} has no checkpoint: the training begins anew", file=sys.stderr)
             run.truncate_metrics(0)
         return Progress()
-    accelerator.load_state(str(place))
-    data = json.loads((place / "progress.json").read_text())
+    try:
+        data = json.loads((place / "progress.json").read_text())
+        if (begun := data.get("processes", accelerator.num_processes)) != accelerator.num_processes:
+            raise DataError(
+                f"{run.path} was trained by {begun} processes and is resumed by {accelerator.num_processes}, whose "
+                f"batches would be others: resume it with as many (torchrun --nproc-per-node {begun})"
+            )
+        accelerator.load_state(str(place))
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        if isinstance(error, DataError) or out_of_memory(error):
+            raise
+        raise DataError(f"{place} is damaged: {' '.join(str(error).split())[:200]}") from error
     if accelerator.is_main_process:
         run.truncate_metrics(data["step"])
     return Progress(data["step"], data["seconds"])

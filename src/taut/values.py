@@ -21,6 +21,18 @@ def is_missing(column: NDArray[Any], unlabeled: object) -> NDArray[np.bool_]:
     return missing
 
 
+def without_text_holes(y: NDArray[Any], *others: object) -> NDArray[Any]:
+    """An array of text as one of objects with None where numpy made text of a hole; anything else as it is.
+
+    others: what else means no annotation.
+    """
+    if y.dtype.kind not in "US":
+        return y
+    y = y.astype(str).astype(object)
+    y[np.isin(y, ["", "nan", "None", *map(str, others)])] = None
+    return y
+
+
 def whole_numbers(texts: pd.Series[Any]) -> pd.Series[Any]:
     """Texts with "3.0" as "3": so a whole number is often written that shares its column with blanks."""
     return texts.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)

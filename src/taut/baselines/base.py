@@ -63,6 +63,10 @@ class Unlabelled(TighterELBO):
             "objective.alpha": 0.0,
             "objective.share": 1.0,
             "train.looks": 0,
+            "train.folds": 0,
+            "train.valid_fraction": 0.0,
+            "train.calibration": "none",
+            "train.threshold": "half",
         }
 
     def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:

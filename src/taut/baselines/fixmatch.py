@@ -41,7 +41,7 @@ class FixMatch(Baseline):
         with torch.no_grad():
             log_q = latent.log_softmax(last_rows(logits[:n], count), self.sizes)
             guess = latent.most_probable(log_q, self.sizes)
-            sure = self.sure(log_q)
+            sure = self.sure(log_q, ~last_rows(batch.settled, count))
             if batch.ignored is not None:
                 sure &= ~last_rows(batch.ignored, count)
             seen = last_rows(batch.observed, count)
@@ -50,8 +50,8 @@ class FixMatch(Baseline):
         total = kl + self.plan.consistency * pseudo + self.fairness(log_q, logits[n:], sure)
         return terms_of(total, kl, consistency=pseudo.detach(), confidence=sure.float().mean())
 
-    def sure(self, log_q: Tensor) -> Tensor:
-        """Which estimates count, [M, k] bool, from log q of the weak views [M, W]."""
+    def sure(self, log_q: Tensor, free: Tensor | None = None) -> Tensor:
+        """Which estimates count, [M, k] bool, of weak views' log q [M, W]; free: the cells [M, k] that may, or all."""
         return latent.max_labels(log_q, self.sizes).exp() >= self.plan.threshold
 
     def fairness(self, log_q: Tensor, strong_logits: Tensor, sure: Tensor) -> Tensor | float:

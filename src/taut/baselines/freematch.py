@@ -43,15 +43,16 @@ class FreeMatch(FixMatch):
         self.register_buffer("marginal", uniform.clone())
         self.register_buffer("histogram", uniform.clone())
 
-    def sure(self, log_q: Tensor) -> Tensor:
-        """Which estimates count, after the running figures have followed this batch."""
+    def sure(self, log_q: Tensor, free: Tensor | None = None) -> Tensor:
+        """Which estimates count, after the running figures have followed the cells of this batch that are free."""
         q = log_q.exp()
         guess = latent.most_probable(log_q, self.sizes)
         greatest = latent.max_labels(q, self.sizes)
         if self.training:
-            self.threshold.lerp_(greatest.mean(0).to(self.threshold.dtype), 1 - self.decay)
-            self.marginal.lerp_(q.mean(0).to(self.marginal.dtype), 1 - self.decay)
-            self.histogram.lerp_(guess.mean(0).to(self.histogram.dtype), 1 - self.decay)
+            step, single = 1 - self.decay, (1,) * len(self.sizes)
+            latent.follow_mean(self.threshold, greatest, free, single, step)
+            latent.follow_mean(self.marginal, q, free, self.sizes, step)
+            latent.follow_mean(self.histogram, guess, free, self.sizes, step)
         local = self.marginal / latent.spread_labels(latent.max_labels(self.marginal, self.sizes), self.sizes)
         wanted = local * latent.spread_labels(self.threshold, self.sizes)
         return greatest >= latent.sum_labels(guess * wanted, self.sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +24,8 @@ class M2(Baseline):
     is not annotated, with r = p̃ where annotated and q where not, which extends to images annotated in part.
     The loss is minus its mean over the batch, in nats, plus α times the cross-entropy of annotated images; α is 0.1,
     the paper's 0.1·N divided by the N images of its sums; 0 leaves the classifier to the bound alone.
-    With k labels the sum runs over all combinations: c^k decoder passes.
+    With k labels the sum runs over all combinations: c^k decoder passes. The class of an ignored cell is drawn instead,
+    and so is that of a soft annotation of more labels than can be enumerated.
     Limits: ValueError above 4,096 combinations; q(c|x) learns from annotations through α alone.
     """
 
@@ -72,7 +74,12 @@ class M2(Baseline):
         log_q = latent.log_softmax(shielded(posterior.logits, batch, self.sizes), self.sizes)
         log_known = torch.where(mask, batch.targets.to(log_q.dtype), 1.0).log()
         log_r = torch.where(mask, log_known.clamp_min(-1e4), log_q)
-        whole = batch.observed.all(1) & (latent.max_labels(torch.where(mask, batch.targets, 0), self.sizes) == 1).all(1)
+        single = batch.observed & (latent.max_labels(torch.where(mask, batch.targets, 0), self.sizes) == 1)
+        drawn = self.drawn(batch, single)
+        if bool(drawn.any()):
+            one = latent.hard_sample(log_r, self.sizes).log().clamp_min(-1e4)
+            log_r = torch.where(latent.spread_labels(drawn, self.sizes), one, log_r)
+        whole = (single | drawn).all(1)
         free = torch.where(batch.observed, 0, latent.label_entropy(log_q, self.sizes)).sum(1)
         value = torch.zeros(len(log_q), dtype=log_q.dtype, device=log_q.device)
         if bool(whole.any()):
@@ -84,6 +91,15 @@ class M2(Baseline):
             rows = (~whole).nonzero().flatten()
             value = value.index_put((rows,), self._marginal(model, batch.x[rows], posterior[rows], log_r[rows]))
         return value + free
+
+    def drawn(self, batch: Batch, single: Tensor) -> Tensor:
+        """The cells [N, k] whose class is drawn, and not summed over; single: those that are annotated as one class."""
+        nothing = torch.zeros_like(batch.observed)
+        if not self.enumerates:
+            return nothing
+        ignored = nothing if batch.ignored is None else batch.ignored
+        soft = batch.observed & ~single
+        return ignored if math.prod(self.sizes) <= latent.ENUMERATION_LIMIT else ignored | soft
 
     def _marginal(self, model: Any, x: Tensor, posterior: Any, log_r: Tensor) -> Tensor:
         """Σ_c r(c)·(−L_l(x, c)) over all combinations, [N] nats, in one decoder pass over all of them."""

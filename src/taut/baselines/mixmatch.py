@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from taut import latent
 from taut.adversary import guessing
 from taut.baselines.base import Baseline, annotated_term, annotation_kl, last_rows, squared_distance, terms_of
 from taut.objective import Batch, LossTerms, SecondView
-from taut.targets import mixed, sharpened
+from taut.targets import Estimate, mixed, mixed_estimate, sharpened
 
 
 class MixMatch(Baseline):
@@ -37,9 +38,7 @@ class MixMatch(Baseline):
             return terms_of(kl, kl)
         second = batch.strong
         count = len(second)
-        seen = last_rows(batch.observed, count)
-        observed = torch.cat([batch.observed, seen])
-        targets = torch.cat([batch.targets, last_rows(batch.targets, count)])
+        observed, targets, settled = (twice(v, count) for v in (batch.observed, batch.targets, batch.settled))
         x = torch.cat([batch.x, second])
         with guessing():
             q = latent.log_softmax(model.classify(x), self.sizes).exp()
@@ -52,12 +51,19 @@ class MixMatch(Baseline):
             labels = torch.where(known, targets.to(guess.dtype), guess)
         if self.plan.mix:
             x, partner, share = mixed(x, self.plan.mix)
-            labels = torch.lerp(labels[partner], labels, share.to(labels.dtype)[:, None])
+            # A partner's ignored cell says nothing.
+            said = torch.ones_like(settled) if batch.ignored is None else ~twice(batch.ignored, count)
+            estimate = Estimate(labels, said.to(labels.dtype))
+            labels = mixed_estimate(estimate, partner, share.to(labels.dtype), self.sizes).targets
         logits = model.classify(x)
-        settled = torch.cat([batch.settled, last_rows(batch.settled, count)])
         rows, others = observed.any(1).sum().clamp_min(1), (~settled).any(1).sum().clamp_min(1)
         kl = annotation_kl(logits, labels, observed, self.sizes).sum() / rows
         q = latent.log_softmax(logits, self.sizes).exp()
         distance = torch.where(settled, 0, squared_distance(q, labels, self.sizes)).sum() / others
         weight = self.plan.consistency * min(1.0, step / self.steps)
         return terms_of(kl + weight * distance, kl, consistency=distance.detach())
+
+
+def twice(values: Tensor, count: int) -> Tensor:
+    """Values of the rows of a batch [N, ...], and again of the last ones, which have a second view: [N + M, ...]."""
+    return torch.cat([values, last_rows(values, count)])

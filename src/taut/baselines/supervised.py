@@ -10,6 +10,7 @@ from taut.baselines.base import Baseline, annotated_term, annotation_kl, last_ro
 from taut.facts import Facts
 from taut.objective import Batch, LossTerms, auxiliary_term
 from taut.plan import Plan
+from taut.rules import whole_rows
 
 
 class Supervised(Baseline):
@@ -26,14 +27,14 @@ class Supervised(Baseline):
     def __init__(self, model: Any, plan: Plan, facts: Facts) -> None:
         super().__init__(model, plan, facts)
         # Images without any annotation may be there for their auxiliary variables alone.
-        partly = facts.annotated_images > facts.fully_annotated_images
-        self.second_view = "strong" if plan.objective.source == "teacher" and partly else "none"
+        self.second_view = "strong" if plan.objective.source == "teacher" and not whole_rows(facts) else "none"
 
     @classmethod
     def plan_for(cls, facts: Facts) -> dict[str, Any]:
         """Images without any annotation have nothing to do in a batch, but for auxiliary variables."""
-        partly = facts.annotated_images > facts.fully_annotated_images
-        alone = {} if partly or facts.auxiliary or not facts.annotated_images else {"train.batch_unlabelled": 0}
+        alone: dict[str, Any] = {}
+        if facts.annotated_images and not facts.auxiliary:
+            alone = {"train.batch_unlabelled": 0} if whole_rows(facts) else {"train.unannotated": 0.0}
         return {**super().plan_for(facts), **alone}
 
     def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from taut import latent
-from taut.adversary import adversarial, frozen_statistics
+from taut.adversary import adversarial, frozen_statistics, guessing
 from taut.baselines.base import Baseline, annotated_term, shielded, terms_of
 from taut.facts import Facts
 from taut.objective import Batch, LossTerms
@@ -37,10 +37,17 @@ class VAT(Baseline):
         logits = shielded(model.classify(batch.x), batch, self.sizes)
         kl = annotated_term(logits, batch, self.sizes)
         log_q = latent.log_softmax(logits, self.sizes)
+        drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
         with frozen_statistics(model):
-            change = self.divergence(model, batch, log_q.detach(), self.direction(model, batch, log_q.detach()))
+            usual = self.undropped(model, batch) if drops else log_q.detach()
+            change = self.divergence(model, batch, usual, self.direction(model, batch, usual))
         entropy = latent.label_entropy(log_q, self.sizes).sum(1).mean()
         return terms_of(kl + self.plan.consistency * (change + entropy), kl, consistency=change.detach())
+
+    def undropped(self, model: Any, batch: Batch) -> Tensor:
+        """log q(c|x) by all units, [N, W], which other passes by all units can be compared with."""
+        with guessing():
+            return latent.log_softmax(model.classify(batch.x), self.sizes)
 
     def direction(self, model: Any, batch: Batch, log_q: Tensor) -> Tensor:
         """The virtual adversarial perturbation r, [N, ...], of length ε."""

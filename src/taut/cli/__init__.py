@@ -18,13 +18,14 @@ from taut.data import DataError, Dataset
 from taut.data.cells import annotation_notes, certain, unscored
 from taut.data.split import fold_count
 from taut.data.table import listed
+from taut.errors import OUT_OF_MEMORY, out_of_memory
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.facts import fingerprint
 from taut.fit import can_calibrate, fit, hold_out, ignored_auxiliary, judges_of, own_valid, plan_of
 from taut.fit import resume as resume_fit
 from taut.flags import DataFlags
 from taut.labels import LabelError
-from taut.memory import OUT_OF_MEMORY, estimate_memory, out_of_memory
+from taut.memory import estimate_memory
 from taut.plan import MOST_FOLDS
 from taut.rules import advice, describe, uncalibrated
 from taut.run import Run

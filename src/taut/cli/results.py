@@ -23,9 +23,10 @@ from taut.data.leakage import seen_before
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.evaluate.predict import predict_logits
 from taut.evaluate.predictions import prediction_table
+from taut.export import READING
 from taut.export import export as export_run
 from taut.features import FrozenEncoder
-from taut.fit import own_valid
+from taut.fit import own_part_calibrates
 from taut.flags import DataFlags
 from taut.inputs import read_inputs, table_images
 from taut.nn.vae import LabelVAE
@@ -143,7 +144,9 @@ def evaluate(
             values, lambda rows: figures_of(model, dataset.rows(rows), calibrated, resamples, logits[rows])
         )
     other = data is not None or labels is not None
-    place = out or folder.path / _subfolder(source, dataset if other else None, split)
+    if not calibrated:
+        figures["calibrated"] = False
+    place = out or folder.path / _subfolder(source, dataset if other else None, split, calibrated)
     place.mkdir(parents=True, exist_ok=True)
     (place / "evaluation.json").write_text(dumps(figures, indent=1))
     evaluation_table(figures).to_csv(place / "evaluation.csv")
@@ -287,10 +290,10 @@ def export(run: Path, out: Path = Path("model")) -> None:
 
 
 def _with_held_out(dataset: Dataset, saved: Path) -> Dataset:
-    """The images that a run learnt from and held out as its parts, unless the data have such a "valid" part."""
+    """The images that a run learnt from and held out as its parts, unless the data's own "valid" part was enough."""
     if dataset.split is None:
         return with_saved_split(dataset, saved, True)
-    if own_valid(dataset).any():
+    if own_part_calibrates(dataset):
         return dataset
     return with_saved_split(dataset.rows(dataset.split != "test"), saved, True)
 
@@ -303,10 +306,10 @@ def _source(folder: Run) -> DataFlags:
     unlabeled = folder.unlabeled()
     # "" is no value at all, and None is -1, as where nothing is said.
     said = "" if unlabeled is None else None if unlabeled == -1 else str(unlabeled)
-    return DataFlags("", unlabeled=said, image_size=about.get("image_size"), view=about.get("view"))
+    return DataFlags("", unlabeled=said, **{name: about.get(name) for name in READING})
 
 
-def _subfolder(source: DataFlags, other: Dataset | None, split: str | None) -> str:
+def _subfolder(source: DataFlags, other: Dataset | None, split: str | None, calibrated: bool) -> str:
     """Where in a run the figures go: those of its own test part into it, others where they replace none of these.
 
     other: the data where they, or their labels, are not the run's.
@@ -318,6 +321,7 @@ def _subfolder(source: DataFlags, other: Dataset | None, split: str | None) -> s
         names += [] if table is None else [table.stem]
     if split not in (None, "test"):
         names.append(str(split))
+    names += [] if calibrated else ["uncalibrated"]
     return "-".join(["evaluation", *names]) if names else ""
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taut.labels import LabelError, LabelSpace, Scalar
+from taut.values import without_text_holes
 
 
 def named_annotations(
@@ -25,7 +26,7 @@ def named_annotations(
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     named_by = "class_names"
-    if classes is None and y.ndim == 1 and y.dtype.kind in "iu" and labels is not None and len(labels) > 1:
+    if classes is None and y.ndim == 1 and y.dtype.kind in "iuf" and labels is not None and len(labels) > 1:
         named_by, classes = "label_names", labels
     if y.ndim == 2:
         if space is not None and labels is not None and len(labels) == y.shape[1]:
@@ -34,21 +35,24 @@ def named_annotations(
                 raise LabelError(f"no label {', '.join(map(repr, absent))} among its label_names {labels}")
             return y[:, [labels.index(name) for name in space.names]], None, space
         return y, None, space or LabelSpace.infer(np.where(uncertain_cells(y), np.nan, y), None, labels or classes)
-    if y.dtype.kind in "US":
-        # Among text numpy makes text of the holes, too.
-        y = y.astype(str).astype(object)
-        y[np.isin(y, ["", "nan", "None", str(unlabeled)])] = None
+    y = without_text_holes(y, unlabeled)
+    holes = np.isnan(y) if y.dtype.kind == "f" else np.zeros(len(y), dtype=bool)
+    if y.dtype.kind == "f" and (holes | (y == np.round(y))).all():
+        y = np.where(holes, 0, y).astype(np.int64)  # NaN has made floats of the numbers of classes
     if classes is not None and unlabeled in classes:
         unlabeled = classes.index(str(unlabeled))
     named = space is None or isinstance(space.labels[0].classes[0], str)
     if y.dtype.kind in "iu" and classes is not None and named:
-        missing = np.zeros(len(y), dtype=bool) if unlabeled is None else np.asarray(y == unlabeled)
+        missing = holes if unlabeled is None else holes | (y == unlabeled)
         wrong = ~missing & ((y < 0) | (y >= len(classes)))
         if wrong.any():
             row = int(np.argmax(wrong))
             raise LabelError(f"row {row}: 'y' is {y[row]}, but there are {len(classes)} {named_by}")
         values = np.array([*classes, None], dtype=object)[np.where(missing, len(classes), y)]
         return values, None, space or LabelSpace.multiclass([c for i, c in enumerate(classes) if i != unlabeled])
+    if y.dtype.kind == "i" and holes.any():
+        y = y.astype(object)
+        y[holes] = None
     names = labels if labels is not None and len(labels) == 1 else None
     return y, unlabeled, space or LabelSpace.infer(y, unlabeled, names)
 

@@ -157,6 +157,11 @@ def read_images(
     return out[: len(paths) - len(failures)], [(paths[i], reason) for i, reason in failures.items()]
 
 
+def writers() -> int:
+    """Processes of this machine that train together (torchrun), each of which fills a file of its own."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def decode_once(
     folder: Path, files: Sequence[str], shape: Shape, white: float = DEEP
 ) -> tuple[NDArray[np.uint8], dict[int, str]]:
@@ -181,7 +186,7 @@ def decode_once(
         partial = next((p for p in begun if not _can_be_read_now(paths, failures_in(p.report), shape, white)), None)
         missing = size if partial is None else size - size * partial.done // len(files)
         # Writing to a map on a full disk kills the process without a message.
-        if _room(root) < missing:
+        if _room(root) < missing * writers():
             if size <= MAP_BYTES:
                 return _in_memory(paths, shape, white)
             raise DataError(
@@ -255,8 +260,10 @@ def _decoded(
 ) -> Iterator[NDArray[np.uint8] | str]:
     """The images of files from a position on, or the reasons why they cannot be read.
 
-    known: what is decoded already.
+    known: what is decoded already.  DataError for other than one channel or three, which no file has.
     """
+    if shape[0] not in (1, 3):
+        raise DataError(f"image files have 1 or 3 channels, but the model takes {shape[0]}: pass arrays in a .npz file")
     positions = range(start, len(paths))
     others = [paths[i] for i in positions if i not in known]
     fresh = _each(lambda path: decode_image(path, shape, white), others, "decoding images", stop)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from taut.data.auxiliary import Auxiliary
     from taut.data.cells import CellPolicy
 
+USUAL_CHANNELS = (1, 3, 4)
 SPLITS = ("train", "valid", "test")
 SMALL = 16  # bytes of which none is above are masks of 0 and 1 or digits of 0 to 16, and no dark images
 
@@ -162,11 +163,20 @@ def without_sides_of_one(x: NDArray[Any]) -> NDArray[Any]:
     return x.reshape(len(x), math.prod(x.shape[1:])) if x.ndim > 2 and sum(side > 1 for side in x.shape[1:]) < 2 else x
 
 
+def _ends_with_channels(shape: tuple[int, ...]) -> bool:
+    """Whether the last side of [N, H, W, C] or [N, C, H, W] is the channels."""
+    first, last = shape[1] in USUAL_CHANNELS, shape[3] in USUAL_CHANNELS
+    if first or last:
+        return last and (not first or shape[1] == shape[2])
+    return shape[3] < min(shape[1:3])
+
+
 def as_images(x: NDArray[Any], name: str, white: float | None = None) -> NDArray[Any]:
     """Arrays of images as [N, C, H, W] uint8 or float32 in [0, 1]; feature vectors [N, F] as float32.
 
-    Accepts [N, H, W], [N, H, W, C] and [N, C, H, W] (C of 1, 3 or 4, an alpha channel is dropped) of uint8, bool or
-    numbers from 0 to white, above which they are cut off.
+    Accepts [N, H, W], [N, H, W, C] and [N, C, H, W] of uint8, bool or numbers from 0 to white, above which they are cut
+    off. C is 1, 3 or 4, or any other number below both sides; a fourth channel that is the same everywhere is an alpha
+    channel and is dropped.
     white: `pixel_max` of the training images, so that no image's scale depends on the others of its array; by
         default that of these.  It is that of bytes too where it is less than 255; but after training on [0, 1] bytes
         beyond 1 are of 0 to 255.  Raises DataError for anything else, and for what is plainly on another scale.
@@ -178,14 +188,14 @@ def as_images(x: NDArray[Any], name: str, white: float | None = None) -> NDArray
         return x.astype(np.float32)
     if x.ndim == 3:
         x = x[:, None]
-    elif x.ndim == 4 and x.shape[3] in (1, 3, 4) and (x.shape[1] not in (1, 3, 4) or x.shape[1] == x.shape[2]):
+    elif x.ndim == 4 and _ends_with_channels(x.shape):
         x = x.transpose(0, 3, 1, 2)
-    if x.ndim != 4 or x.shape[1] not in (1, 3, 4):
+    if x.ndim != 4 or not (x.shape[1] in USUAL_CHANNELS or x.shape[1] < min(x.shape[2:])):
         raise DataError(
-            f"{name}: inputs of shape {list(x.shape)} are neither feature vectors [N, F] "
-            "nor images of 1, 3 or 4 channels"
+            f"{name}: inputs of shape {list(x.shape)} are neither feature vectors [N, F] nor images whose channels, "
+            "first or last, are 1, 3, 4 or fewer than the pixels of a side"
         )
-    x = x[:, :3] if x.shape[1] == 4 else x
+    x = x[:, :3] if x.shape[1] == 4 and x.size and x[:, 3].min() == x[:, 3].max() else x
     if x.dtype == np.uint8 and (white is None or white >= 255 or (white < 2 and x.max(initial=0) > white)):
         return x if is_mapped(x) else np.ascontiguousarray(x)
     if x.dtype == bool:

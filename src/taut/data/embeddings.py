@@ -18,6 +18,7 @@ from taut.data.cells import LATENT, annotate, cell_notes, check_policy, chosen_p
 from taut.data.dataset import DataError, Dataset, as_images, pixel_max, small_scale, without_sides_of_one
 from taut.data.joined import Column
 from taut.data.listing import Listing, TableOptions, from_table, one_of_image
+from taut.data.naming import is_unnamed, says_patient
 from taut.data.table import listed, plural, read_table
 from taut.labels import LabelSpace, Scalar
 
@@ -206,6 +207,11 @@ def _choose(
     return rows[np.argsort(entries["image"].to_numpy()[rows], kind="stable")], notes
 
 
+def _says_rows(name: str) -> bool:
+    """Whether a column is called as one of ids, of numbers of rows or of patients, which are no features."""
+    return name.lower() in NO_FEATURES or is_unnamed(name) or says_patient(name)
+
+
 def _says_ids(cells: Column, known: set[str]) -> bool:
     """Whether most of a column's cells are ids, each of them once."""
     return len(cells) > 0 and bool(cells.isin(known).mean() >= 0.5) and cells.is_unique
@@ -214,7 +220,7 @@ def _says_ids(cells: Column, known: set[str]) -> bool:
 def _key_column(table: pd.DataFrame, inputs: Inputs, path: Path, labels: Path) -> str:
     """The column that says which input a row is for."""
     known = set(inputs.ids)
-    names = [str(name) for name in table.columns]
+    names = [str(name) for name in table.columns if not is_unnamed(str(name))]
     fitting = [] if inputs.counted else [name for name in names if _says_ids(table[name].dropna(), known)]
     usual = (*ROW_NAMES, *ID_NAMES) if inputs.counted else (*ID_NAMES, *ROW_NAMES)
     by_name = sorted((name for name in names if name.lower() in usual), key=lambda name: usual.index(name.lower()))
@@ -281,6 +287,16 @@ def _wide(x: NDArray[Any], path: Path) -> NDArray[Any]:
     return x
 
 
+def _with_index(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, str | None]:
+    """The table with its index as a column, and that column; None where the index only counts the rows."""
+    if isinstance(table.index, pd.MultiIndex):
+        raise DataError(f"{path} has an index of several columns: make one column of ids of it, with reset_index()")
+    if table.index.name is None and table.index.equals(pd.RangeIndex(len(table))):
+        return table, None
+    name = "index" if table.index.name is None else str(table.index.name)
+    return table if name in table else table.rename_axis(index=name).reset_index(), name
+
+
 def _parquet(path: Path, key: str | None) -> tuple[NDArray[Any], NDArray[Any] | None, list[str], list[str]]:
     """The embeddings, their ids, the names of columns of numbers, and those of columns of text that are not the ids."""
     try:
@@ -291,7 +307,7 @@ def _parquet(path: Path, key: str | None) -> tuple[NDArray[Any], NDArray[Any] | 
         table = pd.read_parquet(path, engine="pyarrow")
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not a Parquet file, or it is damaged") from error
-    table = table.reset_index() if table.index.name is not None else table
+    table, index = _with_index(table, path)
     lists = [name for name in table if isinstance(next(iter(table[name].dropna()), None), np.ndarray | list)]
     named = [key] if key in table else [name for name in table if str(name).lower() in ID_NAMES]
     weak = [name for name in table if str(name).lower() in WEAK_NAMES and table[name].is_unique]
@@ -307,15 +323,15 @@ def _parquet(path: Path, key: str | None) -> tuple[NDArray[Any], NDArray[Any] | 
         for name in table
         if name not in lists and name not in packed and not pd.api.types.is_numeric_dtype(table[name])
     ]
-    ids = next(iter([*named, *(name for name in texts if table[name].is_unique), *weak]), None)
+    others = [*([] if index is None else [index]), *(name for name in texts if table[name].is_unique), *weak]
+    ids = next(iter([*named, *others]), None)
     if len(lists) > 1:
         raise DataError(f"{path} has several columns of lists ({listed(lists)}): keep the one with the embeddings")
     try:
         if lists:
             x, names = np.stack([np.asarray(value, dtype=np.float32) for value in table[lists[0]]]), []
         else:
-            # Another column of ids is no feature either, whichever of them is taken.
-            names = [name for name in table if name not in (ids, *texts) and str(name).lower() not in NO_FEATURES]
+            names = [name for name in table if name not in (ids, index, *texts) and not _says_rows(str(name))]
             x = table[names].to_numpy(dtype=np.float32)
     except (ValueError, TypeError) as error:
         raise DataError(f"{path}: the embeddings in its rows are not numbers of one length") from error

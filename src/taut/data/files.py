@@ -18,10 +18,12 @@ from taut.data.dataset import DataError
 from taut.data.dicom import SUFFIXES as DICOM_SUFFIXES
 from taut.data.dicom import is_dicom
 from taut.data.joined import Column
+from taut.data.naming import is_unnamed, says_image
 from taut.data.table import listed, plural
 
 RASTERS = ".png .jpg .jpeg .jfif .jp2 .bmp .gif .tif .tiff .webp .ppm .pgm .pbm .pnm"
 SUFFIXES = (*RASTERS.split(), *DICOM_SUFFIXES)
+SEVERAL = -2  # files have the name in a cell
 SMALL_NUMBER = r"\d{1,4}"  # such as a class or an age, and an image only where nothing else is
 
 
@@ -72,30 +74,45 @@ def _is_image(place: str, name: str) -> bool:
 def find_path_column(table: pd.DataFrame, files: list[str]) -> tuple[str, list[str]]:
     """The column that names images, and what is worth telling of it.
 
-    The first one most of whose cells end like an image file, else one most of whose cells are names of files without
-    their ending. DataError where there is none, or where the table has no header.
+    One most of whose cells end like an image file, and of several the one that names most files; else one most of whose
+    cells are names of files without their ending. DataError where there is none, where several of the latter differ,
+    or where the table has no header.
     """
-    for name in table.columns:
-        cells = table[name].dropna().str.lower()
-        if len(cells) and cells.str.endswith(SUFFIXES).mean() >= 0.5:
-            if str(name).lower().endswith(SUFFIXES):
-                raise DataError(f"the table has no header: its first row names an image, {name!r}: name its columns")
-            return str(name), []
+    names = [str(name) for name in table.columns if not is_unnamed(str(name))]
+    ending = [name for name in names if _end_like_images(table[name].dropna())]
+    for name in ending:
+        if name.lower().endswith(SUFFIXES):
+            raise DataError(f"the table has no header: its first row names an image, {name!r}: name its columns")
+    if len(ending) == 1:
+        return ending[0], []
+    if ending:
+        bases = {_composed(file.rpartition("/")[2]) for file in files}
+        counts = [_bases(table[name].dropna()).map(_composed).drop_duplicates().isin(bases).sum() for name in ending]
+        best = ending[int(np.argmax(counts))]
+        return best, [f"Images are named by {best!r}, and not by {listed([n for n in ending if n != best])}."]
     stems = {_composed(_stem(file)) for file in files}
-    named = [
-        str(name) for name in table.columns if _bases(table[name].dropna()).map(_composed).isin(stems).mean() >= 0.5
-    ]
+    named = [name for name in names if _bases(table[name].dropna()).map(_composed).isin(stems).mean() >= 0.5]
     small = [name for name in named if table[name].dropna().str.fullmatch(SMALL_NUMBER).all()]
     differ = [name for name in small if 2 * table[name].nunique() > len(table)]
     found = [name for name in named if name not in small]
     if not found and len(differ) == 1:
         found = differ
+    if len(found) > 1:
+        # A number of the row can be the name of another row's image.
+        found = [name for name in found if says_image(name)] or found
+    if len(found) > 1 and not all(table[name].equals(table[found[0]]) for name in found):
+        raise DataError(f"columns {listed(found)} all name images: say which is meant with --path-column")
     if found:
         return found[0], [f"Images are named by {found[0]!r}, without the ending of their files."]
     raise DataError(
         f"no column of the table looks like image files ({', '.join(SUFFIXES)}): name it with --path-column; "
         f"columns: {listed(list(table.columns))}"
     )
+
+
+def _end_like_images(cells: Column) -> bool:
+    """Whether most of some cells, none of them blank, end like image files."""
+    return len(cells) > 0 and bool(cells.str.lower().str.endswith(SUFFIXES).mean() >= 0.5)
 
 
 def _bases(cells: Column) -> Column:
@@ -116,12 +133,12 @@ def read_list(path: Path, flag: str) -> set[str]:
 def match_files(
     values: Column, files: list[str], folder: Path, table_folder: Path, shared: int = 1
 ) -> NDArray[np.intp]:
-    """The position in `files` of the image that each cell means, [N], or −1.
+    """The position in `files` of the image that each cell means, [N], or −1, or SEVERAL.
 
     A cell is looked for relative to the folder, then to the table's folder. Then files that no cell has named
     so far are looked for by the cell's path without its first folders, and by the bare name, with or without
-    its ending, then in other letters (A for a) or with the ending of another kind of image; where two files, or two
-    different cells, have that name, none is taken.
+    its ending, then in other letters (A for a) or with the ending of another kind of image; where two different cells
+    have that name, none is taken, nor where two files have it (SEVERAL).
     shared: how many last parts of its path, folders and name, must be left; above 1 a bare name is never enough, and
     the ending may be that of another kind of image.
     """
@@ -166,7 +183,17 @@ def match_files(
     look(lambda text: text.rpartition("/")[2], _unique(files, _stem), True)
     look(_folded, _unique(files, _folded), True)
     look(_folded_stem, _unique(files, _folded_stem), True)
+    if ((found < 0) & possible).any():
+        several = {name for name, count in Counter(_stem(file) for file in files).items() if count > 1}
+        left = np.flatnonzero((found < 0) & possible)
+        found[[i for i in left if _stem(words[i]) in several or words[i].rpartition("/")[2] in several]] = SEVERAL
     return found
+
+
+def files_called(cell: str, files: list[str]) -> list[str]:
+    """The files that have the bare name of a cell, with or without its ending."""
+    names = {_stem(cell), cell.rpartition("/")[2]}
+    return [file for file in files if _stem(file) in names]
 
 
 def _composed(text: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What is asked of inputs: their shape, features in the order of a model, and ids that a test does not share."""
+"""What is asked of inputs: their shape, features in the order of a model, and rows that a test does not share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from taut.data.dataset import DataError, Dataset
 from taut.data.table import listed
@@ -35,12 +36,20 @@ def in_order(dataset: Dataset, columns: Sequence[str]) -> Dataset:
     return dataclasses.replace(dataset, x=x, feature_names=list(columns))
 
 
-def check_ids(dataset: Dataset, other: Dataset, test: str, labels: Path) -> None:
+def check_rows(dataset: Dataset, other: Dataset, test: str, labels: Path) -> None:
     """Refuse inputs to test on that a row of the same table annotates as well as one to train on (DataError)."""
-    both = sorted(set(dataset.ids) & set(other.ids))
-    if both:
+    both = np.intersect1d(_annotated_rows(dataset), _annotated_rows(other))
+    if len(both):
+        first, second = (data.ids[int(np.argmax(np.asarray(data.lines) == both[0]))] for data in (dataset, other))
         raise DataError(
-            f"--test {test} and {dataset.name} both have an input {both[0]!r}, so that the same row of {labels} would "
-            "annotate both: give them ids of their own, or leave out --test, and afterwards taut evaluate RUN --data … "
+            f"row {both[0]} of {labels} would annotate {first!r} of {dataset.name} and {second!r} of --test {test}: "
+            "give the latter a table or names of its own, or leave out --test, and then taut evaluate RUN --data … "
             "--labels …"
         )
+
+
+def _annotated_rows(dataset: Dataset) -> NDArray[np.int64]:
+    """The rows of its table that annotate images of a dataset."""
+    if dataset.lines is None:
+        return np.zeros(0, dtype=np.int64)
+    return dataset.lines[(dataset.lines > 0) & dataset.annotation.observed.any(axis=1)]

@@ -23,7 +23,7 @@ from taut.data.cells import (
 )
 from taut.data.dataset import DataError, Dataset
 from taut.data.dicom import Header
-from taut.data.files import SUFFIXES, find_images
+from taut.data.files import SEVERAL, SUFFIXES, find_images
 from taut.data.listing import Listing, TableOptions, from_table, one_of_image, with_unannotated
 from taut.data.named import ELSEWHERE, images_beside, images_of_table, outside
 from taut.data.subfolders import from_subfolders
@@ -173,6 +173,7 @@ class _Reading:
         self.policy, self.values = policy, settle(listing.space, listing.codes, policy)
         self.entries = listing.entries.copy()
         image = self.entries["image"].to_numpy()
+        self._leave_out(self._rows(image == SEVERAL), "missing", "several images have this name")
         self._leave_out(self._rows(image < 0), "missing", "no such image")
         self._leave_out(np.flatnonzero(self.entries["file"].isna()), "unnamed", "no file name")
         used = np.unique(image[self._rows(image >= 0)])
@@ -297,11 +298,9 @@ class _Reading:
         first_of = best.index.to_series().groupby(best["image"]).first()
         self.keepers = said.loc[repeated, "image"].map(first_of)
         self._leave_out(repeated, "repeated", [f"the same image as {where[kept]}" for kept in self.keepers])
-        self._leave_out(
-            rivals,
-            "contradicting",
-            [f"contradicts: {listed(everyone[image])}" for image in said.loc[rivals, "image"]],
-        )
+        contradicted = said.loc[rivals, "image"]
+        sentences = {image: f"contradicts: {listed(everyone[image])}" for image in contradicted.unique()}
+        self._leave_out(rivals, "contradicting", contradicted.map(sentences).tolist())
 
     def _summary(self) -> list[str]:
         counts = self.entries["kind"].value_counts()

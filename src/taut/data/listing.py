@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from taut.data.auxiliary import Auxiliary, read_auxiliary
 from taut.data.cells import UNSAID
 from taut.data.dataset import SPLITS, DataError
-from taut.data.files import match_files, read_list
+from taut.data.files import SEVERAL, files_called, match_files, read_list
 from taut.data.formats import find_layout
 from taut.data.joined import Column
 from taut.data.joined_labels import read_joined
@@ -133,6 +133,12 @@ def from_table(
         cells = _read_cells(layout, used, options, space, unlabeled, image, uncertain == "negative")
         if (image < 0).all():
             said = listed(list(table[path_column].dropna()), 3)
+            if (image == SEVERAL).any():
+                cell = str(table[path_column].iloc[int(np.argmax(image == SEVERAL))])
+                raise DataError(
+                    f"no row names a single image in {folder}: {cell!r} of column {path_column!r} is the name of "
+                    f"{listed(files_called(cell, files), 2)}: keep one of them, or name the folder that is meant"
+                )
             raise DataError(
                 f"no row names an image in {folder}: column {path_column!r} says {said}, "
                 f"but the images are {listed(files, 3)}"

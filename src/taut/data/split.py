@@ -18,7 +18,8 @@ from taut.labels import Annotation
 def draw_per_class(dataset: Dataset, count: int, seed: int) -> Annotation:
     """The annotations of `count` images of every class of one c-way label; all others are hidden.
 
-    Raises DataError where a class has fewer annotated images, or there is more than one label.
+    A class that no annotated image has stays without any. Raises DataError where one has fewer annotated images, or
+    there is more than one label.
     """
     if len(dataset.space) != 1:
         raise DataError("--labels-per-class is for one label; with several labels use --labelled-fraction")
@@ -30,7 +31,7 @@ def draw_per_class(dataset: Dataset, count: int, seed: int) -> Annotation:
     classes = np.where(known, np.nan_to_num(dataset.annotation.targets).argmax(axis=1), -1)
     for c, value in enumerate(dataset.space.labels[0].classes):
         members = np.flatnonzero(classes == c)
-        if len(members) < count:
+        if 0 < len(members) < count:
             raise DataError(f"--labels-per-class {count}: class {value!r} has {len(members)} annotated images")
         kept[rng.permutation(members)[:count]] = True
     return hide(dataset.annotation, kept[:, None], dataset.space.sizes)
@@ -220,15 +221,15 @@ def stratify(
         part = int(best[0] if len(best) == 1 else rng.choice(best))
         parts[u] = part
         wanted[part] -= counts[u]
+        left[:] -= counts[u]
         room[part] -= sizes[u]
 
-    while True:
-        left = counts[parts < 0].sum(axis=0)
-        if not (left > 1e-9).any():
-            break
+    left = counts.sum(axis=0)
+    while (left > 1e-9).any():
         rarest = int(np.where(left > 1e-9, left, np.inf).argmin())
         for u in order[(parts[order] < 0) & (counts[order, rarest] > 0)]:
             deal(int(u), wanted[:, rarest], float(counts[u, rarest]))
+        left[rarest] = 0.0  # whatever rounding leaves of soft annotations
     for u in order[parts[order] < 0]:
         deal(int(u), room, 0.0)
     return parts

@@ -48,7 +48,9 @@ class Stream:
 
     labelled, unlabelled: rows of each kind in a batch of one process; the last `unlabelled` rows get the second view
     that is asked for. Images whose labels are partly annotated belong to both kinds, but to the second alone where
-    nearly all images are annotated and some completely. Raises ValueError where that leaves a batch empty.
+    nearly all images are annotated and some completely, or where `unannotated` is given and some are complete.
+    unannotated: the share of the second kind that is of images without any annotation, where there are partly annotated
+    ones too; None takes them as often as they come. Raises ValueError where that leaves a batch empty.
     """
 
     def __init__(
@@ -61,14 +63,18 @@ class Stream:
         second: SecondView = "strong",
         process: int = 0,
         processes: int = 1,
+        unannotated: float | None = None,
     ) -> None:
         observed = dataset.annotation.observed
         complete, known = dataset.annotation.complete, observed.any(axis=1)
+        partly, nothing = known & ~complete, ~known & ~complete
+        divided = unannotated is not None and partly.any() and nothing.any()
         # Of a partly annotated table complete images would else be drawn more seldom than others.
-        apart = unlabelled and complete.any() and known.mean() >= SHARED
-        first = complete if apart else known
-        self.annotated = Cycle(np.flatnonzero(first), seed)
-        self.rest = Cycle(np.flatnonzero(~complete), seed + 1)
+        apart = unlabelled and complete.any() and (divided or known.mean() >= SHARED)
+        self.annotated = Cycle(np.flatnonzero(complete if apart else known), seed)
+        self.rest = Cycle(np.flatnonzero(partly if divided else ~complete), seed + 1)
+        self.others = Cycle(np.flatnonzero(nothing), seed + 2)
+        self.other = round(unlabelled * unannotated) if divided and unannotated is not None else 0
         self.labelled = labelled if len(self.annotated.rows) else 0
         self.unlabelled = unlabelled if len(self.rest.rows) else 0
         if self.labelled + self.unlabelled == 0:
@@ -86,11 +92,12 @@ class Stream:
 
     def rows(self, step: int) -> NDArray[np.intp]:
         """The rows of batch `step`, annotated ones first."""
-        place = step * self.processes + self.process
+        place, partly = step * self.processes + self.process, self.unlabelled - self.other
         return np.concatenate(
             [
                 self.annotated.take(place * self.labelled, self.labelled),
-                self.rest.take(place * self.unlabelled, self.unlabelled),
+                self.rest.take(place * partly, partly),
+                self.others.take(place * self.other, self.other),
             ]
         )
 
@@ -99,7 +106,7 @@ class Stream:
         index = self.rows(step)
         rows = torch.from_numpy(index)
         generator = Generator().manual_seed(_mix(self.seed, step, self.process))
-        x = model.prepare(torch.from_numpy(self.x[index]).to(device, non_blocking=True))
+        x = model.prepare(torch.from_numpy(self.x[index]).to(device))
         second: Tensor | None = None
         if self.second != "none" and self.unlabelled:
             view = self.augment.weak if self.second == "weak" else self.augment.strongly
@@ -111,6 +118,7 @@ class Stream:
             strong=second,
             ignored=None if self.ignored is None else self.ignored[rows].to(device),
             auxiliary=None if self.auxiliary is None else self.auxiliary[rows].to(device),
+            index=rows.to(device),
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from taut.data.cells import UNSAID
 from taut.data.dataset import DataError
 from taut.data.listing import Listing, entries_of
-from taut.data.naming import folder_part, is_unlabeled
+from taut.data.naming import BESIDE, folder_part, is_unlabeled
 from taut.data.table import class_text, listed, plural
 from taut.labels import LabelError, LabelSpace, Scalar
 
@@ -28,6 +28,7 @@ def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None, un
     if splits is not None:
         # A folder of images without annotations is no class in its part either.
         parts = [part[1:] if len(part) > 1 and part[0] not in bare_names else part for part in parts]
+        bare_names |= _beside(parts, splits)
     names = [part[0] if len(part) > 1 and part[0] not in bare_names else None for part in parts]
     found = sorted({name for name in names if name is not None})
     if space is None and not found:
@@ -60,6 +61,16 @@ def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None, un
     notes = [f"Classes are the subfolders: {listed(found)}."] if found else []
     notes += [f"{plural(bare, 'image is', 'images are')} in no subfolder of a class: unannotated."] if bare else []
     return Listing(entries, space, codes, notes=notes)
+
+
+def _beside(parts: list[list[str]], splits: list[str]) -> set[str]:
+    """The folders called "images" or the like that no training image is in: beside classes they are none."""
+    tops: dict[str, set[str]] = {}
+    for part, split in zip(parts, splits, strict=True):
+        if len(part) > 1:
+            tops.setdefault(split, set()).add(part[0])
+    known = tops.get("train", set())
+    return {name for names in tops.values() for name in names - known if name.lower() in BESIDE} if known else set()
 
 
 def _check_depth(folder: Path, parts: list[list[str]]) -> None:

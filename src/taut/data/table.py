@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from taut.data.cells import BLANK, UNCERTAIN, UNSAID
 from taut.data.dataset import DataError
 from taut.data.joined import SEPARATOR, Column, are_lists, other_separator
+from taut.data.naming import is_unnamed
 from taut.data.signed import SIGNED_NO, is_signed, signed
 from taut.labels import Label, LabelError, LabelSpace, Scalar
 from taut.values import is_one_hot, whole_numbers
@@ -48,9 +49,9 @@ def plural(count: int, one: str, many: str) -> str:
 
 def listed(names: Sequence[object], limit: int = 20) -> str:
     """Names one after the other, the first few of many."""
-    texts = [str(name) for name in names]
-    more = f" and {len(texts) - limit:,} more" if len(texts) > limit else ""
-    return (", ".join(texts[:limit]) or "none") + more
+    texts = [str(name) for name in names[:limit]]
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return (", ".join(texts) or "none") + more
 
 
 def class_text(value: Scalar) -> str:
@@ -153,7 +154,7 @@ def read_labels(
     Yes/no columns that no flag names, of which each row with annotations has a single 1, are one label's classes.
     Raises DataError where it is not clear which columns hold labels, LabelError for a cell that does not fit.
     """
-    rest = [str(name) for name in table.columns if name not in used and not str(name).startswith("Unnamed:")]
+    rest = [str(name) for name in table.columns if name not in used and not is_unnamed(str(name))]
     if unlabeled is not None and unlabeled != -1:
         table = table.assign(**{name: without(table[name], unlabeled) for name in rest})
     if space is not None and len(space) == 1 and label_columns is None:

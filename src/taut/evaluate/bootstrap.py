@@ -15,12 +15,19 @@ CELLS = 500_000  # resamples times images that are in memory at once
 
 
 def bootstrap_intervals(
-    probabilities: NDArray[Any], dataset: Dataset, resamples: int = 1000, seed: int = 0
+    probabilities: NDArray[Any],
+    dataset: Dataset,
+    resamples: int = 1000,
+    seed: int = 0,
+    decided: NDArray[np.intp] | None = None,
 ) -> dict[str, Any]:
     """95 % percentile intervals of error (percent), and of AUROC and AP of two-class labels, from probabilities [N, W].
 
+    decided: [N, k] indices of the classes that are decided for; of two-class labels F1, sensitivity and specificity of
+    these have intervals too.
+
     Whole groups are drawn where the dataset has them, else images; every label sees the same draws, so that the
-    intervals of the means over labels (error, auroc_macro, ap_macro) account for labels that vary together.
+    intervals of the means over labels (error, auroc_macro, …) account for labels that vary together.
     Returns {name_low, name_high} of the means, `per_label` with those of each label, and `resampled`, over what.
     A figure that is undefined in more than half of the draws has None.
     """
@@ -34,11 +41,15 @@ def bootstrap_intervals(
             if len(seen) == 0:
                 continue
             q, truth = probabilities[seen, block], dataset.annotation.targets[seen, block].argmax(axis=1)
-            for name, values in _resampled(q, truth, counts, groups[seen]).items():
+            found = _resampled(q, truth, counts, groups[seen])
+            if decided is not None and "auroc" in found:
+                found |= _decisions(decided[seen, j] == 1, truth == 1, counts[:, groups[seen]])
+            for name, values in found.items():
                 figures[label.name].setdefault(name, []).append(values)
     whole = {name: {figure: np.concatenate(parts) for figure, parts in row.items()} for name, row in figures.items()}
     result: dict[str, Any] = {"resampled": f"{count} {'images' if dataset.groups is None else 'groups'}"}
-    for figure, total in (("error", "error"), ("auroc", "auroc_macro"), ("ap", "ap_macro")):
+    for figure in ("error", "auroc", "ap", "f1", "sensitivity", "specificity"):
+        total = figure if figure == "error" else f"{figure}_macro"
         rows = [row[figure] for row in whole.values() if figure in row]
         if rows:
             result |= _interval(total, _mean_of_defined(np.stack(rows)))
@@ -86,6 +97,21 @@ def _resampled(
             "error": 100 * error / (positives + negatives),
             "auroc": auroc,
             "ap": np.where(negatives > 0, ap, np.nan),
+        }
+
+
+def _decisions(
+    decided: NDArray[np.bool_], truth: NDArray[np.bool_], weight: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """F1, sensitivity and specificity in every draw, [R] each, of decisions and truth [n] and weights [R, n]."""
+    positives, negatives = weight @ truth, weight @ ~truth
+    found, called, refused = weight @ (decided & truth), weight @ decided, weight @ ~(decided | truth)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        both = (positives > 0) & (negatives > 0)
+        return {
+            "f1": np.where(both, 2 * found / (called + positives), np.nan),
+            "sensitivity": found / positives,
+            "specificity": refused / negatives,
         }
 
 

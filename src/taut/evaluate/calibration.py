@@ -102,10 +102,11 @@ def fit_thresholds(
     """The threshold of "yes" that suits its held-out annotations best: [k].
 
     rule: "f1" maximises F1 of the rarer of yes and no, "youden" sensitivity + specificity (Youden 1950), "half" is 0.5
-    for all. It lies midway between two of the probabilities [N, W], or beyond them; of equally good ones it is that
-    which finds the fewest.  A label that is not yes/no (0 and 1), or has fewer than 30 annotated images or 5 of a
-    class, keeps 0.5; with "f1" one of which a third to two thirds are yes does, too: the F1 of what is frequent is
-    greatest where all images are called so, whatever they show.
+    for all; "sensitivity=0.95" has the greatest specificity that leaves so much sensitivity there,
+    "specificity=0.9" the greatest sensitivity. It lies midway between two of the probabilities [N, W], or beyond them;
+    of equally good ones it is that which finds the fewest.  A label that is not yes/no (0 and 1), or has fewer than 30
+    annotated images or 5 of a class, keeps 0.5; with "f1" one of which a third to two thirds are yes does, too: the F1
+    of what is frequent is greatest where all images are called so, whatever they show.
     """
     thresholds = np.full(len(space), 0.5, dtype=np.float32)
     for j, (label, block) in enumerate(zip(space, space.blocks, strict=True)):
@@ -125,12 +126,16 @@ def fit_thresholds(
         # Counts of what is called positive where everything from the i-th value on is.
         positive = np.bincount(index, truth)[::-1].cumsum()[::-1]
         called = np.bincount(index)[::-1].cumsum()[::-1]
-        if rule == "f1":
-            worth = 2 * positive / (called + truth.sum())
+        sensitivity, false = positive / truth.sum(), (called - positive) / (len(truth) - truth.sum())
+        name, _, least = rule.partition("=")
+        if name == "sensitivity":
+            best = int(np.flatnonzero(sensitivity >= float(least))[-1])
+        elif name == "specificity":
+            best = int(np.count_nonzero(1 - false < float(least)))
         else:
-            worth = positive / truth.sum() - (called - positive) / (len(truth) - truth.sum())
-        best = len(worth) - 1 - int(worth[::-1].argmax())
-        limit = (values[best - 1] + values[best]) / 2 if best else 0.0
+            worth = 2 * positive / (called + truth.sum()) if rule == "f1" else sensitivity - false
+            best = len(worth) - 1 - int(worth[::-1].argmax())
+        limit = (np.append(values, 1.0)[best] + values[best - 1]) / 2 if best else 0.0
         thresholds[j] = limit if rare else 1 - limit
     return thresholds
 

@@ -55,7 +55,7 @@ def evaluate(
     figures["elbo"] = mean_elbo(model, dataset)
     figures["images"] = len(dataset)
     if resamples:
-        intervals = bootstrap_intervals(q, dataset, resamples)
+        intervals = bootstrap_intervals(q, dataset, resamples, decided=decided)
         for name, row in intervals.pop("per_label").items():
             figures["per_label"][name] |= row
         figures |= intervals

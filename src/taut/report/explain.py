@@ -191,8 +191,9 @@ def draw_explanation(explanation: Explanation, path: Path) -> None:
             drawn = axis.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="nearest")
             figure.colorbar(drawn, ax=axis, shrink=0.6).ax.tick_params(labelsize=7)
         else:
-            image = values.clip(0, 1).transpose(1, 2, 0)
-            axis.imshow(image.squeeze(-1) if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=1)
+            # Of channels that are no colours the mean is shown.
+            image = values.clip(0, 1).transpose(1, 2, 0) if len(values) == 3 else values.mean(axis=0)
+            axis.imshow(image, cmap="gray", vmin=0, vmax=1)
     first, second = explanation.classes
     figure.suptitle(
         f"q({explanation.label} = {second} | x) = {explanation.calibrated[1]:.3f},  "
