@@ -47,6 +47,9 @@ def test_numbers_of_classes_that_nan_has_made_floats_of(tmp_path: Path) -> None:
     classes = load_npz(tmp_path / "bare.npz").space.labels[0].classes
     assert classes == (0, 1, 2)
     assert {type(value) for value in classes} == {int}
+    np.savez(tmp_path / "infinite.npz", x=x, y=np.array([0.0, 1.0, np.inf, 1.0]))
+    with pytest.raises(LabelError, match="continuous"):
+        load_npz(tmp_path / "infinite.npz")
 
 
 def test_images_with_classes(tmp_path):

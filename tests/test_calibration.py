@@ -151,6 +151,14 @@ def test_a_threshold_for_a_sensitivity_or_a_specificity() -> None:
     assert specificity >= 0.9
     assert (q <= limit - 1 / 40)[~truth].mean() < 0.9 or truth[int(limit * 40)]
     assert found("specificity=1.0")[2] == 1
+    # Of thresholds that find as many positives that which finds the fewest others, and no rounding of 93 in 100.
+    q = np.arange(120) / 120
+    truth = np.isin(np.arange(120), [*range(100, 110), *range(115, 120)])
+    annotation = YES_NO.encode(truth.astype(float)[:, None])
+    assert found("specificity=0.9")[1:] == (1.0, 100 / 105)
+    negatives = np.sort(q[~truth])
+    assert found(f"specificity={98 / 105}")[2] >= 98 / 105
+    assert found("specificity=0.96")[0] == pytest.approx((negatives[-1] + q[115]) / 2)
 
 
 @pytest.mark.parametrize("rule", ["f2", "sensitivity", "sensitivity=95", "specificity=-0.1", "youden=1"])

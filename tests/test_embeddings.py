@@ -71,6 +71,10 @@ def test_an_index_that_does_not_count_the_rows_names_them(name: str | None, tmp_
     frame.to_parquet(tmp_path / "e.parquet")
     data = load_embeddings(tmp_path / "e.parquet", table(tmp_path, "sample,sick\ns4,1\ns0,0\n"))
     assert list(data.ids) == [f"s{i}" for i in order]
+    # A column of text that differs from row to row names them before the numbers of an index do.
+    frame.reset_index(drop=True).assign(filename=[f"s{i}" for i in order]).iloc[::-1].to_parquet(tmp_path / "e.parquet")
+    data = load_embeddings(tmp_path / "e.parquet", table(tmp_path, "filename,sick\ns4,1\ns0,0\n"))
+    assert list(data.ids) == [f"s{i}" for i in order[::-1]]
     pd.concat({"a": frame}).to_parquet(tmp_path / "e.parquet")
     with pytest.raises(DataError, match="index of several columns"):
         load_embeddings(tmp_path / "e.parquet", table(tmp_path, "sample,sick\ns4,1\ns0,0\n"))

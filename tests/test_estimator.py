@@ -789,6 +789,11 @@ def test_text_with_holes_that_numpy_made_text_of() -> None:
     names[3] = "nan"
     model = tiny(plan={**TINY, "train.steps": 1}).fit(x, names, groups=np.where(np.arange(24) < 3, "nan", "p"))
     assert model.classes_.tolist() == ["cat", "dog"]
+    # A class may be called so where it is said.
+    listed = tiny(plan={**TINY, "train.steps": 1}).fit(
+        x, ["None" if name == "nan" else name for name in names.tolist()]
+    )
+    assert listed.classes_.tolist() == ["None", "cat", "dog"]
 
 
 def test_a_score_of_numbers_against_classes_of_text_is_refused() -> None:
@@ -807,5 +812,11 @@ def test_images_of_more_channels_than_colours_have() -> None:
         model = tiny(plan={**TINY, "train.steps": 1}).fit(x, y)
         assert model.shape_ == (min(shape), 8, 8)
         assert model.predict_proba(x).shape == (24, 2)
+    # What is alpha was settled by fit, and not by the images that come later.
+    dark = x.copy()
+    dark[..., 3] = 0
+    assert model.predict(dark[:1]).shape == (1,)
     alpha = np.concatenate([x[..., :3], np.full((24, 8, 8, 1), 255, np.uint8)], axis=3)
-    assert tiny(plan={**TINY, "train.steps": 1}).fit(alpha, y).shape_ == (3, 8, 8)
+    opaque = tiny(plan={**TINY, "train.steps": 1}).fit(alpha, y)
+    assert opaque.shape_ == (3, 8, 8)
+    np.testing.assert_array_equal(opaque.predict_proba(x), opaque.predict_proba(x[..., :3]))

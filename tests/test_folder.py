@@ -459,6 +459,12 @@ def test_names_that_several_files_have_are_told_from_missing_ones(tmp_path):
         load_folder(folder, table(tmp_path, "file,sick\na,1\na.png,0\n"), path_column="file")
 
 
+def test_a_path_that_is_not_there_is_no_name_of_several(tmp_path):
+    folder, skipped = images(tmp_path, "p1/front.png", "p2/front.png", "p3/side.png"), tmp_path / "skipped.csv"
+    load_folder(folder, table(tmp_path, "file,sick\np9/front.png,1\np3/side.png,0\n"), skipped=skipped)
+    assert [row["reason"] for row in rows_of(skipped)] == ["no such image"]
+
+
 def test_a_folder_of_images_beside_classes_is_none(tmp_path):
     files = [f"train/{name}/images/{i}.png" for name in ("cat", "dog") for i in range(2)]
     data = load_folder(images(tmp_path, *files, "val/images/7.png", "test/images/8.png"))

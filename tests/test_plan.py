@@ -212,6 +212,10 @@ def test_partly_annotated_images_are_drawn_more_often_than_those_without_any_ann
     assert train.unannotated == pytest.approx(16 / 112, abs=1e-3)
     few = make_plan(dataclasses.replace(facts, images=20, annotated_images=12, fully_annotated_images=0)).train
     assert (few.batch_labelled, few.batch_unlabelled) == (0, 16 + 8)
+    # What is annotated is seen ten times, whether it is complete or not.
+    for complete in (0, 500):
+        large = dataclasses.replace(facts, images=100_000, annotated_images=50_000, fully_annotated_images=complete)
+        assert make_plan(large).train.steps == math.ceil(10 * 50_000 / 128)
     # One partly annotated image among complete ones is no table with holes.
     one = make_plan(dataclasses.replace(facts, fully_annotated_images=399)).train
     assert (one.batch_labelled, one.batch_unlabelled, one.unannotated) == (64, 16, None)

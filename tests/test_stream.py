@@ -119,6 +119,9 @@ def test_images_without_any_annotation_have_the_share_that_is_asked_for() -> Non
     assert set(seen[0.25][:, :4].ravel()) == set(range(4))  # complete ones alone
     assert set(seen[0.25][:, 4:10].ravel()) == set(range(4, 10))
     assert set(seen[0.25][:, 10:].ravel()) == set(range(10, 40))
+    # Complete ones are not drawn more often than others that are annotated: four of ten have no five of six rows.
+    many = Stream(data, Augment(), 5, 1, 0, unannotated=0.0)
+    assert set(many.annotated.rows) == set(range(10))
     # Where there is one kind of them alone, there is nothing to share.
     for rows in (data.rows(np.arange(10)), data.rows(np.arange(10, 40))):
         stream = Stream(rows, Augment(), 4, 8, 0, unannotated=0.5)

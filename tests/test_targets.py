@@ -93,6 +93,8 @@ def test_knowing_the_frequency_of_a_rare_finding_is_not_being_sure() -> None:
     assert sure.confidence.flatten().tolist() == [0, 1, 1, 0, 1]  # a "no" must leave less than 0.0004
     even = Teacher(LinearGaussian((2,)), (2,), threshold=0.99).targets(q.log(), torch.tensor([0.7, 0.3]).log())
     assert even.confidence.flatten().tolist() == [1, 1, 1, 0, 1]
+    half = Teacher(LinearGaussian((2,)), (2,), threshold=0.8).targets(q.log(), torch.tensor([0.5, 0.5]).log())
+    assert half.confidence.flatten().tolist() == [1, 1, 1, 0, 1]
     soft = Teacher(LinearGaussian((2,)), (2,)).targets(q.log(), torch.tensor([0.996, 0.004]).log())
     assert bool(soft.confidence.all())
 

@@ -171,7 +171,8 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             if hasattr(self, "feature_names_in_"):
                 del self.feature_names_in_
             self.pixel_max_: float | None = pixel_max(x)
-        return as_images(x, "X", getattr(self, "pixel_max_", None))
+        channels = self.shape_[0] if not reset and len(self.shape_) == 3 else None
+        return as_images(x, "X", getattr(self, "pixel_max_", None), channels)
 
     def _annotations(self, y: Any) -> NDArray[Any]:
         """Annotations as an array [N] or [N, k], NaN or None where masked arrays and pandas have holes of their own."""
@@ -185,7 +186,8 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         if array.dtype == object:
             array = array.copy()
             array[pd.isna(array)] = None
-        array = without_text_holes(array)
+        if self.space is None and not isinstance(y, list | tuple):
+            array = without_text_holes(array, "nan")
         if text and not isinstance(self.unlabeled, str) and str(self.unlabeled) in array:
             raise LabelError(f"y is text with {str(self.unlabeled)!r} in it: make it a list or of dtype object")
         if array.ndim == 2 and array.dtype == object and not any(isinstance(value, str) for value in array.flat):
@@ -224,7 +226,8 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Accuracy over the annotated cells of y, a fraction.
 
-        A class that fit never saw counts as wrong; in a table of several labels it raises LabelError.
+        A class that fit never saw counts as wrong; in a table of several labels it raises LabelError, and so do numbers
+        where the classes are text, and text where they are numbers.
         """
         predicted = self.predict(X)
         known = self._annotations(_by_name(y, self.space_))
@@ -378,7 +381,7 @@ def _groups(groups: Any) -> NDArray[Any]:
     """Groups as an array [N], in which each that is missing is a group of its own."""
     groups = _unmasked(groups)
     if isinstance(groups, np.ndarray):
-        groups = without_text_holes(groups)
+        groups = without_text_holes(groups, "nan")
     values = np.array([*groups, None], dtype=object)[:-1]  # numpy would make text of None among names
     missing = pd.isna(values)
     if not missing.any():

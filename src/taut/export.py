@@ -85,8 +85,8 @@ def described(
 ) -> dict[str, Any]:
     """What the program takes and gives: shapes, what is white, how image files become that, and each column's class.
 
-    Pixels are bytes where the training images were, else numbers from 0 to 1, which are those of the source divided by
-    its white: bytes would round them.
+    Pixels are bytes where 255 is white, else numbers from 0 to 1, which are those of the source divided by its white:
+    bytes would round them.
     features: the names of the columns of vectors, in the order that it takes them, where they have names.
     thresholds: of labels with two classes, above which probability of the last one it is decided for.
     """

@@ -52,13 +52,15 @@ def read_inputs(
     shape = model.architecture.shape if frozen is None else frozen.about.shape
     encoder = frozen if encode else None
     if path.suffix.lower() in EMBEDDINGS:
+        channels = shape[0] if len(shape) == 3 else None
         key = source.path_column if path.suffix.lower() in (".parquet", ".pq") else None
         if path.suffix.lower() == ".npz" and is_pack(path):
-            dataset = load_npz(path, model.space, white=white, annotated=False)
+            dataset = load_npz(path, model.space, white=white, annotated=False, channels=channels)
             if source.image_size is not None and dataset.is_image and len(shape) == 3:
                 dataset = resized(dataset, (shape[1], shape[2]))
         else:
-            dataset = load_embeddings(path, None, TableOptions(path_column=key), space=model.space, white=white)
+            table = TableOptions(path_column=key)
+            dataset = load_embeddings(path, None, table, space=model.space, white=white, channels=channels)
         dataset = in_order(dataset, columns)
         if encoder is not None and dataset.is_image:
             dataset = dataclasses.replace(dataset, x=encoder.compute(dataset.x, dataset.name))

@@ -134,7 +134,8 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
         train.valid_fraction = HELD  # too few cells of each label to calibrate on, enough of all to look at
     if not facts.is_image:
         train.learning_rate, train.steps = 2e-3, 400
-    rows = train.batch_labelled + (train.batch_unlabelled if shared else 0)
+    shown = 1.0 if shared else 0.0 if train.unannotated is None else 1 - train.unannotated
+    rows = train.batch_labelled + round(shown * train.batch_unlabelled)
     if rows:
         train.steps = max(train.steps, math.ceil(PASSES * facts.annotated_images / rows))
 

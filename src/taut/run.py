@@ -95,7 +95,9 @@ class Run:
         now = json.loads(json.dumps(asdict(facts)))
         # A run of an older version has not all of them.
         usual = json.loads(json.dumps({f.name: f.default for f in fields(Facts) if f.default is not MISSING}))
-        return bool({**usual, **self._facts("facts")} == now)
+        saved = self._facts("facts")
+        saved.setdefault("prevalence", now["prevalence"])  # which no version before could tell
+        return bool({**usual, **saved} == now)
 
     def _facts(self, part: str) -> dict[str, Any]:
         self._need("facts.json")

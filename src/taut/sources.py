@@ -11,6 +11,7 @@ import numpy as np
 
 from taut.data import EMBEDDED, PUBLIC, TABLES, DataError, Dataset, load_dataset
 from taut.data.arrays import has_array
+from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.files import find_images, find_path_column, match_files
 from taut.data.fitting import check_rows, check_shape, in_order
 from taut.data.formats import find_layout
@@ -169,6 +170,8 @@ def load_source(
     images = shape if frozen is None else frozen.about.shape
     if images is not None and len(images) == 3 and folder:
         options |= {"channels": images[0], "image_size": (images[1], images[2])}
+    elif images is not None and len(images) == 3 and Path(source.data).suffix.lower() in EMBEDDINGS:
+        options["channels"] = images[0]
     # For a model, arrays are brought to its size afterwards: other data may hold its features in the place of images.
     size = None if images is None or folder else options.pop("image_size", None)
     listed = skipped if folder or source.labels is not None else None

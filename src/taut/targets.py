@@ -18,7 +18,7 @@ from taut import latent
 from taut.adversary import adversarial, frozen_statistics, guessing
 from taut.latent import Sizes
 
-BEYOND = 0.1  # of the doubt that p(c) leaves of a class
+BEYOND = 0.1  # doubt that p(c) leaves of a class, below which a network must be surer than the threshold
 
 
 class BatchLike(Protocol):
@@ -115,8 +115,8 @@ class Teacher(Source):
         second pass (FixMatch, Sohn 2020).
     sharpen: the temperature T of p̂ ∝ q^(1/T); 1 leaves it, 0 takes the most probable class.
     threshold: estimates whose greatest probability is below it do not count, label by label; 0 for soft targets. Of a
-        class that nine in ten images have, they must leave less than a tenth of the doubt that p(c) leaves: of a
-        rare finding a network that knows its frequency alone is sure of every "no".
+        class that more than nine in ten images have, the doubt that may be left shrinks with what p(c) leaves of it: of
+        a rare finding a network that knows its frequency alone is sure of every "no".
     alignment: the power of distribution alignment, p̂ ∝ q·(p(c)/mean q)^a (ReMixMatch, Berthelot 2020), per label.
     mix: mixes each strong view with another one, and their targets alike, with a share λ ~ Beta(mix, mix) of its own
         (mixup, Zhang 2018; for unannotated images MixMatch, Berthelot 2019); 0 does not mix. Between the images it
@@ -207,7 +207,7 @@ class Teacher(Source):
         # Sums of the other classes: beside a probability near 1 they are what single precision still tells apart.
         doubt = latent.sum_labels((1 - best) * log_q.exp(), self.sizes)
         usual = latent.sum_labels(best * (1 - log_prior.exp()), self.sizes)
-        return (doubt <= 1 - self.threshold) & (doubt <= BEYOND * usual)
+        return doubt <= (1 - self.threshold) * (usual / BEYOND).clamp(max=1)
 
 
 def believed(confidence: Tensor, ignored: Tensor | None, rows: slice | Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from taut.objective import Batch, LossTerms, Objective
 from taut.plan import Plan, TrainPlan
 from taut.run import Run, writing
 
+DAMAGE = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)  # of a file that is read
 WARMING_STEPS = 2  # of a session, in which kernels are made
 MOST_LOST = 300.0  # seconds of training that an interruption may cost, where steps are few and slow
 
@@ -369,7 +370,7 @@ def load_checkpoint(accelerator: Accelerator, run: Run) -> Progress:
                 f"batches would be others: resume it with as many (torchrun --nproc-per-node {begun})"
             )
         accelerator.load_state(str(place))
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
+    except (*DAMAGE, SafetensorError, UnpicklingError) as error:
         if isinstance(error, DataError) or out_of_memory(error):
             raise
         raise DataError(f"{place} is damaged: {' '.join(str(error).split())[:200]}") from error

@@ -21,15 +21,15 @@ def is_missing(column: NDArray[Any], unlabeled: object) -> NDArray[np.bool_]:
     return missing
 
 
-def without_text_holes(y: NDArray[Any], *others: object) -> NDArray[Any]:
-    """An array of text as one of objects with None where numpy made text of a hole; anything else as it is.
+def without_text_holes(y: NDArray[Any], *holes: object) -> NDArray[Any]:
+    """An array of text as one of objects with None for some texts, such as the "nan" that numpy makes of a hole.
 
-    others: what else means no annotation.
+    Anything else stays as it is.
     """
     if y.dtype.kind not in "US":
         return y
     y = y.astype(str).astype(object)
-    y[np.isin(y, ["", "nan", "None", *map(str, others)])] = None
+    y[np.isin(y, [str(hole) for hole in holes])] = None
     return y
 
 

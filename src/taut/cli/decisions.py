@@ -20,7 +20,7 @@ PLANNED = {
         *("sharpen", "threshold", "onset", "full", "mix", "adversary", "share"),
     ),
     "train": (
-        *("steps", "batch_labelled", "batch_unlabelled", "learning_rate", "weight_decay"),
+        *("steps", "batch_labelled", "batch_unlabelled", "unannotated", "learning_rate", "weight_decay"),
         *("precision", "valid_fraction", "folds"),
     ),
     "augment": (

@@ -92,17 +92,19 @@ def load_dataset(
         _refuse(source, {**table, "--group": group, "--blank": blank, "--unlabeled": given})
         dataset = EMBEDDED[source]() if source in EMBEDDED else load_public(source)
     elif kind == ".npz" and labels is None:
-        taken = ("--image-size", "--uncertain", "--auxiliary")
+        taken = ("--image-size", "--uncertain", "--auxiliary", "--channels")
         _refuse(source, {flag: value for flag, value in table.items() if flag not in taken})
         asked = uncertain is not None or blank is not None
         policy = chosen_policy(uncertain, blank, CellPolicy.blank) if asked else None
-        dataset = load_npz(path, space, group, unlabeled, white, policy=policy, auxiliary=auxiliary or ())
+        dataset = load_npz(
+            path, space, group, unlabeled, white, policy=policy, auxiliary=auxiliary or (), channels=channels
+        )
         check_policy(dataset.space, uncertain, blank)
         dataset = dataset if image_size is None else resized(dataset, image_size)
     elif kind in EMBEDDINGS:
         _refuse(
             source,
-            {flag: table[flag] for flag in ("--images", "--unannotated", "--image-size", "--channels", "--view")},
+            {flag: table[flag] for flag in ("--images", "--unannotated", "--image-size", "--view")},
         )
         dataset = load_embeddings(
             path,
@@ -114,6 +116,7 @@ def load_dataset(
             skipped=skipped,
             unlabeled=unlabeled,
             white=white,
+            channels=channels,
         )
     elif path.is_dir() or kind in TABLES:
         is_table = not path.is_dir()

@@ -35,9 +35,9 @@ def named_annotations(
                 raise LabelError(f"no label {', '.join(map(repr, absent))} among its label_names {labels}")
             return y[:, [labels.index(name) for name in space.names]], None, space
         return y, None, space or LabelSpace.infer(np.where(uncertain_cells(y), np.nan, y), None, labels or classes)
-    y = without_text_holes(y, unlabeled)
+    y = without_text_holes(y, "", "nan", "None", unlabeled)
     holes = np.isnan(y) if y.dtype.kind == "f" else np.zeros(len(y), dtype=bool)
-    if y.dtype.kind == "f" and (holes | (y == np.round(y))).all():
+    if y.dtype.kind == "f" and (holes | (np.isfinite(y) & (y == np.round(y)))).all():
         y = np.where(holes, 0, y).astype(np.int64)  # NaN has made floats of the numbers of classes
     if classes is not None and unlabeled in classes:
         unlabeled = classes.index(str(unlabeled))

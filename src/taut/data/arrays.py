@@ -35,6 +35,7 @@ def load_npz(
     annotated: bool = True,
     policy: CellPolicy | None = None,
     auxiliary: Sequence[str] = (),
+    channels: int | None = None,
 ) -> Dataset:
     """The dataset of a .npz file.
 
@@ -46,14 +47,14 @@ def load_npz(
     `id` [N], and the array that `group` names, where NaN, "", "nan" and "None" are a group of their own each.
     In a table `y` [N, k] of 0 and 1, NaN is an unannotated cell and −1 an uncertain one, but for rows without 0 and 1.
     unlabeled: the value of an unannotated image in a one-dimensional `y`; of text "", "nan" and "None" are, too.
-    white: as `as_images` takes it; by default that of all images but the test part's.
+    white, channels: as `as_images` takes them; by default white is that of all images but the test part's.
     annotated: whether annotations are read; without them `space` is needed, and no image has any.
     policy: what uncertain and unannotated cells of yes/no labels become; by default both are latent.
     auxiliary: arrays [N] that the encoder learns from beside the labels, and that are not predicted (`read_auxiliary`).
     Raises DataError or LabelError, in one sentence that names the file.
     """
     with _opened(path) as reader:
-        return reader.dataset(space, group, unlabeled, white, annotated, policy, auxiliary)
+        return reader.dataset(space, group, unlabeled, white, annotated, policy, auxiliary, channels)
 
 
 def is_pack(path: Path) -> bool:
@@ -129,6 +130,7 @@ class _Reader:
         annotated: bool,
         policy: CellPolicy | None,
         auxiliary: Sequence[str],
+        channels: int | None,
     ) -> Dataset:
         packed = "jpeg" in self.names
         inputs = [self._jpegs() if packed and not suffix else self.get(f"x{suffix}") for suffix in self.suffixes]
@@ -146,9 +148,10 @@ class _Reader:
         lengths = [len(part) for part in inputs]
         count = sum(lengths)
         x, split = without_sides_of_one(np.concatenate(inputs) if len(inputs) > 1 else inputs[0]), self._split(lengths)
+        del inputs, part  # of many gigabytes one copy less
         white = (255.0 if packed else _white(x, split)) if white is None else white
         notes = small_scale(x, white)
-        x = as_images(x, str(self.path), white)
+        x = as_images(x, str(self.path), white, channels)
         if annotated:
             space, annotation, doubtful = self._annotations(lengths, space, unlabeled, policy)
         else:

@@ -171,12 +171,13 @@ def _ends_with_channels(shape: tuple[int, ...]) -> bool:
     return shape[3] < min(shape[1:3])
 
 
-def as_images(x: NDArray[Any], name: str, white: float | None = None) -> NDArray[Any]:
+def as_images(x: NDArray[Any], name: str, white: float | None = None, channels: int | None = None) -> NDArray[Any]:
     """Arrays of images as [N, C, H, W] uint8 or float32 in [0, 1]; feature vectors [N, F] as float32.
 
     Accepts [N, H, W], [N, H, W, C] and [N, C, H, W] of uint8, bool or numbers from 0 to white, above which they are cut
-    off. C is 1, 3 or 4, or any other number below both sides; a fourth channel that is the same everywhere is an alpha
-    channel and is dropped.
+    off. C is 1, 3 or 4, or any other number below both sides.
+    channels: of the images of a model; a fourth channel is alpha and dropped where it has three, and where nobody says
+        how many it has and the fourth is the same everywhere.
     white: `pixel_max` of the training images, so that no image's scale depends on the others of its array; by
         default that of these.  It is that of bytes too where it is less than 255; but after training on [0, 1] bytes
         beyond 1 are of 0 to 255.  Raises DataError for anything else, and for what is plainly on another scale.
@@ -195,7 +196,8 @@ def as_images(x: NDArray[Any], name: str, white: float | None = None) -> NDArray
             f"{name}: inputs of shape {list(x.shape)} are neither feature vectors [N, F] nor images whose channels, "
             "first or last, are 1, 3, 4 or fewer than the pixels of a side"
         )
-    x = x[:, :3] if x.shape[1] == 4 and x.size and x[:, 3].min() == x[:, 3].max() else x
+    if x.shape[1] == 4 and (channels == 3 or (channels is None and x.size and x[:, 3].min() == x[:, 3].max())):
+        x = x[:, :3]
     if x.dtype == np.uint8 and (white is None or white >= 255 or (white < 2 and x.max(initial=0) > white)):
         return x if is_mapped(x) else np.ascontiguousarray(x)
     if x.dtype == bool:

@@ -50,10 +50,12 @@ class Inputs:
     notes: list[str] = field(default_factory=list)
 
 
-def read_inputs_file(path: Path, white: float | None = None, key: str | None = None) -> Inputs:
+def read_inputs_file(
+    path: Path, white: float | None = None, key: str | None = None, channels: int | None = None
+) -> Inputs:
     """The inputs in a .npy, .npz or Parquet file; DataError where there are none, or two rows have one id.
 
-    key: the column of ids, if a Parquet file has one of that name.
+    white, channels: as `as_images` takes them.  key: the column of ids, if a Parquet file has one of that name.
     """
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
@@ -64,7 +66,7 @@ def read_inputs_file(path: Path, white: float | None = None, key: str | None = N
     notes = small_scale(x, white)
     notes += [f"Columns of text are no features: {listed(left)}."] if left else []
     notes += _odd_names(names)
-    x = as_images(x, str(path), white)
+    x = as_images(x, str(path), white, channels)
     if ids is not None and len(ids) != len(x):
         raise DataError(f"{path}: {len(x):,} inputs but {len(ids):,} ids")
     ids = ids.astype(str) if ids is not None and ids.dtype.kind == "S" else ids
@@ -97,6 +99,7 @@ def load_embeddings(
     skipped: Path | None = None,
     unlabeled: Scalar | None = -1,
     white: float | None = None,
+    channels: int | None = None,
 ) -> Dataset:
     """The dataset of a file of embeddings and a CSV table with a row for each of them that is annotated.
 
@@ -109,7 +112,7 @@ def load_embeddings(
     The other options are those of `load_folder`. Inputs without a row are kept as unannotated; rows that name no input
     are left out, and so are inputs whose rows contradict each other. Raises DataError or LabelError.
     """
-    inputs = read_inputs_file(path, white, options.path_column)
+    inputs = read_inputs_file(path, white, options.path_column, channels)
     if labels is None:
         given = [flag for flag in options.given() if flag != "--path-column"]
         if given:
@@ -323,7 +326,7 @@ def _parquet(path: Path, key: str | None) -> tuple[NDArray[Any], NDArray[Any] | 
         for name in table
         if name not in lists and name not in packed and not pd.api.types.is_numeric_dtype(table[name])
     ]
-    others = [*([] if index is None else [index]), *(name for name in texts if table[name].is_unique), *weak]
+    others = [*(name for name in texts if table[name].is_unique), *([] if index is None else [index]), *weak]
     ids = next(iter([*named, *others]), None)
     if len(lists) > 1:
         raise DataError(f"{path} has several columns of lists ({listed(lists)}): keep the one with the embeddings")

@@ -186,7 +186,8 @@ def match_files(
     if ((found < 0) & possible).any():
         several = {name for name, count in Counter(_stem(file) for file in files).items() if count > 1}
         left = np.flatnonzero((found < 0) & possible)
-        found[[i for i in left if _stem(words[i]) in several or words[i].rpartition("/")[2] in several]] = SEVERAL
+        bare = [i for i in left if "/" not in words[i]]  # a path names a single one, which is not there
+        found[[i for i in bare if _stem(words[i]) in several or words[i] in several]] = SEVERAL
     return found
 
 

@@ -67,8 +67,8 @@ class Listing:
     """What is said in the rows of a table, then of the files that no row names.
 
     entries: columns `row` (as a spreadsheet counts, or missing), `file` (as given), `image` (position among
-        the files of the folder, or −1), `group` and `split` (text, or missing), and where a row does not count,
-        `kind` and `reason` say why ("" where it does).
+        the files of the folder, or below 0, as `match_files` says), `group` and `split` (text, or missing), and where a
+        row does not count, `kind` and `reason` say why ("" where it does).
     codes: the cells [N, k], class indices or codes of `taut.data.cells`.
     blank: what blank cells are taken as where no flag says it.  grouped: by what `group` goes, or None.
     auxiliary: the columns of `entries` with auxiliary values.

@@ -69,12 +69,14 @@ class Stream:
         complete, known = dataset.annotation.complete, observed.any(axis=1)
         partly, nothing = known & ~complete, ~known & ~complete
         divided = unannotated is not None and partly.any() and nothing.any()
-        # Of a partly annotated table complete images would else be drawn more seldom than others.
-        apart = unlabelled and complete.any() and (divided or known.mean() >= SHARED)
+        self.other = round(unlabelled * unannotated) if divided and unannotated is not None else 0
+        # Of a partly annotated table complete images would else be drawn more seldom than others; but not more often.
+        rows = labelled + unlabelled - self.other
+        few = bool(labelled * known.sum() <= rows * complete.sum() + known.sum())
+        apart = unlabelled and complete.any() and (known.mean() >= SHARED or (divided and few))
         self.annotated = Cycle(np.flatnonzero(complete if apart else known), seed)
         self.rest = Cycle(np.flatnonzero(partly if divided else ~complete), seed + 1)
         self.others = Cycle(np.flatnonzero(nothing), seed + 2)
-        self.other = round(unlabelled * unannotated) if divided and unannotated is not None else 0
         self.labelled = labelled if len(self.annotated.rows) else 0
         self.unlabelled = unlabelled if len(self.rest.rows) else 0
         if self.labelled + self.unlabelled == 0:

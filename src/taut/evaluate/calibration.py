@@ -131,7 +131,11 @@ def fit_thresholds(
         if name == "sensitivity":
             best = int(np.flatnonzero(sensitivity >= float(least))[-1])
         elif name == "specificity":
-            best = int(np.count_nonzero(1 - false < float(least)))
+            # Counts, of which no quotient is rounded; the last is where nothing is called yes.
+            refused = np.append(len(truth) - truth.sum() - (called - positive), len(truth) - truth.sum())
+            enough = np.flatnonzero(refused >= float(least) * (len(truth) - truth.sum()) - 1e-9)
+            found = np.append(positive, 0)[enough]
+            best = int(enough[found == found.max()][-1])
         else:
             worth = 2 * positive / (called + truth.sum()) if rule == "f1" else sensitivity - false
             best = len(worth) - 1 - int(worth[::-1].argmax())
