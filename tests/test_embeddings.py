@@ -67,7 +67,7 @@ def test_an_index_that_does_not_count_the_rows_names_them(name: str | None, tmp_
     np.testing.assert_array_equal(data.x, vectors()[order])
     assert list(data.ids) == [str(i) for i in order]
     assert data.annotation.targets[:2, 1].tolist() == [1, 0]  # of the rows that were 4 and 0
-    frame.index = [f"s{i}" for i in order]  # type: ignore[assignment]
+    frame = frame.set_axis([f"s{i}" for i in order])
     frame.to_parquet(tmp_path / "e.parquet")
     data = load_embeddings(tmp_path / "e.parquet", table(tmp_path, "sample,sick\ns4,1\ns0,0\n"))
     assert list(data.ids) == [f"s{i}" for i in order]

@@ -178,11 +178,15 @@ def most_probable(scores: Tensor, sizes: Sizes) -> Tensor:
     return _by_label(scores, sizes, lambda block: F.one_hot(block.argmax(-1), block.shape[-1]).to(block.dtype))
 
 
+def is_enumerable(sizes: Sizes) -> bool:
+    """Whether the labels have at most 4,096 combinations."""
+    return math.prod(sizes) <= ENUMERATION_LIMIT
+
+
 def check_enumerable(sizes: Sizes) -> None:
     """ValueError where the labels have more than 4,096 combinations."""
-    count = math.prod(sizes)
-    if count > ENUMERATION_LIMIT:
-        raise ValueError(f"{count} label combinations: enumeration is for at most {ENUMERATION_LIMIT}")
+    if not is_enumerable(sizes):
+        raise ValueError(f"{math.prod(sizes)} label combinations: enumeration is for at most {ENUMERATION_LIMIT}")
 
 
 def enumerate_labels(sizes: Sizes, like: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def shielded(logits: Tensor, batch: Batch, sizes: Sizes) -> Tensor:
     """Logits [N, W] of a batch, or [N + M, W] with its second views, of which those of ignored cells teach nothing."""
     if batch.ignored is None:
         return logits
-    ignored = torch.cat([batch.ignored, last_rows(batch.ignored, len(logits) - len(batch.ignored))])
+    ignored = with_second(batch.ignored, len(logits) - len(batch.ignored))
     return torch.where(latent.spread_labels(ignored, sizes), logits.detach(), logits)
 
 
@@ -127,6 +127,11 @@ def sigmoid_ramp(position: float) -> float:
 def last_rows(x: Tensor, count: int) -> Tensor:
     """The last rows of a batch, those with a second view."""
     return x[len(x) - count :]
+
+
+def with_second(values: Tensor, count: int) -> Tensor:
+    """Values of the rows of a batch [N, ...], and again of the last ones, which have a second view: [N + M, ...]."""
+    return torch.cat([values, last_rows(values, count)])
 
 
 def terms_of(total: Tensor, label_kl: Tensor, **others: Tensor) -> LossTerms:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -99,7 +98,7 @@ class M2(Baseline):
             return nothing
         ignored = nothing if batch.ignored is None else batch.ignored
         soft = batch.observed & ~single
-        return ignored if math.prod(self.sizes) <= latent.ENUMERATION_LIMIT else ignored | soft
+        return ignored if latent.is_enumerable(self.sizes) else ignored | soft
 
     def _marginal(self, model: Any, x: Tensor, posterior: Any, log_r: Tensor) -> Tensor:
         """Σ_c r(c)·(−L_l(x, c)) over all combinations, [N] nats, in one decoder pass over all of them."""

@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from taut import latent
 from taut.adversary import guessing
-from taut.baselines.base import Baseline, annotated_term, annotation_kl, last_rows, squared_distance, terms_of
+from taut.baselines.base import (
+    Baseline,
+    annotated_term,
+    annotation_kl,
+    last_rows,
+    squared_distance,
+    terms_of,
+    with_second,
+)
 from taut.objective import Batch, LossTerms, SecondView
 from taut.targets import Estimate, mixed, mixed_estimate, sharpened
 
@@ -38,7 +45,7 @@ class MixMatch(Baseline):
             return terms_of(kl, kl)
         second = batch.strong
         count = len(second)
-        observed, targets, settled = (twice(v, count) for v in (batch.observed, batch.targets, batch.settled))
+        observed, targets, settled = (with_second(v, count) for v in (batch.observed, batch.targets, batch.settled))
         x = torch.cat([batch.x, second])
         with guessing():
             q = latent.log_softmax(model.classify(x), self.sizes).exp()
@@ -52,7 +59,7 @@ class MixMatch(Baseline):
         if self.plan.mix:
             x, partner, share = mixed(x, self.plan.mix)
             # A partner's ignored cell says nothing.
-            said = torch.ones_like(settled) if batch.ignored is None else ~twice(batch.ignored, count)
+            said = torch.ones_like(settled) if batch.ignored is None else ~with_second(batch.ignored, count)
             estimate = Estimate(labels, said.to(labels.dtype))
             labels = mixed_estimate(estimate, partner, share.to(labels.dtype), self.sizes).targets
         logits = model.classify(x)
@@ -62,8 +69,3 @@ class MixMatch(Baseline):
         distance = torch.where(settled, 0, squared_distance(q, labels, self.sizes)).sum() / others
         weight = self.plan.consistency * min(1.0, step / self.steps)
         return terms_of(kl + weight * distance, kl, consistency=distance.detach())
-
-
-def twice(values: Tensor, count: int) -> Tensor:
-    """Values of the rows of a batch [N, ...], and again of the last ones, which have a second view: [N + M, ...]."""
-    return torch.cat([values, last_rows(values, count)])

@@ -69,7 +69,7 @@ class Stream:
         complete, known = dataset.annotation.complete, observed.any(axis=1)
         partly, nothing = known & ~complete, ~known & ~complete
         divided = unannotated is not None and partly.any() and nothing.any()
-        self.other = round(unlabelled * unannotated) if divided and unannotated is not None else 0
+        self.other = round(unlabelled * (unannotated or 0)) if divided else 0
         # Of a partly annotated table complete images would else be drawn more seldom than others; but not more often.
         rows = labelled + unlabelled - self.other
         few = bool(labelled * known.sum() <= rows * complete.sum() + known.sum())
