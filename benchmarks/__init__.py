@@ -1,1 +1,1 @@
-"""Measurements: each module is one command, and writes one file of benchmarks/results/."""
+"""Measurements: commands that write files of benchmarks/results/, and what they share."""

@@ -43,8 +43,11 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit that is measured, or None outside of a repository."""
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    """The commit that is measured, or None outside of a repository, or where there is no git."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
     return found.stdout.strip() or None
 
 
@@ -69,7 +72,7 @@ def numbers() -> list[Any]:
 
 
 def chosen(names: Collection[str]) -> tuple[list[Any], list[str]]:
-    """The same, and the words among them, which must be among some names: ValueError for others."""
+    """The numbers of the command line, and its words, which must be among some names: ValueError for others."""
     words = [argument for argument in sys.argv[1:] if argument in names]
     others = [argument for argument in sys.argv[1:] if argument not in names]
     return [int(argument) if argument.isdecimal() else float(argument) for argument in others], words

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+
+# Before torch is imported: bit-for-bit tests and those of memory are of the CPU, and so is what they take for granted.
+os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = ""
+
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import Any
@@ -10,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -26,9 +32,20 @@ SIZES: list[Sizes] = [(3,), (2, 2), (2, 5, 2), (4, 2, 3, 2)]
 torch.set_warn_always(True)
 
 
+# The machine may be slow, and what fails is to fail again.
+settings.register_profile("taut", deadline=None, derandomize=True)
+settings.load_profile("taut")
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the cache of who runs the tests, which holds what another version computed, or cannot be written."""
+    monkeypatch.setenv("TAUT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture

@@ -1,4 +1,3 @@
-import os
 from io import BytesIO
 from pathlib import Path
 
@@ -6,14 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from packs import PACKS, needs
 from taut.data import load_dataset
 from taut.data.arrays import load_npz
 from taut.data.dataset import DataError
 from taut.data.resized import resized
 from taut.labels import LabelError, LabelSpace
-
-PACKS = Path(os.environ.get("TAUT_DATA", ""))
-needs_packs = pytest.mark.skipif("TAUT_DATA" not in os.environ, reason="TAUT_DATA names no folder of data packs")
 
 
 def pixels(n, *shape):
@@ -490,7 +487,7 @@ def test_group_that_is_absent(tmp_path):
         load_npz(path, group="patient")
 
 
-@needs_packs
+@needs("nih_cxr14_all_64.npz")
 def test_pack_of_chest_images():
     data = load_npz(PACKS / "nih_cxr14_all_64.npz", group="patient_id")
     assert data.x.shape == (2424, 1, 64, 64)
@@ -506,7 +503,7 @@ def test_pack_of_chest_images():
     assert data.ids[0] == "00000001_000.png"
 
 
-@needs_packs
+@needs("mulan_yeast.npz")
 def test_pack_of_feature_vectors():
     data = load_npz(PACKS / "mulan_yeast.npz")
     assert data.x.shape == (2417, 103)
@@ -515,7 +512,7 @@ def test_pack_of_feature_vectors():
     assert len(data.part("test")) == 917
 
 
-@needs_packs
+@needs("cifar10_test_jpeg.npz")
 def test_pack_of_jpegs():
     data = load_npz(PACKS / "cifar10_test_jpeg.npz")
     assert data.x.shape == (10000, 3, 32, 32)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -39,6 +38,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler
 
+from packs import needs
 from taut.data.cells import UNCERTAIN
 from taut.data.dataset import Dataset
 from taut.fit import fit
@@ -49,8 +49,6 @@ from taut.rules import make_plan
 from tiny import tiny
 
 Change = Callable[[Plan], Plan]
-HERE = os.environ.get("TAUT_DATA")
-MNIST = HERE is not None and all((Path(HERE) / f"mnist_{part}.npz").is_file() for part in ("train", "test"))
 
 
 def tiny_fit(dataset: Dataset, change: Change = lambda plan: plan, *rest: Any, **options: Any) -> Any:
@@ -234,10 +232,8 @@ def test_the_plain_objective_of_the_mnist_benchmark_has_no_other_sources() -> No
     assert objective.reconstruction == objective.beta_z > 0 < objective.beta_c
 
 
-NEEDS_YEAST = pytest.mark.skipif(
-    HERE is None or not (Path(HERE) / yeast.PACK).is_file(), reason="$TAUT_DATA names no folder with mulan_yeast.npz"
-)
-NEEDS_MNIST = pytest.mark.skipif(not MNIST, reason="$TAUT_DATA names no folder with mnist_train.npz and mnist_test.npz")
+NEEDS_YEAST = needs(yeast.PACK)
+NEEDS_MNIST = needs("mnist_train.npz", "mnist_test.npz")
 
 
 @pytest.fixture
@@ -374,10 +370,9 @@ def test_the_second_opinion_is_the_class_under_which_the_image_is_most_probable(
 
 
 @NEEDS_MNIST
+@needs("nih_cxr14_all_64.npz")
 @pytest.mark.usefixtures("few_images")
 def test_the_images_that_are_foreign_are_of_one_size_and_not_those_they_are_compared_with() -> None:
-    if not (Path(str(HERE)) / "nih_cxr14_all_64.npz").is_file():
-        pytest.skip("$TAUT_DATA has no nih_cxr14_all_64.npz")
     generative.foreign.cache_clear()
     found = generative.foreign()
     generative.foreign.cache_clear()
@@ -489,9 +484,7 @@ FLOOR = "masked_cross_entropy"
 
 # --- chest X-rays -------------------------------------------------------------------------------------------
 
-NEEDS_XRAYS = pytest.mark.skipif(
-    HERE is None or not (Path(HERE) / xrays.PACK).is_file(), reason=f"$TAUT_DATA names no folder with {xrays.PACK}"
-)
+NEEDS_XRAYS = needs(xrays.PACK)
 
 
 @NEEDS_XRAYS
@@ -639,10 +632,7 @@ def test_the_views_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.Mo
     assert all(0 < d["auroc_macro"] < 1 for d in scans)
 
 
-NEEDS_128 = pytest.mark.skipif(
-    HERE is None or not all((Path(HERE) / pack).is_file() for pack in (xrays.PACK, xrays128.PACK)),
-    reason=f"$TAUT_DATA names no folder with {xrays128.PACK}",
-)
+NEEDS_128 = needs(xrays.PACK, xrays128.PACK)
 
 
 @NEEDS_128
@@ -724,15 +714,20 @@ def test_the_cost_of_labels_in_miniature(tmp_path: Path, monkeypatch: pytest.Mon
     assert rows["M2"]["extrapolated"] == ["k=6 c=2"]
     # The line through log time at 2 and at 8 combinations, at 64.
     one, three = rows["M2"]["k=1 c=2 ms"], rows["M2"]["k=3 c=2 ms"]
-    assert rows["M2"]["k=6 c=2 ms"] == pytest.approx(three * (three / one) ** 1.5, rel=0.01)
+    assert rows["M2"]["k=6 c=2 ms"] == pytest.approx(three * (three / one) ** 1.5, rel=0.01, abs=0.06)  # in tenths
     assert rows["M2"]["exponent of c^k"] == pytest.approx(np.log2(three / one) / 2, abs=1e-3)
     report.pictures(tmp_path, tmp_path / "pictures")
     assert (tmp_path / "pictures" / "label-cost.png").stat().st_size > 5000
 
 
+def test_a_machine_without_git_measures_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert common.commit() is None
+
+
 def test_the_pages_of_claims_are_up_to_date() -> None:
     for path in [report.README, *report.DOCS.glob("*.md")]:
-        assert path.read_text() == report.filled(path.read_text()), path.name
+        assert path.read_text(encoding="utf-8") == report.filled(path.read_text(encoding="utf-8")), path.name
 
 
 PAIRS = {"taut": [0.7, 0.6, 0.8], "masked_cross_entropy": [0.5, 0.5, 0.6], "all annotated": [0.9, 0.8, 0.8]}

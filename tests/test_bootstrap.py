@@ -110,12 +110,39 @@ def test_what_is_undefined_has_no_interval() -> None:
     assert set(found["per_label"]["label_1"]) == {"error_low", "error_high"}
     assert found["per_label"]["label_2"] == {}
     assert found["auroc_macro_low"] == found["per_label"]["label_0"]["auroc_low"]
-    y[:, 0] = 0
-    y[5, 0] = 1  # one positive: undefined in the 37 % of the draws without it
-    found = bootstrap_intervals(q, vectors(y, SEVERAL), resamples=200)
-    assert found["per_label"]["label_0"]["auroc_low"] is not None
-    one_group = vectors(y, SEVERAL, groups=np.where(np.arange(60) == 5, "a", "b"))
-    assert bootstrap_intervals(q, one_group, resamples=200)["per_label"]["label_0"]["auroc_low"] is None
+
+
+def test_a_class_of_few_patients_has_no_interval() -> None:
+    """With one patient of five positives, four of them found, every draw with that patient has a sensitivity of 0.8."""
+    q, y = some()
+    y[:, 0], groups = 0, np.arange(60)
+    y[:5, 0], groups[:5] = 1, 0
+    decided = SEVERAL.decide(q, [0.5] * len(SEVERAL))
+    for patients, bounds in ((groups, False), (None, True)):
+        row = bootstrap_intervals(q, vectors(y, SEVERAL, groups=patients), 100, decided=decided)["per_label"]["label_0"]
+        for figure in ("sensitivity", "auroc", "ap", "f1"):
+            assert (row[f"{figure}_low"] is not None) == bounds
+            assert (row[f"{figure}_high"] is not None) == bounds
+        assert row["error_low"] < row["error_high"]
+        assert row["specificity_low"] < row["specificity_high"]
+    alone = bootstrap_intervals(q, vectors(y, SEVERAL, groups=np.arange(60) // 20), 100)
+    assert alone["error_low"] is None  # three groups in all
+    assert alone["per_label"]["label_1"]["error_low"] is None
+
+
+def test_a_label_that_a_draw_lacks_stays_in_the_mean() -> None:
+    """Else the mean would be of other labels in each draw: here of one with an AUROC of 1 and of others near a half."""
+    rng = np.random.default_rng(1)
+    p, y = rng.random((200, 3)), (rng.random((200, 3)) < 0.5).astype(float)
+    y[:, 0], p[:, 0] = 0, 0.1
+    y[7, 0], p[7, 0] = 1, 0.9
+    found = bootstrap_intervals(np.stack([1 - p, p], axis=2).reshape(200, 6), vectors(y, SEVERAL), resamples=400)
+    assert found["per_label"]["label_0"]["auroc_low"] is None
+    others = bootstrap_intervals(
+        np.stack([1 - p, p], axis=2)[:, 1:].reshape(200, 4), vectors(y[:, 1:], LabelSpace.multilabel(2)), resamples=400
+    )
+    for bound in ("auroc_macro_low", "auroc_macro_high"):
+        assert found[bound] == pytest.approx((1 + 2 * others[bound]) / 3, abs=1e-5)
 
 
 def test_a_label_of_many_classes_has_an_interval_of_its_error() -> None:

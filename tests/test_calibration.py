@@ -98,7 +98,7 @@ def test_the_linear_pieces_by_hand() -> None:
 # --- thresholds ---------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.sampled_from([5, 20, 1000]), st.sampled_from(["f1", "youden"]))
 def test_no_threshold_is_better(seed: int, values: int, rule: str) -> None:
     rng = np.random.default_rng(seed)

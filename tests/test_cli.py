@@ -24,9 +24,11 @@ from image_files import paint
 from taut import cli
 from taut.baselines import OBJECTIVES
 from taut.cli.decisions import PLANNED
+from taut.data import load_dataset
 from taut.data.dataset import DataError
 from taut.data.stream import Stream
 from taut.estimator import TautClassifier
+from taut.evaluate.metrics import evaluate
 from taut.evaluate.ood import ood_percentiles, ood_scores
 from taut.evaluate.predict import predict_probabilities
 from taut.facts import Facts
@@ -302,9 +304,18 @@ def test_images_of_other_sizes_are_evaluated_at_the_models(folder: Path, tmp_pat
 def test_uncalibrated_figures_go_beside_the_others(pack: Path, tmp_path: Path, capsys: Capture) -> None:
     run = tmp_path / "run"
     taut("train", pack, *FLAGS, "--out", run)
-    assert "calibrated" not in figures(capsys, run)
+    folder = Run(run)
+    model = folder.load_model()
+    model.temperature.fill_(0.2)
+    save_model(model, run, {})
+    calibrated = figures(capsys, run)
+    assert "calibrated" not in calibrated
     usual = (run / "evaluation.json").read_text()
-    assert figures(capsys, run, "--calibrated", "false")["calibrated"] is False
+    plain = figures(capsys, run, "--calibrated", "false")
+    assert plain["calibrated"] is False
+    assert plain["nll"] != pytest.approx(calibrated["nll"], rel=1e-3)
+    model.temperature.fill_(1)
+    assert plain["nll"] == pytest.approx(evaluate(model, load_dataset(str(pack)).part("test"))["nll"], rel=1e-5)
     assert (run / "evaluation.json").read_text() == usual
     assert (run / "evaluation-uncalibrated" / "evaluation.json").is_file()
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image
 
 from image_files import paint, rows_of, table, yes
+from packs import PACKS, needs
 from taut.data import DataError
 from taut.data.cache import decode_image, decode_once, read_images
 from taut.data.dicom import Header, is_dicom, read_dicom, read_dicom_header
@@ -18,8 +18,6 @@ from taut.data.files import find_images
 from taut.data.folder import load_folder
 
 pydicom = pytest.importorskip("pydicom")
-PACKS = Path(os.environ.get("TAUT_DATA", ""))
-needs_packs = pytest.mark.skipif("TAUT_DATA" not in os.environ, reason="TAUT_DATA names no folder of data packs")
 RAMP = np.arange(48, dtype=np.uint16).reshape(6, 8) * 80  # 0 to 3760 of 4095
 
 
@@ -217,7 +215,7 @@ def test_what_holds_no_image_is_told() -> None:
     assert reason == "the DICOM file holds no image"
 
 
-@needs_packs
+@needs("dicom")
 def test_real_radiographs() -> None:
     one, two = (
         PACKS / "dicom" / name

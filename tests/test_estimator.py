@@ -24,9 +24,10 @@ from sklearn.utils.estimator_checks import check_classifiers_classes, parametriz
 
 from taut import cli
 from taut import fit as fit_room
+from taut.arguments import group_names
 from taut.data.dataset import DataError
 from taut.data.mapped import MappedRows
-from taut.estimator import TautClassifier, _groups
+from taut.estimator import TautClassifier
 from taut.labels import Label, LabelError, LabelSpace
 from tiny import FLAGS
 
@@ -294,10 +295,10 @@ def test_one_label_in_every_form(features: tuple[Array, Array], make: Any, class
 def test_a_missing_group_is_one_of_its_own(features: tuple[Array, Array], names: Any, missing: Any) -> None:
     x, y = features
     groups = [missing, *names, missing, *names * 18]
-    found = _groups(groups)
+    found = group_names(groups)
     assert found.tolist() == ["X:0", *map(str, names), "X:3", *map(str, names * 18)]
-    assert _groups(np.ma.masked_equal([1, 0, 2], 0)).tolist() == ["1", "X:1", "2"]
-    assert _groups(pd.Series(groups)).tolist()[0] == "X:0"
+    assert group_names(np.ma.masked_equal([1, 0, 2], 0)).tolist() == ["1", "X:1", "2"]
+    assert group_names(pd.Series(groups)).tolist()[0] == "X:0"
     if missing is None and names == ("a", "b"):
         assert tiny().fit(x, y, groups=groups).predict(x).shape == (40,)
 
@@ -722,9 +723,7 @@ def test_the_commands_read_what_save_wrote(
     with pytest.raises(SystemExit):
         cli.main(["evaluate", str(saved)])
     said = capsys.readouterr().err
-    assert (
-        said == f"taut: {saved} is of TautClassifier.save, which keeps no data: name what to evaluate on with --data\n"
-    )
+    assert said == f"taut: {saved} is a model without its data: name what to evaluate on with --data\n"
 
 
 def test_what_cannot_be_loaded_or_is_not_fitted(tmp_path: Path, features: tuple[Array, Array]) -> None:

@@ -132,6 +132,24 @@ def test_a_frozen_encoder_is_in_the_program(tmp_path: Path, monkeypatch: pytest.
     assert np.allclose(got[:, 1], want, atol=1e-4) or np.allclose(got[:, 0], want, atol=1e-4)
 
 
+@pytest.mark.parametrize("calibration", ["temperature", "isotonic"])
+@pytest.mark.parametrize("side", [0, 8])
+def test_the_program_of_a_calibrated_model_is_calibrated(side: int, calibration: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (120, side, side), dtype=np.uint8) if side else rng.normal(3, 5, (120, 4))
+    np.savez(tmp_path / "d.npz", x=x, y=rng.integers(0, 2, (120, 2)))
+    run, out = tmp_path / "run", tmp_path / "out"
+    flags = ("--train.calibration", calibration, "--train.valid_fraction", 0.5, "--train.steps", 20)
+    taut("train", tmp_path / "d.npz", *FLAGS, *flags, "--out", run, "--quiet")
+    taut("export", run, "--out", out)
+    model, shown = load_model(run), x[:, None] if side else x.astype(np.float32)
+    want = predict_probabilities(model, shown)
+    assert not np.allclose(want, predict_probabilities(model, shown, calibrated=False), atol=1e-3)
+    for n in (1, 9):
+        got = program(out)(torch.from_numpy(shown[:n])).detach().numpy()
+        np.testing.assert_allclose(got, want[:n], atol=1e-6)
+
+
 def test_another_model_takes_the_place_of_the_one_that_was_exported(tmp_path: Path, capsys: Capture) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 256, (30, 1, 32, 32), dtype=np.uint8), np.arange(30) % 2

@@ -18,7 +18,7 @@ from taut.data.embedded import digits
 from taut.data.leakage import find_leaks, pixel_keys, units
 from taut.data.split import draw_per_class
 from taut.evaluate.metrics import evaluate
-from taut.features import FrozenEncoder, usual_side
+from taut.features import FrozenEncoder, standardisation, usual_side
 from taut.fit import fit
 from taut.labels import LabelSpace
 from taut.nn import Architecture, LabelVAE
@@ -273,3 +273,8 @@ def test_one_example_of_each_class_is_enough_on_features_that_know_the_classes(t
 
 def short(plan: Plan) -> Plan:
     return override(plan, {"train.steps": 60, "train.precision": "fp32"}, "test")
+
+
+def test_grey_images_are_standardised_by_the_averages_of_the_colours() -> None:
+    shift, scale = standardisation("resnet-18", 1)
+    assert (shift.item(), scale.item()) == pytest.approx((0.449, 0.226), abs=1e-3)

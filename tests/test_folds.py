@@ -103,7 +103,7 @@ def test_no_more_folds_than_images_that_may_be_apart() -> None:
     assert fold_count(vectors(some_known(60, 0)), 5) == 0
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 6), *[st.sampled_from([0.0, 1.0, NAN])] * 2), min_size=2),
     st.integers(2, 6),

@@ -365,7 +365,7 @@ def check_sentence(text: str, part: str = " ") -> None:
     assert part in text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(table=tables(), unlabeled=st.sampled_from([-1, None, "a", 0]))
 def test_any_table_is_encoded_or_refused_with_a_sentence(table: Array, unlabeled: Scalar | None) -> None:
     try:
@@ -382,7 +382,7 @@ def test_any_table_is_encoded_or_refused_with_a_sentence(table: Array, unlabeled
         assert prior[block].sum() == pytest.approx(1, abs=1e-6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     table=tables(),
     space=st.sampled_from([MIX, LabelSpace.multilabel(2), LabelSpace.multiclass(3), LabelSpace.multiclass(["a", "b"])]),
@@ -397,7 +397,7 @@ def test_any_table_fits_a_given_space_or_is_refused_with_a_sentence(table: Array
     same(space.encode(space.decode(annotation)), annotation)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     cells=hnp.arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(2, 4)), elements=CELLS["yes-no"]),
     absent=st.sampled_from([None, 0.0, 1.0]),

@@ -69,7 +69,7 @@ def of(dataset: Any, **changes: Any) -> Any:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")
 def test_the_estimate_is_within_a_factor_of_two_of_a_real_step() -> None:
     tests = Path(__file__).parent
-    paths = ":".join([str(tests), str(tests.parent), str(tests.parent / "src")])
+    paths = os.pathsep.join([str(tests), str(tests.parent), str(tests.parent / "src")])
     run = subprocess.run(
         [sys.executable, "-c", MEASURE],
         capture_output=True,

@@ -1,18 +1,16 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from image_files import images, rows_of, table, yes
+from packs import PACKS, needs
 from taut.data import DataError, load_dataset
 from taut.data.nih import FINDINGS
 from taut.labels import LabelSpace
 
-PACKS = Path(os.environ.get("TAUT_DATA", ""))
-needs_packs = pytest.mark.skipif("TAUT_DATA" not in os.environ, reason="TAUT_DATA names no folder of data packs")
 HEAD = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImage[Width,"
 HEAD += "Height],OriginalImagePixelSpacing[x,y]\n"
 
@@ -115,7 +113,7 @@ def test_faults_of_lists(nih: Path, tmp_path: Path) -> None:
         load_dataset(str(nih), test_list=one, split_column="View Position")
 
 
-@needs_packs
+@needs("nih_originals", "nih_cxr14_all_64.npz")
 def test_originals_with_mostly_absent_images(tmp_path: Path) -> None:
     folder = PACKS / "nih_originals"
     report = tmp_path / "skipped.csv"

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.neighbors import NearestNeighbors
 
 from taut.data.dataset import DataError, Dataset
 from taut.data.embedded import digit_grid, digits
@@ -76,7 +77,7 @@ def test_nothing_is_estimated_of_several_labels_of_scans() -> None:
     for data, source in (
         (images(few, SEVERAL), "none"),
         (strokes(few), "teacher"),
-        (images(few, SEVERAL, channels=3), "teacher"),
+        (images(few, SEVERAL, channels=3), "none"),
         (images(some_known(200, 20)), "teacher"),
         (vectors(few, SEVERAL), "teacher"),
     ):
@@ -124,6 +125,24 @@ def test_a_large_dataset_is_sampled_over_its_length() -> None:
     assert facts.mean == pytest.approx((0.5,), abs=0.01)
 
 
+def test_how_far_neighbours_are_sets_the_noise_of_vectors() -> None:
+    rng = np.random.default_rng(0)
+    plane, wide = rng.random((2000, 2)), rng.normal(size=(300, 400))
+    near, far = (fingerprint(made(x.astype(np.float32), some_known(len(x)), ONE)) for x in (plane, wide))
+    distance, _ = NearestNeighbors(n_neighbors=2).fit(plane / plane.std(axis=0)).kneighbors()
+    assert near.spacing == pytest.approx(np.median(distance[:, 0]) / math.sqrt(2), rel=0.15)
+    assert far.spacing > 1
+    assert make_plan(near).augment.noise == pytest.approx(near.spacing, abs=1e-4)
+    assert make_plan(far).augment.noise == 0.5
+    assert (make_plan(near).objective.adversary > 0, make_plan(far).objective.adversary) == (True, 0)
+    # Repeated rows and constant columns are no neighbours and no features.
+    twice = np.concatenate([np.repeat(plane, 2, axis=0), np.ones((4000, 1))], axis=1).astype(np.float32)
+    assert fingerprint(made(twice, some_known(4000), ONE)).spacing == pytest.approx(near.spacing, rel=0.15)
+    alike = fingerprint(made(np.ones((30, 3), np.float32), some_known(30), ONE))
+    assert (alike.spacing, make_plan(alike).augment.noise) == (0, 0.5)
+    assert fingerprint(images(some_known())).spacing == 0
+
+
 def test_a_rare_column_of_many_vectors_is_seen() -> None:
     x = np.zeros((20_000, 2), dtype=np.float32)
     x[7, 0] = 1e4
@@ -154,6 +173,13 @@ def test_what_is_annotated_is_passed_over_several_times() -> None:
         many = dataclasses.replace(facts, images=60_000, annotated_images=annotated, fully_annotated_images=annotated)
         train = make_plan(many).train
         assert (train.batch_labelled, train.steps) == (labelled, 4688 if annotated == 60_000 else 1500)
+    # Of one label thirty times, while that is not more than 600,000 images.
+    for annotated, labelled, steps in ((4000, 64, 1875), (20_000, 107, 5608), (40_000, 213, 2817)):
+        some = dataclasses.replace(facts, images=60_000, annotated_images=annotated, fully_annotated_images=annotated)
+        train = make_plan(some).train
+        assert (train.batch_labelled, train.batch_unlabelled, train.steps) == (labelled, 320 - labelled, steps)
+    few = dataclasses.replace(facts, images=4999, annotated_images=4999, fully_annotated_images=4999)
+    assert make_plan(few).train.steps == 1172
     vector = fingerprint(vectors(some_known(60, 60)))
     every = dataclasses.replace(vector, images=50_000, annotated_images=50_000, fully_annotated_images=50_000)
     assert make_plan(every).train.steps == 3907
@@ -272,7 +298,12 @@ def test_vectors_of_which_few_are_annotated_are_calibrated_on_folds() -> None:
     assert folds(vectors(some_known(1200, 30))) == (FOLDS, 0)
     assert folds(vectors(some_known(1200, 999))) == (FOLDS, 0)
     assert folds(vectors(some_known(1200, 1000))) == (0, 0.1)
-    assert folds(images(some_known(1200, 299))) == (0, 0)  # their trainings take minutes
+    assert folds(images(some_known(1200, 29))) == (0, 0)
+    assert folds(images(some_known(1200, 299))) == (IMAGE_FOLDS, 0)
+    many = dataclasses.replace(fingerprint(images(some_known(1200, 299))), images=5000)
+    assert make_plan(many).train.folds == 0  # their trainings take minutes
+    once = images(np.where(np.arange(1200) < 40, np.arange(1200) % 40, -1), LabelSpace.multiclass(40))
+    assert folds(once) == (0, 0)  # no class is left where its only annotation is hidden
     split = np.full((60, 2), NAN)
     split[:29, 0] = split[29:58, 1] = 1
     assert folds(vectors(split, SEVERAL)) == (0, 0)
@@ -295,11 +326,12 @@ def test_folds_and_a_share_to_hold_out_replace_each_other() -> None:
 
 @pytest.mark.parametrize("features", [1, 3, 200])
 def test_feature_vectors_get_their_own_networks(features: int) -> None:
-    plan = planned(vectors(some_known(), features=features))
+    data = vectors(some_known(), features=features)
+    plan, spacing = planned(data), fingerprint(data).spacing
     assert (plan.model.encoder, plan.model.likelihood) == ("mlp", "gaussian")
     assert plan.model.z_dim >= 2
     assert plan.train.precision == "fp32"
-    assert plan.augment.noise > 0.3  # views of vectors are told apart by little else
+    assert plan.augment.noise == (0.5 if features == 200 else pytest.approx(spacing, abs=1e-4))
 
 
 def test_several_labels_are_believed_where_they_are_nearly_certain_or_hardened_less() -> None:

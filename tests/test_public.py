@@ -1,4 +1,3 @@
-import os
 import pickle
 from urllib.error import URLError
 
@@ -7,10 +6,9 @@ import pytest
 import scipy.io
 import torchvision
 
+from packs import needs
 from taut.data import DataError, load_dataset
 from taut.data.public import load_public
-
-needs_packs = pytest.mark.skipif("TAUT_DATA" not in os.environ, reason="TAUT_DATA names no folder of data packs")
 
 
 @pytest.fixture
@@ -137,7 +135,7 @@ def test_an_unknown_name():
         load_public("imagenet")
 
 
-@needs_packs
+@needs("mnist_train.npz", "mnist_test.npz")
 def test_pack_of_mnist():
     data = load_dataset("mnist")
     assert data.x.shape == (70000, 1, 28, 28)

@@ -40,7 +40,7 @@ def test_the_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     """In an empty folder, in their order; the Python blocks of a page share their names."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
-    for language, block in blocks(page.read_text()):
+    for language, block in blocks(page.read_text(encoding="utf-8")):
         if language in ("sh", "bash", "console"):
             run_shell(block)
         elif language == "python":
@@ -48,7 +48,7 @@ def test_the_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_readme_has_examples_and_names_the_two_commands() -> None:
-    found = list(blocks((ROOT / "README.md").read_text()))
+    found = list(blocks((ROOT / "README.md").read_text(encoding="utf-8")))
     words = [words for language, block in found if language == "sh" for words in commands(block)]
     assert ["make", "demo"] in words
     assert ["make", "test"] in words

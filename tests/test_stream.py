@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
@@ -46,14 +46,12 @@ def same(a: Batch, b: Batch) -> bool:
 # --- the cycle ----------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.integers(1, 30), st.integers(0, 5), st.integers(0, 200))
 def test_every_pass_is_a_permutation(n: int, seed: int, number: int) -> None:
     rows = np.arange(n) * 7 + 3
     assert sorted(Cycle(rows, seed).take(number * n, n)) == rows.tolist()
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(0, 40), st.integers(0, 40))
 def test_the_position_is_exact(rows: int, n: int, m: int) -> None:
     cycle = Cycle(np.arange(rows), 5)
@@ -296,7 +294,7 @@ def test_nothing_is_mirrored_unless_asked_for() -> None:
 def test_a_turn_keeps_round_things_round_and_their_distance(shape: tuple[int, int]) -> None:
     height, width = shape
     middle = torch.tensor([(height - 1) / 2, (width - 1) / 2])
-    x = blob(height, width, float(middle[0]) + 4, float(middle[1]) + 5, spread=2.0).expand(40, -1, -1, -1)
+    x = blob(height, width, float(middle[0]) + 4, float(middle[1]) + 5, spread=1.2).expand(40, -1, -1, -1)
     turned = views(dataclasses.replace(STILL, rotation=90.0), x)[0]
     angles = []
     for image in turned:
@@ -342,7 +340,7 @@ def test_erasing_takes_the_right_share(augment: Augment) -> None:
 def test_one_rectangle_is_erased_and_through_all_colours() -> None:
     augment = dataclasses.replace(STILL, erase=1)
     x = torch.full((50, 3, 30, 30), 0.5)
-    x[:, 0, 0, 0], x[:, 0, 0, 1] = 0, 1
+    x[:, :, 0, 0], x[:, :, 0, 1] = 0, 1
     strong = views(augment, x)[1]
     assert bool((strong != x).any(dim=(1, 2, 3)).all())
     for image in strong[:, :, 1:]:
@@ -361,6 +359,30 @@ def test_colour_changes_brightness_and_contrast_and_leaves_places() -> None:
     assert math.exp(-0.2) - 0.01 <= float(spreads.min()) < 0.9
     assert 1.1 < float(spreads.max()) <= math.exp(0.2) + 0.01
     assert torch.equal(weak.flatten(1).argmax(1), x.flatten(1).argmax(1))
+
+
+def test_a_dim_channel_keeps_what_it_shows_beside_a_bright_one() -> None:
+    """Each channel varies about its own mean, by no more of its own spread than the others, within its extremes."""
+    spot = blob(16, 16, 8, 8, spread=3.0).expand(200, -1, -1, -1)
+    x = torch.cat([0.2 + 0.6 * spot, 0.02 + 0.03 * spot], dim=1)
+    augment = dataclasses.replace(STILL, brightness=0.1, contrast=0.2, erase=1)
+    for view in views(augment, x):
+        bright, dim = ((view - x).mean((2, 3)) / x.std((2, 3))).abs().amax(0)
+        assert 0.1 < float(bright) < 1.5
+        assert 0.1 < float(dim) < 1.5
+        assert float(view[:, 1].max()) < 0.1
+    # Colours that vary alike get brighter and darker alike.
+    alike = views(dataclasses.replace(STILL, brightness=0.1), 0.3 + 0.3 * spot.expand(-1, 3, -1, -1))[0]
+    torch.testing.assert_close(alike[:, 0], alike[:, 2])
+
+
+def test_a_ground_of_any_brightness_stays_one() -> None:
+    """A white page has no black corners after a turn, and its views are those of the inverted image."""
+    x = blob(20, 20, 9, 11).expand(40, -1, -1, -1)
+    augment = dataclasses.replace(STILL, rotation=30.0, shift=0.2, scale=0.3)
+    for dark, white in zip(views(augment, x), views(augment, 1 - x), strict=True):
+        torch.testing.assert_close(1 - white, dark, atol=1e-5, rtol=0)
+        assert float(white[:, :, 0, 0].min()) > 0.9
 
 
 def test_features_get_noise_and_only_strong_views_lose_some() -> None:

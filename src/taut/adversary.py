@@ -30,7 +30,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def guessing() -> Iterator[None]:
+def uncached_no_grad() -> Iterator[None]:
     """Passes without gradients before others of the same network with them.
 
     Under autocast torch may keep the low-precision copies that such a pass makes of the weights, which have no

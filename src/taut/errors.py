@@ -8,6 +8,7 @@ OUT_OF_MEMORY = (
     "out of memory: a smaller --train.batch_unlabelled, for which --train.accumulate makes up, and a smaller "
     "--image-size take less"
 )
+OUT_OF_MEMORY_LATER = "out of memory: fewer images at a time, or a machine with more, may do"
 
 
 def out_of_memory(error: BaseException) -> bool:

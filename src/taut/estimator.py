@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from taut import latent
+from taut.arguments import as_array, by_name, group_names, label_names, seed_of, unmasked
 from taut.baselines import DEFAULT, find_objective
 from taut.data.auxiliary import read_auxiliary
 from taut.data.dataset import DataError, Dataset, as_images, pixel_max, without_sides_of_one
@@ -103,23 +102,23 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 
     def _fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None, auxiliary: Any) -> TautClassifier:
         x = self._inputs(X, reset=True)
-        known = self._annotations(_by_name(y, self.space))
+        known = self._annotations(by_name(y, self.space))
         check_consistent_length(x, known, groups)
         others = None if auxiliary is None else read_auxiliary(dict(auxiliary), "auxiliary")
-        space = self.space or LabelSpace.infer(known, self.unlabeled, _names(y))
+        space = self.space or LabelSpace.infer(known, self.unlabeled, label_names(y))
         dataset = Dataset(
             name="X",
             x=x,
             space=space,
             annotation=space.encode(known, self.unlabeled),
             ids=[str(i) for i in range(len(x))],
-            groups=None if groups is None else _groups(groups),
+            groups=None if groups is None else group_names(groups),
             prevalence=dict(self.prevalence or {}),
             auxiliary=others,
             notes=[] if others is None else [others.describe()],
         )
         changes = self._changes()
-        seed = changes["seed"] if self.random_state is None and "seed" in changes else _seed(self.random_state)
+        seed = changes["seed"] if self.random_state is None and "seed" in changes else seed_of(self.random_state)
         name, quiet = self.objective or changes.get("objective.name", DEFAULT), not self.verbose
         fitted = fit(dataset, self._change, self.minutes, seed, quiet=quiet, objective=name, tell=self._tell)
         self.notes_ = fitted.notes
@@ -157,7 +156,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 
     def _inputs(self, X: ArrayLike, reset: bool = False) -> NDArray[Any]:
         """[N, F] float32, or [N, C, H, W] uint8 or float32 in [0, 1]; refused where fit saw another shape."""
-        raw: Any = X if hasattr(X, "columns") or hasattr(X, "toarray") else without_sides_of_one(np.asarray(X))
+        raw: Any = X if hasattr(X, "columns") or hasattr(X, "toarray") else without_sides_of_one(as_array(X))
         image = getattr(raw, "ndim", 2) in (3, 4)
         x = self._images(raw, reset) if image else validate_data(self, raw, reset=reset, dtype=np.float32)
         if not reset and x.shape[1:] != self.shape_:
@@ -178,7 +177,11 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         """Annotations as an array [N] or [N, k], NaN or None where masked arrays and pandas have holes of their own."""
         if y is None:
             raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
-        y = _unmasked(y)
+        if hasattr(y, "toarray"):
+            raise LabelError("y is a sparse matrix: pass y.toarray(), with NaN where a cell is not annotated")
+        if isinstance(y, list | tuple) and y and all(isinstance(value, set | frozenset) for value in y):
+            raise LabelError("y is a list of sets: scikit-learn's MultiLabelBinarizer makes a table [N, k] of them")
+        y = unmasked(y)
         if isinstance(y, list | tuple) and len({isinstance(value, str) for value in y}) > 1:
             y = np.array([*y, None], dtype=object)[:-1]  # numpy would make text of a −1 or NaN among names
         array = np.asarray(y)
@@ -230,7 +233,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         where the classes are text, and text where they are numbers.
         """
         predicted = self.predict(X)
-        known = self._annotations(_by_name(y, self.space_))
+        known = self._annotations(by_name(y, self.space_))
         check_consistent_length(predicted, known, sample_weight)
         if known.ndim == 1 and len(self.space_) == 1:
             observed = ~is_missing(known, self.unlabeled)[:, None]
@@ -276,7 +279,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         self._check_decoder()
         model = self.model_
         annotation = self.space_.encode(self._annotations(labels), self.unlabeled)
-        generator = torch.Generator().manual_seed(_seed(random_state))
+        generator = torch.Generator().manual_seed(seed_of(random_state))
         prior = model.log_prior.cpu().expand(len(annotation), -1)
         noise = -torch.empty(prior.shape).exponential_(generator=generator).log()
         observed = torch.from_numpy(annotation.observed)
@@ -357,39 +360,3 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         tags.target_tags.multi_output = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
-
-
-def _names(y: Any) -> list[str] | None:
-    """The label names in the columns of a data frame, or none."""
-    return [str(name) for name in y.columns] if hasattr(y, "columns") else None
-
-
-def _by_name(y: Any, space: LabelSpace | None) -> Any:
-    """A data frame with a column for each label in the order of the labels; anything else as it is."""
-    columns = list(y.columns) if hasattr(y, "columns") else []
-    same = space is not None and len(columns) == len(space) and set(columns) == set(space.names)
-    return y[list(space.names)] if space is not None and same else y
-
-
-def _unmasked(values: Any) -> Any:
-    """A masked array as one of objects with None where it is masked; anything else as it is."""
-    hidden = values.mask if isinstance(values, np.ma.MaskedArray) else False  # pandas' arrays have another
-    return np.where(hidden, None, values.data.astype(object)) if np.any(hidden) else values
-
-
-def _groups(groups: Any) -> NDArray[Any]:
-    """Groups as an array [N], in which each that is missing is a group of its own."""
-    groups = _unmasked(groups)
-    if isinstance(groups, np.ndarray):
-        groups = without_text_holes(groups, "nan")
-    values = np.array([*groups, None], dtype=object)[:-1]  # numpy would make text of None among names
-    missing = pd.isna(values)
-    if not missing.any():
-        return np.asarray(groups)
-    return np.where(missing, [f"X:{row}" for row in range(len(values))], values.astype(str))
-
-
-def _seed(random_state: Any) -> int:
-    """A seed from an integer, or from a RandomState (numpy's global one for None)."""
-    state = check_random_state(random_state)
-    return int(random_state) if isinstance(random_state, Integral) else int(state.randint(2**31 - 1))

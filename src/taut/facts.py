@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from taut.data.cells import BLANK, UNCERTAIN
 from taut.data.dataset import Dataset
 
-GREY = 0.98  # share of images without colour from which on those of a set are grey: a few may have marks
-SHARED = 0.9  # share of images with some annotation from which on the others are not worth rows of their own
+GREY = 0.98  # a set is grey where this share of its images has no colour: a few scans have coloured marks
+SHARED = 0.9  # where this share of the images has some annotation, batches keep no rows for the others
+MOST_NEIGHBOURS, ASKED = 20_000, 300  # vectors among which the nearest ones of some are looked for
 MOST_VALUES = 50_000_000  # of a sample, 400 MB as float64
 
 
@@ -42,6 +44,8 @@ class Facts:
     """Auxiliary variables, which are learnt from and not predicted."""
     prevalence: tuple[tuple[str, float], ...] = ()
     """Stated probabilities by label or LABEL=CLASS."""
+    spacing: float = 0.0
+    """How far vectors are from their nearest neighbours, in standard deviations a feature; 0 for images."""
 
     @property
     def is_image(self) -> bool:
@@ -62,6 +66,25 @@ def _moments(x: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     mean = sum(np.asarray(x[i : i + rows], dtype=np.float64).sum(axis=0) for i in blocks) / len(x)
     squares = sum(np.square(np.asarray(x[i : i + rows], dtype=np.float64) - mean).sum(axis=0) for i in blocks)
     return np.asarray(mean), np.sqrt(squares / len(x))
+
+
+def _spacing(x: NDArray[Any], mean: NDArray[np.float64], std: NDArray[np.float64]) -> float:
+    """The median distance of some vectors [N, F] to the nearest other one, standardised, over the root of F.
+
+    Equal ones are no neighbours. 0 where all are equal.
+    """
+    varying = std > 0
+    if not varying.any():
+        return 0.0
+    most = max(2, min(MOST_NEIGHBOURS, MOST_VALUES // int(varying.sum())))
+    rows = np.linspace(0, len(x) - 1, min(most, len(x))).astype(np.intp)
+    points = (np.asarray(x[rows], dtype=np.float64)[:, varying] - mean[varying]) / std[varying]
+    asked = points[:: max(1, len(points) // ASKED)]
+    distances = cdist(asked, points)
+    distances[distances < 1e-6 * math.sqrt(varying.sum())] = np.inf
+    nearest = distances.min(axis=1)
+    nearest = nearest[np.isfinite(nearest)]
+    return float(np.median(nearest) / math.sqrt(varying.sum())) if len(nearest) else 0.0
 
 
 def _is_grey(images: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -101,5 +124,6 @@ def fingerprint(dataset: Dataset) -> Facts:
         std=tuple(float(v) for v in np.where(std > least, std, 1.0 if dataset.is_image else 0.0)),
         auxiliary=0 if dataset.auxiliary is None else len(dataset.auxiliary.space),
         prevalence=tuple(sorted(dataset.prevalence.items())),
+        spacing=0.0 if dataset.is_image else round(_spacing(x, mean, std * (std > least)), 6),
         **cells,
     )

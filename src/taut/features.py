@@ -173,8 +173,14 @@ class FrozenEncoder(nn.Module):
         root = cache_root()
         path = root / f"features-{self._key(x)}.npy"
         if not path.exists():
-            root.mkdir(parents=True, exist_ok=True)
-            recover(root)
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+                recover(root)
+            except OSError as error:
+                raise DataError(
+                    f"{name}: the features cannot be kept in {root} ({error.strerror}): set TAUT_CACHE to a folder "
+                    "that can be written"
+                ) from error
             partial = next(iter(partials(path)), None)
             size = 4 * (len(x) - (0 if partial is None else partial.done)) * self.width
             if shutil.disk_usage(root).free < size * writers():

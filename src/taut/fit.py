@@ -26,11 +26,11 @@ from taut.facts import Facts, fingerprint
 from taut.folds import cross_fit
 from taut.nn.vae import LabelVAE
 from taut.plan import MOST_FOLDS, Plan, override
-from taut.rules import make_plan, uncalibrated
+from taut.rules import is_finished, make_plan, uncalibrated
 from taut.run import Run
 from taut.train import TrainingError, TrainResult, processes, train
 
-MOST_OF_SHARE = 2  # times what is to be held out may be held out
+MOST_OF_SHARE = 2  # where whole groups would hold out more than twice the planned share, nothing is held out
 
 
 def plan_for(
@@ -90,6 +90,16 @@ def ignored_requests(dataset: Dataset, change: Callable[[Plan], Plan], plan: Pla
     asked = change(override(plan, {"train.valid_fraction": 0.0, "train.folds": 0}, "valid part")).train
     flags = [f"--train.{name} {getattr(asked, name):g}" for name in ("valid_fraction", "folds") if getattr(asked, name)]
     return [f'{flag} has no effect: the "valid" part of {dataset.name} is held out instead' for flag in flags]
+
+
+def ignored_images(plan: Plan, facts: Facts) -> list[str]:
+    """A sentence where a method that could learn from images without annotation is given none of them.
+
+    So it is where a plan file was made for data that are annotated completely.
+    """
+    unfinished = facts.images - facts.fully_annotated_images
+    learns = plan.train.batch_unlabelled or plan.objective.name == "supervised" or is_finished(facts)
+    return [] if learns else [f"train.batch_unlabelled is 0: {unfinished:,} images that lack annotations take no part"]
 
 
 def ignored_auxiliary(dataset: Dataset, *objectives: str) -> list[str]:
@@ -166,14 +176,16 @@ def fit(
         )
     facts = fingerprint(training)
     notes = [*annotation_notes(training), *ignored_requests(dataset, change, plan)]
-    notes += ignored_auxiliary(dataset, plan.objective.name)
+    notes += ignored_auxiliary(dataset, plan.objective.name) + ignored_images(plan, facts)
     if not training.annotation.observed.any():
         notes.append("no image is annotated: the classes are clusters, in any order")
     for note in notes:
         tell(note)
     folds = plan.train.folds
     if minutes is not None:
-        notes.append(fit_to_budget(training, plan, facts, minutes, judges_of(dataset, held)))
+        usual = plan_for(facts, seed, plan.objective.name).train.batch_unlabelled
+        chosen = plan.train.batch_unlabelled != usual
+        notes.append(fit_to_budget(training, plan, facts, minutes, judges_of(dataset, held), chosen))
         tell(notes[-1])
     # What cannot be built is refused before the folder has a plan, which would be in the way of another.
     build_stream(training, plan, build_objective(build_model(training, plan, facts), plan, facts))

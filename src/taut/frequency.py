@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-# Nats from p(c) to the frequencies found, beyond which p(c) is not believed: at least, and in addition for one
-# annotated image a class, the more the less. With 2 to 40 of each, balanced classes of MNIST and CIFAR-10 stayed below,
+# p(c) is rejected where KL(found ‖ p(c)) exceeds GATE + GATE_OF_ONE / (annotated images a class), in nats: an estimate
+# from few annotations may be off by chance. With 2 to 40 of each, balanced classes of MNIST and CIFAR-10 stayed below,
 # and classes of which one has 60 % were above.
 GATE, GATE_OF_ONE = 0.03, 0.14
 UNSURE = 11  # powers of p(c) from 1 to 2 that frequencies are compared with
@@ -18,7 +18,7 @@ MOMENTUM = 0.98  # of the frequencies once they are followed: a network that is 
 
 
 class ClassFrequencies(nn.Module):
-    """The mean of q², normalised, over rows without annotation: of an only label, and kept in checkpoints.
+    """Estimates the class frequencies of images without annotation of an only label: the mean of q², normalised.
 
     (The mean of q shrinks while a network is unsure, and counts of the most probable classes exaggerate.) It is p(c)²,
     normalised, of a network that knows the frequencies and nothing else, and p(c) of one that knows every class: none

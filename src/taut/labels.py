@@ -194,7 +194,7 @@ class LabelSpace:
 
     @property
     def binary(self) -> bool:
-        """Whether this is a multi-label task: every label is yes/no with the classes 0 and 1."""
+        """Whether every label is yes/no, with the classes 0 and 1."""
         return all(label.classes == (0, 1) for label in self.labels)
 
     # --- annotations to targets ---------------------------------------------------------------------------

@@ -99,7 +99,8 @@ class ObjectivePlan:
     mutual_information: float = 0.3
     """Weight of the mutual information I(x; c_j) over a batch (eq. 14)."""
     marginal: float = 2.0
-    """Weight in it of KL(mean q(c_j|x) ‖ p(c_j)) over the batch; that of the mean entropy of q(c_j|x) is 1."""
+    """Weight in it of KL(mean q(c_j|x) ‖ p(c_j)) over the batch; that of the mean entropy of q(c_j|x) is 1. Less of it
+    counts of one label where a batch has fewer than 20 images a class."""
     sampling: Literal["relaxed", "straight-through", "enumerate"] = "relaxed"
     """How c ~ q(c|x) reaches the decoder: relaxed (Gumbel-softmax), hard with that gradient, or as a sum over all c."""
     temperature: float = 0.67
@@ -121,7 +122,8 @@ class ObjectivePlan:
     alignment: float = 0.0
     """Power of distribution alignment, q·(p(c)/mean q)^a, label by label; 0 does not align."""
     onset: float = 0.0
-    """Share of the steps before the mutual information and what is only estimated count."""
+    """Share of the steps before the mutual information and what is only estimated count; of images with one label not
+    before the annotated ones have been passed over 20 times, or half of the steps are over."""
     full: float = 0.0
     """Share of the steps after which they count fully; in between they rise."""
     mix: float = 0.0
@@ -194,6 +196,7 @@ class Plan:
 
     def save(self, path: Path) -> None:
         """Write the plan as YAML."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(dataclasses.asdict(self), sort_keys=False))
 
     @classmethod

@@ -96,7 +96,8 @@ class Run:
         # A run of an older version has not all of them.
         usual = json.loads(json.dumps({f.name: f.default for f in fields(Facts) if f.default is not MISSING}))
         saved = self._facts("facts")
-        saved.setdefault("prevalence", now["prevalence"])  # which no version before could tell
+        for name in ("prevalence", "spacing"):  # which no version before could tell
+            saved.setdefault(name, now[name])
         return bool({**usual, **saved} == now)
 
     def _facts(self, part: str) -> dict[str, Any]:

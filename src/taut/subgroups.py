@@ -25,7 +25,7 @@ LEAST = 20  # annotated images, below which figures of a value say little
 class Values:
     """The images of each value of a column that has enough of them, as positions [n]; and how many all others have.
 
-    too_small: the images of each value that `LEAST` annotated ones do not have.  unknown: those without a value.
+    too_small: how many images each value with fewer than `LEAST` annotated ones has.  unknown: those without a value.
     """
 
     column: str

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from taut import latent
-from taut.adversary import adversarial, frozen_statistics, guessing
+from taut.adversary import adversarial, frozen_statistics, uncached_no_grad
 from taut.latent import Sizes
 
-BEYOND = 0.1  # doubt that p(c) leaves of a class, below which a network must be surer than the threshold
+BEYOND = 0.1  # of a class more probable than 1 − BEYOND a priori, the threshold rises with its frequency
 
 
 class BatchLike(Protocol):
@@ -266,7 +266,7 @@ class Interpolation(Source):
         if len(rows) < 2 or belief == 0:
             return None
         x = batch.x[rows]
-        with guessing():
+        with uncached_no_grad():
             posterior = model.encode(x)
             if self.match == "optimal":
                 index = None if batch.index is None else batch.index[rows]

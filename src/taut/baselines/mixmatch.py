@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from taut import latent
-from taut.adversary import guessing
+from taut.adversary import uncached_no_grad
 from taut.baselines.base import (
     Baseline,
     annotated_term,
@@ -47,7 +47,7 @@ class MixMatch(Baseline):
         count = len(second)
         observed, targets, settled = (with_second(v, count) for v in (batch.observed, batch.targets, batch.settled))
         x = torch.cat([batch.x, second])
-        with guessing():
+        with uncached_no_grad():
             q = latent.log_softmax(model.classify(x), self.sizes).exp()
             first, again = q[: len(batch.x)], q[len(batch.x) :]
             mean = 0.5 * (last_rows(first, count) + again)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from taut import latent
-from taut.adversary import adversarial, frozen_statistics, guessing
+from taut.adversary import adversarial, frozen_statistics, uncached_no_grad
 from taut.baselines.base import Baseline, annotated_term, shielded, terms_of
 from taut.facts import Facts
 from taut.objective import Batch, LossTerms
@@ -46,7 +46,7 @@ class VAT(Baseline):
 
     def undropped(self, model: Any, batch: Batch) -> Tensor:
         """log q(c|x) by all units, [N, W], which other passes by all units can be compared with."""
-        with guessing():
+        with uncached_no_grad():
             return latent.log_softmax(model.classify(batch.x), self.sizes)
 
     def direction(self, model: Any, batch: Batch, log_q: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from taut.data import DataError, Dataset
 from taut.data.cells import annotation_notes, certain, unscored
 from taut.data.split import fold_count
 from taut.data.table import listed
-from taut.errors import OUT_OF_MEMORY, out_of_memory
+from taut.errors import OUT_OF_MEMORY, OUT_OF_MEMORY_LATER, out_of_memory
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.facts import fingerprint
 from taut.fit import can_calibrate, fit, hold_out, ignored_auxiliary, judges_of, own_valid, plan_of
@@ -26,7 +26,7 @@ from taut.fit import resume as resume_fit
 from taut.flags import DataFlags
 from taut.labels import LabelError
 from taut.memory import estimate_memory
-from taut.plan import MOST_FOLDS
+from taut.plan import MOST_FOLDS, check_method
 from taut.rules import advice, describe, uncalibrated
 from taut.run import Run
 from taut.sources import draw_annotations, load_parts, resumed_source
@@ -57,6 +57,8 @@ def train(
             "--resume goes on with the run's own plan: leave out --plan, --minutes, --objective, --seed and the plan's "
             "flags"
         )
+    for note in decisions.ignored(minutes):
+        _tell(note)
     seed, method = decisions.first_seed(), decisions.method()
     main_process = processes().is_main_process
     run = Run.create(out) if main_process and not resume else Run(out)
@@ -157,7 +159,12 @@ def compare(
         raise DataError("--objectives names the methods of a comparison: leave out --objective.name")
     if draws < 1:
         raise DataError(f"--draws {draws} is not a positive number")
-    training, testing = load_parts(source, out.with_name(f"{out.name}-skipped.csv"))
+    for note in decisions.ignored(minutes):
+        _tell(note)
+    if decisions.plan is not None:
+        for name in names:  # before the first one trains for minutes
+            check_method(decisions.file(), name, str(decisions.plan))
+    training, testing = load_parts(source, (place := out.resolve()).with_name(f"{place.name}-skipped.csv"))
     if testing is None or not (judged := certain(testing)).annotation.observed.any():
         raise DataError(f"{source.data} has no annotated test part to compare on; give one with --test")
     seed = decisions.first_seed()
@@ -208,6 +215,7 @@ def _sentence(figures: dict[str, Any], dataset: Dataset) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; bad input, and too little memory, end with one sentence and exit status 2."""
     given = sys.argv[1:] if arguments is None else arguments
+    chosen: Command | None = None
     try:
         chosen, flags = parse(given, COMMANDS)
         chosen(**flags)
@@ -217,7 +225,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        print(f"taut: {_with_notes(OUT_OF_MEMORY, error)}", file=sys.stderr)
+        trains = chosen in (train, compare, plan)
+        said = OUT_OF_MEMORY if trains else OUT_OF_MEMORY_LATER
+        print(f"taut: {_with_notes(said, error)}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt as error:
         resumed = None if hasattr(error, "__notes__") else AGAIN.get(given[0] if given else "")

@@ -141,7 +141,7 @@ def split_arguments(arguments: list[str], switches: set[str]) -> tuple[list[str]
             i += 1
             continue
         if not equals:
-            if i + 1 >= len(arguments):
+            if i + 1 >= len(arguments) or arguments[i + 1].startswith("--"):
                 raise DataError(f"--{name} needs a value")
             value = arguments[i + 1]
             i += 1

@@ -58,6 +58,12 @@ class PlanFlags:
             self.objective or (self.changes or {}).get("objective.name") or self.file().get("objective.name") or DEFAULT
         )
 
+    def ignored(self, minutes: float | None) -> list[str]:
+        """A sentence where a flag sets the number of steps beside a budget, which sets it too."""
+        steps = (self.changes or {}).get("train.steps")
+        ignored = minutes is not None and steps is not None
+        return [f"--train.steps {steps} has no effect: --minutes sets the number of steps"] if ignored else []
+
     def change(self, planned: Plan) -> Plan:
         """The planned decisions with those that --plan and flags ask for in their place."""
         # These two are settled before, by `first_seed` and `method`.

@@ -1,4 +1,4 @@
-"""The commands that begin with a finished run: evaluate, predict and explain."""
+"""The commands that begin with a finished run: evaluate, predict, explain and export."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def evaluate(
     model = folder.load_model()
     source = _source(folder)
     if data is None and not source.data:
-        raise DataError(f"{run} is of TautClassifier.save, which keeps no data: name what to evaluate on with --data")
+        raise DataError(f"{run} is a model without its data: name what to evaluate on with --data")
     tested = source.test if data is None and split in (None, "test") else None
     reading = {
         "group": group,
@@ -122,6 +122,8 @@ def evaluate(
         dataset = _with_held_out(dataset, saved)
     elif data is not None:
         dataset = with_known_parts(dataset, saved)
+    if resamples < 0:
+        raise DataError(f"--resamples {resamples} is negative: 0 gives no intervals")
     if split is not None and split not in SPLITS:
         raise DataError(f"--split {split!r} is not one of {', '.join(SPLITS)}")
     has_test = dataset.split is not None and bool((dataset.split == "test").any())
@@ -135,6 +137,11 @@ def evaluate(
     for note in [*(f"{source.data}: {note}" for note in dataset.notes), *unscored(dataset)]:
         print(f"taut: {note}", file=sys.stderr)
     dataset = certain(dataset)
+    other = data is not None or labels is not None
+    place = out or folder.path / _subfolder(source, dataset if other else None, split, calibrated)
+    place.mkdir(parents=True, exist_ok=True)
+    for name in ("evaluation.json", "evaluation.csv", "reliability.png"):
+        _unfinished(place / name)  # said before anything that takes long
     values = None if column is None else images_by(column, dataset)
     logits = predict_logits(_on_device(model), dataset.x)
     figures = figures_of(model, dataset, calibrated, resamples, logits)
@@ -143,11 +150,8 @@ def evaluate(
         figures["by"] = figures_by(
             values, lambda rows: figures_of(model, dataset.rows(rows), calibrated, resamples, logits[rows])
         )
-    other = data is not None or labels is not None
     if not calibrated:
         figures["calibrated"] = False
-    place = out or folder.path / _subfolder(source, dataset if other else None, split, calibrated)
-    place.mkdir(parents=True, exist_ok=True)
     (place / "evaluation.json").write_text(dumps(figures, indent=1))
     evaluation_table(figures).to_csv(place / "evaluation.csv")
     reliability_diagram(model, dataset, place / "reliability.png", logits)
@@ -178,6 +182,7 @@ def predict(
     folder = Run(run)
     model = _on_device(folder.load_model())
     source = _source(folder)
+    _spare(out, images, label_table(source), *([] if not source.data else [Path(source.data)]))
     part, whole = _unfinished(out)
     count, bad = 0, []
     frozen, columns, white, named = FrozenEncoder.load(run), folder.feature_names(), folder.pixel_max(), None
@@ -245,6 +250,7 @@ def explain(
     model = _on_device(folder.load_model())
     if label is None:
         raise DataError(f"--label names no label; there are {', '.join(model.space.names)}")
+    _spare(out, image)
     frozen = FrozenEncoder.load(run)
     if frozen is not None:
         frozen.to(model.log_prior.device)
@@ -325,6 +331,13 @@ def _subfolder(source: DataFlags, other: Dataset | None, split: str | None, cali
     return "-".join(["evaluation", *names]) if names else ""
 
 
+def _spare(out: Path, *inputs: Path | None) -> None:
+    """DataError where the file to write is one of those that are read, or that a run was trained on."""
+    for path in inputs:
+        if path is not None and path.is_file() and out.exists() and out.samefile(path):
+            raise DataError(f"--out {out} would replace {path}, which is read: choose another name")
+
+
 def _unfinished(out: Path) -> tuple[Path, Path]:
     """The file to write in until all is in it, and the one that it then becomes: NAME.part beside NAME.
 
@@ -342,7 +355,7 @@ def _unfinished(out: Path) -> tuple[Path, Path]:
             if not there:
                 path.unlink()
     except OSError as error:
-        raise DataError(f"--out {out} cannot be written: {error.strerror}") from error
+        raise DataError(f"{out} cannot be written: {error.strerror}; --out names another place") from error
     return part, whole
 
 

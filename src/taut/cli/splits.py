@@ -124,7 +124,9 @@ def write_split_table(source: ReadFlags, fractions: str, seed: int, out: Path) -
     """
     path = label_table(source)
     if path is None or not is_folder(source.data):
-        raise DataError(f"{source.data} has no table to write with a split: use --split-fractions with `taut train`")
+        raise DataError(
+            f"{source.data} has no table of images to write with a split: use --split-fractions with `taut train`"
+        )
     if is_table(source.data) and not is_table(str(out)):
         raise DataError(f"--out {out} does not end in .csv, by which `taut train` knows a table")
     if out.exists():

@@ -34,9 +34,9 @@ class Augment:
     flip: bool = False
     """Mirror left and right with probability one half."""
     brightness: float = 0.0
-    """Greatest change of all pixels, of values in [0, 1]."""
+    """Greatest change of all pixels, of values in [0, 1]; less for channels that vary less than another one."""
     contrast: float = 0.0
-    """Log of the greatest factor of the distances from the mean pixel."""
+    """Log of the greatest factor of the distances from each channel's mean pixel."""
     erase: int = 0
     """Rectangles of a strong view that become as dark or as bright as its extremes (random erasing, Zhong 2020)."""
     erase_area: float = 0.06
@@ -113,9 +113,12 @@ class Augment:
         if not (self.brightness or self.contrast):
             return x
         u = ((2 * torch.rand(len(x), 2, generator=generator) - 1) * factor).to(x.device)[:, :, None, None, None]
-        mean = x.mean((1, 2, 3), keepdim=True)
-        x = (x - mean) * (u[:, 0] * self.contrast).exp() + mean + u[:, 1] * self.brightness
-        return x.clamp(0, 1)
+        mean, shift = x.mean((2, 3), keepdim=True), u[:, 1] * self.brightness
+        if x.shape[1] > 1:
+            # What is little beside one channel may be all that there is of another, such as a faint stain.
+            std = (x - mean).square().mean((2, 3), keepdim=True).sqrt()
+            shift = shift * std / std.amax(1, keepdim=True).clamp_min(1e-6)
+        return ((x - mean) * (u[:, 0] * self.contrast).exp() + mean + shift).clamp(0, 1)
 
     def _erase(self, x: Tensor, generator: Generator) -> Tensor:
         n, _, height, width = x.shape
@@ -126,8 +129,8 @@ class Augment:
         columns = (torch.arange(width, device=x.device) + 0.5) / width
         tall = (rows - u[..., 2, None]).abs() < (area * aspect).sqrt()[..., None] / 2
         wide = (columns - u[..., 3, None]).abs() < (area / aspect).sqrt()[..., None] / 2
-        # Its own extremes, because black and white are tens of standard deviations from the pixels of a dim image.
-        low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+        # Each channel's own extremes: black and white are tens of standard deviations from the pixels of a dim one.
+        low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
         for i in range(self.erase):
             inside = tall[:, i, None, :, None] & wide[:, i, None, None, :]
             x = torch.where(inside, torch.where(u[:, i, 4, None, None, None] < 0.5, high, low), x)

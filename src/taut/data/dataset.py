@@ -1,4 +1,4 @@
-"""Dataset: images or feature vectors with their annotations, groups and split, all in memory order."""
+"""Dataset: images or feature vectors, which may be a memory map, with their annotations, groups and split by row."""
 
 from __future__ import annotations
 

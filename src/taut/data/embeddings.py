@@ -161,7 +161,7 @@ def load_embeddings(
         notes.append(f"{words} no {listing.grouped!r}: each is a group of its own.")
     auxiliary = listing.read_auxiliary(entries)
     known = [] if auxiliary is None else [auxiliary.describe()]
-    told = (note.replace("image file", "input").replace("image ", "input ") for note in listing.notes)
+    told = map(_of_inputs, listing.notes)
     return Dataset(
         name=path.name,
         x=inputs.x if len(images) == len(inputs.x) else inputs.x[images],
@@ -178,6 +178,11 @@ def load_embeddings(
         feature_names=inputs.names,
         auxiliary=auxiliary,
     )
+
+
+def _of_inputs(note: str) -> str:
+    """A sentence about images as one about inputs; what is quoted in it, such as a column, stays as it is."""
+    return re.sub(r"('.*?')|\bimage( file)?(?=s?\b)", lambda found: found[1] or "input", note)
 
 
 def _choose(

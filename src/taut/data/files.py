@@ -21,8 +21,10 @@ from taut.data.joined import Column
 from taut.data.naming import is_unnamed, says_image
 from taut.data.table import listed, plural
 
-RASTERS = ".png .jpg .jpeg .jfif .jp2 .bmp .gif .tif .tiff .webp .ppm .pgm .pbm .pnm"
+RASTERS = ".png .jpg .jpeg .jfif .jp2 .avif .bmp .gif .tif .tiff .webp .ppm .pgm .pbm .pnm"
 SUFFIXES = (*RASTERS.split(), *DICOM_SUFFIXES)
+RUN_FILES = {"plan.yaml", "facts.json", "metrics.jsonl"}  # by which a folder is a run
+OTHERS = ".heic .heif .nii .nii.gz .mha .mhd .nrrd .svs .ndpi .czi .nd2 .psd .dng"  # which are images, but not read
 SEVERAL = -2  # files have the name in a cell
 SMALL_NUMBER = r"\d{1,4}"  # such as a class or an age, and an image only where nothing else is
 
@@ -30,23 +32,27 @@ SMALL_NUMBER = r"\d{1,4}"  # such as a class or an age, and an image only where 
 def find_images(folder: Path, notes: list[str] | None = None) -> list[str]:
     """The image files under a folder, hidden ones left out: sorted relative paths with "/".
 
+    So are runs that were written there, whose pictures are no data.
     An image has the ending of one, or has none (or a number) and begins as a DICOM file does. Links to folders are
     followed, each folder being visited once. notes: gets a sentence on folders that may not be read, and one on files
     whose names no table can hold, which are left out.
     """
     found: list[str] = []
     strange: list[str] = []
+    unread: list[str] = []
     closed: list[OSError] = []
     seen: set[tuple[int, int]] = set()
     for place, folders, names in os.walk(folder, followlinks=True, onerror=closed.append):
         status = os.stat(place)
         real = status.st_dev, status.st_ino
-        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        if real not in seen:
+        inside = real in seen or set(names) >= RUN_FILES
+        folders[:] = [] if inside else sorted(name for name in folders if not name.startswith("."))
+        if not inside:
             seen.add(real)
             prefix = "" if place == str(folder) else Path(place).relative_to(folder).as_posix() + "/"
             images = [prefix + name for name in names if not name.startswith(".") and _is_image(place, name)]
             strange += [name for name in images if not _is_text(name)]
+            unread += [prefix + name for name in sorted(names) if name.lower().endswith(tuple(OTHERS.split()))]
             found += [name for name in images if _is_text(name)]
     if notes is not None and closed:
         first = f"{closed[0].filename} ({closed[0].strerror})"
@@ -54,6 +60,9 @@ def find_images(folder: Path, notes: list[str] | None = None) -> list[str]:
     if notes is not None and strange:
         first, count = repr(os.fsencode(strange[0]))[1:], plural(len(strange), "file", "files")
         notes.append(f"Left out: {count} with a name that is not UTF-8, such as {first}.")
+    if notes is not None and unread:
+        count = plural(len(unread), "file", "files")
+        notes.append(f"Left out: {count} of kinds that are not read, such as {unread[0]!r}: convert them to PNG.")
     return sorted(found)
 
 
@@ -189,6 +198,26 @@ def match_files(
         bare = [i for i in left if "/" not in words[i]]  # a path names a single one, which is not there
         found[[i for i in bare if _stem(words[i]) in several or words[i] in several]] = SEVERAL
     return found
+
+
+def elsewhere(values: Column, files: list[str], found: NDArray[np.intp]) -> list[str]:
+    """What to say of cells that name a file in another folder than the one where it was found, by its bare name."""
+    hits = np.flatnonzero((found >= 0) & values.str.contains(r"[/\\]", na=False).to_numpy())
+    named = [str(values.iloc[i]).replace("\\", "/") for i in hits]
+    folders = [(_parents(cell), _parents(files[found[i]])) for cell, i in zip(named, hits, strict=True)]
+    moved = [k for k, (said, is_in) in enumerate(folders) if said[-1:] != is_in[-1:] and is_in]
+    if not moved:
+        return []
+    first = moved[0]
+    return [
+        f"{plural(len(moved), 'row names an image', 'rows name images')} in another folder than the one where it was "
+        f"found, such as {named[first]!r}, for which {files[found[hits[first]]]!r} was taken."
+    ]
+
+
+def _parents(path: str) -> list[str]:
+    """The folders of a path, from the top on."""
+    return [part for part in path.split("/")[:-1] if part not in ("", ".")]
 
 
 def files_called(cell: str, files: list[str]) -> list[str]:

@@ -22,8 +22,8 @@ SHOWN = 5  # leaks named in the sentence; all of them are in the report
 def pixel_keys(dataset: Dataset) -> NDArray[np.object_]:
     """A hash of each image's decoded pixels, [N]; None for feature vectors and for images of one colour.
 
-    Images of one colour are all alike and give nothing away. A key is found once for all datasets that have rows of one
-    another, so that pixels changed in place afterwards keep theirs; features of a frozen encoder have their images'.
+    Images of one colour are all alike and give nothing away. Hashes are kept, and shared by subsets of a dataset, so
+    that pixels changed in place afterwards keep theirs. Features of a frozen encoder have their images'.
     """
     rows, keys = dataset.traced().rows, dataset.traced().keys
     if not dataset.is_image:

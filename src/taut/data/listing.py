@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from taut.data.auxiliary import Auxiliary, read_auxiliary
 from taut.data.cells import UNSAID
 from taut.data.dataset import SPLITS, DataError
-from taut.data.files import SEVERAL, files_called, match_files, read_list
+from taut.data.files import SEVERAL, elsewhere, files_called, match_files, read_list
 from taut.data.formats import find_layout
 from taut.data.joined import Column
 from taut.data.joined_labels import read_joined
@@ -129,6 +129,7 @@ def from_table(
             notes += found
         group = options.group or layout.group
         image = match_files(layout.table[path_column], files, folder, labels.parent, layout.shared)
+        notes += elsewhere(layout.table[path_column], files, image)
         used = [path_column, group, options.split_column, *(options.auxiliary or ())]
         cells = _read_cells(layout, used, options, space, unlabeled, image, uncertain == "negative")
         if (image < 0).all():

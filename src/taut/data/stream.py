@@ -70,7 +70,7 @@ class Stream:
         partly, nothing = known & ~complete, ~known & ~complete
         divided = unannotated is not None and partly.any() and nothing.any()
         self.other = round(unlabelled * (unannotated or 0)) if divided else 0
-        # Of a partly annotated table complete images would else be drawn more seldom than others; but not more often.
+        # Complete images have a cycle of their own where that does not draw them more often than partly annotated ones.
         rows = labelled + unlabelled - self.other
         few = bool(labelled * known.sum() <= rows * complete.sum() + known.sum())
         apart = unlabelled and complete.any() and (known.mean() >= SHARED or (divided and few))

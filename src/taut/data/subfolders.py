@@ -10,7 +10,7 @@ from taut.data.cells import UNSAID
 from taut.data.dataset import DataError
 from taut.data.listing import Listing, entries_of
 from taut.data.naming import BESIDE, folder_part, is_unlabeled
-from taut.data.table import class_text, listed, plural
+from taut.data.table import case_notes, class_text, listed, plural
 from taut.labels import LabelError, LabelSpace, Scalar
 
 
@@ -31,16 +31,19 @@ def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None, un
         bare_names |= _beside(parts, splits)
     names = [part[0] if len(part) > 1 and part[0] not in bare_names else None for part in parts]
     found = sorted({name for name in names if name is not None})
+    tables = sorted(path.name for path in folder.glob("*.csv"))
+    hint = f" (such as {listed(tables, 3)})" if tables else ""
     if space is None and not found:
-        tables = sorted(path.name for path in folder.glob("*.csv"))
-        hint = f" (such as {listed(tables, 3)})" if tables else ""
         raise DataError(
             f"{folder}: no image is annotated, as there are no subfolders for classes: pass a table with "
             f"--labels{hint}, or --classes N for clusters (in Python an explicit label space)"
         )
     if space is None:
         if len(found) < 2:
-            raise DataError(f"{folder} has one subfolder for a class, {found[0]!r}: at least two are needed")
+            raise DataError(
+                f"{folder} has one subfolder for a class, {found[0]!r}: at least two are needed, or a table with "
+                f"--labels{hint}"
+            )
         _check_depth(folder, [part for part, name in zip(parts, names, strict=True) if name is not None])
         space = LabelSpace.multiclass(found)
     if found and len(space) > 1:
@@ -58,7 +61,11 @@ def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None, un
     codes[:, 0] = [index.get(name, UNSAID) for name in names] if found else UNSAID
     entries = entries_of(files, np.arange(len(files)), split=splits)
     bare = sum(name is None for name in names)
-    notes = [f"Classes are the subfolders: {listed(found)}."] if found else []
+    unused = f" (and not what --labels {listed(tables, 3)} would say)" if tables else ""
+    notes = [f"Classes are the subfolders: {listed(found)}{unused}."] if found else []
+    notes += case_notes(found)
+    if unlabeled not in (None, -1) and not any(name.lower() == str(unlabeled).lower() for name in folders):
+        notes.append(f"No subfolder is called {str(unlabeled)!r}, which --unlabeled names.")
     notes += [f"{plural(bare, 'image is', 'images are')} in no subfolder of a class: unannotated."] if bare else []
     return Listing(entries, space, codes, notes=notes)
 

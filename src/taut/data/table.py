@@ -155,7 +155,10 @@ def read_labels(
     Raises DataError where it is not clear which columns hold labels, LabelError for a cell that does not fit.
     """
     rest = [str(name) for name in table.columns if name not in used and not is_unnamed(str(name))]
+    unused: list[str] = []
     if unlabeled is not None and unlabeled != -1:
+        if space is None and not any((whole_numbers(table[name]) == class_text(unlabeled)).any() for name in rest):
+            unused = [f"No cell says {class_text(unlabeled)!r}, which --unlabeled names."]
         table = table.assign(**{name: without(table[name], unlabeled) for name in rest})
     if space is not None and len(space) == 1 and label_columns is None:
         classes = [class_text(value) for value in space.labels[0].classes]
@@ -190,11 +193,14 @@ def read_labels(
     given = list(space) if space is not None else [Label(name, (0, 1)) if name in yes_no else None for name in chosen]
     read = [_read_column(table[name], label, unlabeled, separator) for name, label in zip(chosen, given, strict=True)]
     codes = np.stack([column for _, column in read], axis=1)
-    notes = [f"Columns not used: {listed(left)}."] if (left := [name for name in rest if name not in chosen]) else []
+    left = [name for name in rest if name not in chosen]
+    notes = [*unused, *([f"Columns not used: {listed(left)}."] if left else [])]
     several = len(chosen) > 1 or (chosen and left)
     if several and space is None and label_columns is None and not yes_no and _is_yes_no(table[chosen[0]]):
         notes = [f"Labels, as the columns of only 0 and 1, or yes and no: {listed(chosen)}.", *notes]
         notes += [note for name in left if (note := _almost(table[name].dropna()))]
+    if space is None:
+        notes += [note for label, codes_of in read if label.classes != (0, 1) for note in _class_notes(label, codes_of)]
     binary = np.array([label.classes == (0, 1) for label, _ in read])
     known = np.select([codes == UNCERTAIN, codes == BLANK], [-1.0, np.nan], codes)[:, binary]
     words = any(table[str(label.name)].str.lower().isin(UNSURE).any() for label, _ in read if label.name in table)
@@ -218,6 +224,25 @@ def read_labels(
         one = _read_one_hot(table, chosen, LabelSpace.multiclass(chosen))
         return replace(one, notes=[note, *notes])
     return Cells(space or LabelSpace(tuple(label for label, _ in read)), codes, notes)
+
+
+def _class_notes(label: Label, codes: NDArray[np.int64]) -> list[str]:
+    """The classes that a column was found to have, in which a slip of the pen is one, and what may be slips."""
+    counts = np.bincount(codes[codes >= 0], minlength=len(label.classes))
+    shown = listed([f"{value} ({plural(n, 'row', 'rows')})" for value, n in zip(label.classes, counts, strict=True)])
+    return [f"Classes of {label.name!r}: {shown}.", *case_notes([str(value) for value in label.classes])]
+
+
+def case_notes(names: Sequence[str]) -> list[str]:
+    """What to say of names of classes that differ in the case of letters alone."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(name.casefold(), []).append(name)
+    return [
+        f"Classes {listed(same)} differ in the case of letters alone: write them alike if they are one."
+        for same in alike.values()
+        if len(same) > 1
+    ]
 
 
 def _read_one_hot(table: pd.DataFrame, columns: Sequence[str], space: LabelSpace) -> Cells:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from taut.data.dataset import Dataset
 
 LEVEL = 0.95
 CELLS = 500_000  # resamples times images that are in memory at once
+LEAST_GROUPS = 5  # of a class: of fewer, draws hardly differ, and an interval would claim to know what nobody can
+NEEDS = {"error": ("all",), "sensitivity": ("yes",), "specificity": ("no",)}  # the others need both classes
 
 
 def bootstrap_intervals(
@@ -29,13 +32,16 @@ def bootstrap_intervals(
     Whole groups are drawn where the dataset has them, else images; every label sees the same draws, so that the
     intervals of the means over labels (error, auroc_macro, …) account for labels that vary together.
     Returns {name_low, name_high} of the means, `per_label` with those of each label, and `resampled`, over what.
-    A figure that is undefined in more than half of the draws has None.
+    A figure of a label has None where a class that it needs is in fewer than 5 groups (the error: all images are); a
+    mean has the label's figure of the whole set in draws that lack one of its classes.
     """
     names = np.arange(len(dataset)) if dataset.groups is None else dataset.groups
     groups = np.unique(names, return_inverse=True)[1].ravel()
     count = int(groups.max()) + 1
     figures: dict[str, dict[str, list[NDArray[Any]]]] = {name: {} for name in dataset.space.names}
-    for counts in _draws(count, resamples, max(1, CELLS // len(dataset)), seed):
+    enough: dict[str, dict[str, bool]] = {}
+    once = np.ones((1, count))  # each group as often as it is: the figures of the whole set
+    for counts in chain([once], _draws(count, resamples, max(1, CELLS // len(dataset)), seed)):
         for j, (label, block) in enumerate(zip(dataset.space, dataset.space.blocks, strict=True)):
             seen = np.flatnonzero(dataset.annotation.observed[:, j])
             if len(seen) == 0:
@@ -46,18 +52,32 @@ def bootstrap_intervals(
                 found |= _decisions(decided[seen, j] == 1, truth == 1, counts[:, groups[seen]])
             for name, values in found.items():
                 figures[label.name].setdefault(name, []).append(values)
+            if label.name not in enough:
+                enough[label.name] = _enough(truth, groups[seen])
     whole = {name: {figure: np.concatenate(parts) for figure, parts in row.items()} for name, row in figures.items()}
     result: dict[str, Any] = {"resampled": f"{count} {'images' if dataset.groups is None else 'groups'}"}
     for figure in ("error", "auroc", "ap", "f1", "sensitivity", "specificity"):
         total = figure if figure == "error" else f"{figure}_macro"
-        rows = [row[figure] for row in whole.values() if figure in row]
+        rows = [np.where(np.isnan(v := row[figure]), v[0], v) for row in whole.values() if figure in row]
         if rows:
-            result |= _interval(total, _mean_of_defined(np.stack(rows)))
+            result |= _interval(total, np.mean(rows, axis=0)[1:], count >= LEAST_GROUPS)
     per_label = {
-        name: {key: bound for figure, values in row.items() for key, bound in _interval(figure, values).items()}
+        name: {
+            key: bound
+            for figure, values in row.items()
+            for key, bound in _interval(
+                figure, values[1:], all(enough[name][part] for part in NEEDS.get(figure, ("yes", "no")))
+            ).items()
+        }
         for name, row in whole.items()
     }
     return {**result, "per_label": per_label}
+
+
+def _enough(truth: NDArray[np.intp], groups: NDArray[Any]) -> dict[str, bool]:
+    """Whether the annotated images of a label, and those of each of two classes, are in enough groups."""
+    parts = {"all": groups, "yes": groups[truth == 1], "no": groups[truth == 0]}
+    return {part: len(np.unique(some)) >= LEAST_GROUPS for part, some in parts.items()}
 
 
 def _draws(groups: int, resamples: int, chunk: int, seed: int) -> Iterator[NDArray[np.float64]]:
@@ -115,17 +135,10 @@ def _decisions(
         }
 
 
-def _mean_of_defined(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean over labels of what is defined, [k, R] to [R]; NaN where nothing is."""
-    known = ~np.isnan(rows)
-    count = known.sum(axis=0)
-    return np.where(count > 0, np.where(known, rows, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
-
-
-def _interval(name: str, values: NDArray[np.float64]) -> dict[str, float | None]:
+def _interval(name: str, values: NDArray[np.float64], enough: bool) -> dict[str, float | None]:
     """The percentiles of the draws in which a figure is defined."""
     known = values[~np.isnan(values)]
-    if 2 * len(known) < len(values):
+    if not enough or 2 * len(known) < len(values):
         return {f"{name}_low": None, f"{name}_high": None}
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {f"{name}_low": round(float(low), 6), f"{name}_high": round(float(high), 6)}

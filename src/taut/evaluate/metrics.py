@@ -15,6 +15,7 @@ from taut.data.dataset import DataError, Dataset
 from taut.evaluate.bootstrap import bootstrap_intervals
 from taut.evaluate.bounds import elbo
 from taut.evaluate.calibration import events, expected_calibration_error, label_nll
+from taut.evaluate.ood import WITHOUT_DECODER, OODReference
 from taut.evaluate.predict import batches, predict_logits
 from taut.nn.vae import LabelVAE
 
@@ -28,8 +29,9 @@ def evaluate(
     """Figures of a model on annotated data.
 
     error: percent.  nll: nats.  ece: a fraction.  Each is the mean over the labels of their means over the annotated
-    images.  elbo: eq. 11, mean nats an image.  images: their number.  The others, and per_label: see `label_figures`;
-    decisions are always those of calibrated probabilities at the model's thresholds.
+    images.  elbo: eq. 11, mean nats an image at the decoder's resolution, of models that have it (`has_bound`).
+    images: their number.  The others, and per_label: see `label_figures`; decisions are always those of calibrated
+    probabilities at the model's thresholds.
     resamples: draws of the 95 % intervals, see `bootstrap_intervals`; 0 for none.
     logits: [N, W], what `predict_logits` found for the images, which need not be found again.
     Raises DataError where nothing is annotated, or the labels differ from the model's.
@@ -52,7 +54,8 @@ def evaluate(
         if len(label.classes) == 2:
             figures["per_label"][label.name]["threshold"] = _number(value)
     figures["nll"] = _number(np.nanmean(nll))
-    figures["elbo"] = mean_elbo(model, dataset)
+    if has_bound(model):
+        figures["elbo"] = mean_elbo(model, dataset)
     figures["images"] = len(dataset)
     if resamples:
         intervals = bootstrap_intervals(q, dataset, resamples, decided=decided)
@@ -117,6 +120,15 @@ def _one_class(score: NDArray[Any], truth: NDArray[np.bool_], decided: NDArray[n
         "sensitivity": _number(recall_score(truth, decided)) if truth.any() else None,
         "specificity": _number(recall_score(~truth, ~decided)) if not truth.all() else None,
     }
+
+
+def has_bound(model: LabelVAE) -> bool:
+    """Whether eq. 11 says something of a model: its decoder was trained, and is all that x depends on z and c by.
+
+    Of two levels (M1+M2) it would be that of p(z1|z2,c) at its mean, which is not the model that was trained.
+    """
+    decodes = not isinstance(model.ood, OODReference) or len(model.ood.names) > WITHOUT_DECODER
+    return decodes and not model.architecture.stack
 
 
 def mean_elbo(model: LabelVAE, dataset: Dataset, seed: int = 0) -> float:

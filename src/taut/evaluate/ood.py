@@ -40,7 +40,8 @@ class OODReference(nn.Module):
 
     z, logits: means [D], [W] and precisions of them over training images, for the distances `place` and `logits`.
     centre, spread, precision: of the S statistics over the reference images, [S], [S], [S, S] (in units of spread).
-    scores: [M], the scores of the reference images in rising order.  held_out: whether these were held out.
+    scores: [M], the scores of the reference images in rising order, each by the other ones.
+    held_out: whether these images were held out.
     """
 
     z_mean: Tensor
@@ -79,17 +80,18 @@ def fit_ood(model: LabelVAE, training: NDArray[Any], held: NDArray[Any], decodes
     if len(training) < LEAST_IMAGES:
         return None
     known = _Terms(model, _some(training), decodes)
-    z_mean, z_precision = _gaussian(known.z)
-    logits_mean, logits_precision = _gaussian(known.logits)
+    z_mean, z_precision, _ = _gaussian(known.z)
+    logits_mean, logits_precision, _ = _gaussian(known.logits)
     distances = {"place": (z_mean, z_precision), "logits": (logits_mean, logits_precision)}
     held_out = len(held) >= LEAST_HELD
     table = (_Terms(model, _some(held), decodes) if held_out else known).statistics(distances)
     centre, spread = table.mean(axis=0), np.maximum(table.std(axis=0), SMALLEST_SPREAD)
-    _, precision = _gaussian((table - centre) / spread)
+    reference = (table - centre) / spread
+    _, precision, shrinkage = _gaussian(reference)
     buffers = {
         "z_mean": z_mean, "z_precision": z_precision, "logits_mean": logits_mean, "logits_precision": logits_precision,
         "centre": centre, "spread": spread, "precision": precision,
-        "scores": np.sort(_distance((table - centre) / spread, precision)),
+        "scores": np.sort(_left_out(reference, precision, shrinkage)),
     }  # fmt: skip
     tensors = {name: torch.from_numpy(np.asarray(value, dtype=np.float32)) for name, value in buffers.items()}
     return OODReference(**tensors, held_out=torch.tensor(held_out)).to(model.log_prior.device)
@@ -224,10 +226,22 @@ def _some(x: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(x[rows])
 
 
-def _gaussian(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean [F] and precision [F, F] of rows [N, F], its covariance shrunk (Ledoit 2004)."""
+def _gaussian(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Mean [F] and precision [F, F] of rows [N, F], and how far its covariance is shrunk, 0 to 1 (Ledoit 2004)."""
     fitted = LedoitWolf().fit(values)
-    return fitted.location_, fitted.precision_
+    return fitted.location_, fitted.precision_, float(fitted.shrinkage_)
+
+
+def _left_out(
+    differences: NDArray[np.float64], precision: NDArray[np.float64], shrinkage: float
+) -> NDArray[np.float64]:
+    """Distances [N] of rows [N, F], less their mean, from the mean and covariance of all other rows.
+
+    Its own part in both brings a row nearer than a new one would be: by the formula of Sherman and Morrison (1950).
+    """
+    others = len(differences) - 1
+    squared = np.square(_distance(differences, precision))
+    return np.asarray(np.sqrt((others + 1) / others * squared / (1 - (1 - shrinkage) * squared / others)))
 
 
 def _distance(differences: NDArray[np.float64], precision: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -204,7 +204,7 @@ class LabelVAE(nn.Module):
         return parameters * self.scale + self.shift if parameters.dim() == 2 else parameters.clamp(0, 1)
 
     def log_probabilities(self, logits: Tensor, calibrated: bool = True) -> Tensor:
-        """log q(c_j|x), [N, W]: the one place where logits become probabilities.
+        """log q(c_j|x), [N, W]: the one place where the logits of predictions become probabilities.
 
         calibrated: temper each label's logits first, see `taut.latent.tempered`, and map the probabilities by the
         isotonic maps, where there are some, normalised for each label (Zadrozny 2002).

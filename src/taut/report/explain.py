@@ -62,19 +62,23 @@ class Explanation:
 def find_label(space: LabelSpace, text: str) -> tuple[int, int | None]:
     """The label and class that NAME or NAME=CLASS names, as indices; no class for a name alone.
 
+    A class alone is one of an only label.
+
     Raises DataError naming what there is.
     """
     for j, label in enumerate(space):
         if text == label.name:
             return j, None
         for c, value in enumerate(label.classes):
-            if text == f"{label.name}={value}":
+            if text == f"{label.name}={value}" or (len(space) == 1 and text == str(value)):
                 return j, c
     name = text.rpartition("=")[0]
     known = next((label for label in space if label.name == name), None)
     if known is not None:
         raise DataError(f"--label {text}: the classes of {name} are {', '.join(map(str, known.classes))}")
-    raise DataError(f"--label {text!r} is not one of {', '.join(space.names)}")
+    one = space.labels[0]
+    there = [f"{one.name}={value}" for value in one.classes] if len(space) == 1 else space.names
+    raise DataError(f"--label {text!r} is not one of {', '.join(there)}")
 
 
 @torch.no_grad()
