@@ -132,7 +132,7 @@ def features(rho: float, seed: int) -> dict[str, Any]:
     training, hidden = hidden_rows(seed)
     result = fit(training, partial(changed, weight(rho)), seed=seed, quiet=True)
     found = evaluate(result.model, hidden)
-    kept = {name: found[name] for name in ("error", "ap_macro", "auroc_macro", "nll", "ece", "elbo")}
+    kept = {name: found.get(name) for name in ("error", "ap_macro", "auroc_macro", "nll", "ece", "elbo")}
     return {**kept, "steps": result.result.steps, "seconds": round(result.result.seconds, 1)}
 
 

@@ -402,6 +402,9 @@ def test_colour_gets_a_gaussian_likelihood_and_colour_views() -> None:
     grey, colour = planned(of_side(32)), planned(of_side(32, 3))
     assert (grey.model.likelihood, colour.model.likelihood) == ("bernoulli", "gaussian")
     assert colour.augment.brightness > 0 < colour.augment.contrast
+    # Noise between 0 and 255 has a variance of 1/12 of the square of white.
+    assert colour.objective.reconstruction == pytest.approx(grey.objective.reconstruction / 3 / 12, rel=0.02)
+    assert colour.objective.beta_z == colour.objective.reconstruction
 
 
 @pytest.mark.parametrize("ground", [0, 255])

@@ -242,6 +242,12 @@ def _plan_objective(plan: Plan, facts: Facts) -> None:
     if facts.is_image:
         pixels = float(np.prod(facts.shape)) / plan.model.reduce**2
         objective.reconstruction = objective.beta_z = min(0.01, 0.8 / pixels)
+        if plan.model.likelihood == "gaussian":
+            # Its log-likelihood is in units of the pixels' own variance, and pulls at the encoder so much more than
+            # that of grey pixels. Of canvases of CIFAR-10's photographs average precision was 0.51 without it, 0.52
+            # with it, and 0.53 without a decoder (one draw).
+            variance = float(np.mean([std**2 for std in facts.std if std <= 0.5] or [1.0]))
+            objective.reconstruction = objective.beta_z = round(objective.beta_z * variance, 8)
     else:
         objective.reconstruction = objective.beta_z = 1.0 / facts.shape[0]
         if facts.labels == 1 and facts.spacing < 1:

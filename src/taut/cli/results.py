@@ -141,7 +141,7 @@ def evaluate(
     place = out or folder.path / _subfolder(source, dataset if other else None, split, calibrated)
     place.mkdir(parents=True, exist_ok=True)
     for name in ("evaluation.json", "evaluation.csv", "reliability.png"):
-        _unfinished(place / name)  # said before anything that takes long
+        _unfinished(place / name, "")  # said before anything that takes long
     values = None if column is None else images_by(column, dataset)
     logits = predict_logits(_on_device(model), dataset.x)
     figures = figures_of(model, dataset, calibrated, resamples, logits)
@@ -338,7 +338,7 @@ def _spare(out: Path, *inputs: Path | None) -> None:
             raise DataError(f"--out {out} would replace {path}, which is read: choose another name")
 
 
-def _unfinished(out: Path) -> tuple[Path, Path]:
+def _unfinished(out: Path, flag: str = "--out ") -> tuple[Path, Path]:
     """The file to write in until all is in it, and the one that it then becomes: NAME.part beside NAME.
 
     Both are the same where NAME is a device or a pipe. Raises DataError, before anything that takes long, where one of
@@ -355,7 +355,7 @@ def _unfinished(out: Path) -> tuple[Path, Path]:
             if not there:
                 path.unlink()
     except OSError as error:
-        raise DataError(f"{out} cannot be written: {error.strerror}; --out names another place") from error
+        raise DataError(f"{flag}{out} cannot be written: {error.strerror}") from error
     return part, whole
 
 
