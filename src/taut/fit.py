@@ -26,7 +26,7 @@ from taut.facts import Facts, fingerprint
 from taut.folds import cross_fit
 from taut.nn.vae import LabelVAE
 from taut.plan import MOST_FOLDS, Plan, override
-from taut.rules import is_finished, make_plan, uncalibrated
+from taut.rules import make_plan, uncalibrated
 from taut.run import Run
 from taut.train import TrainingError, TrainResult, processes, train
 
@@ -92,14 +92,14 @@ def ignored_requests(dataset: Dataset, change: Callable[[Plan], Plan], plan: Pla
     return [f'{flag} has no effect: the "valid" part of {dataset.name} is held out instead' for flag in flags]
 
 
-def ignored_images(plan: Plan, facts: Facts) -> list[str]:
-    """A sentence where a method that could learn from images without annotation is given none of them.
+def ignored_images(plan: Plan, facts: Facts, planned: int) -> list[str]:
+    """A sentence where images without annotation, of which so many are planned for a batch, take no part.
 
     So it is where a plan file was made for data that are annotated completely.
     """
     unfinished = facts.images - facts.fully_annotated_images
-    learns = plan.train.batch_unlabelled or plan.objective.name == "supervised" or is_finished(facts)
-    return [] if learns else [f"train.batch_unlabelled is 0: {unfinished:,} images that lack annotations take no part"]
+    ignored = planned > 0 and plan.train.batch_unlabelled == 0
+    return [f"train.batch_unlabelled is 0: {unfinished:,} images that lack annotations take no part"] if ignored else []
 
 
 def ignored_auxiliary(dataset: Dataset, *objectives: str) -> list[str]:
@@ -175,16 +175,16 @@ def fit(
             "so that there is nothing to learn it from"
         )
     facts = fingerprint(training)
+    planned = plan_for(facts, seed, plan.objective.name).train.batch_unlabelled
     notes = [*annotation_notes(training), *ignored_requests(dataset, change, plan)]
-    notes += ignored_auxiliary(dataset, plan.objective.name) + ignored_images(plan, facts)
+    notes += ignored_auxiliary(dataset, plan.objective.name) + ignored_images(plan, facts, planned)
     if not training.annotation.observed.any():
         notes.append("no image is annotated: the classes are clusters, in any order")
     for note in notes:
         tell(note)
     folds = plan.train.folds
     if minutes is not None:
-        usual = plan_for(facts, seed, plan.objective.name).train.batch_unlabelled
-        chosen = plan.train.batch_unlabelled != usual
+        chosen = plan.train.batch_unlabelled != planned
         notes.append(fit_to_budget(training, plan, facts, minutes, judges_of(dataset, held), chosen))
         tell(notes[-1])
     # What cannot be built is refused before the folder has a plan, which would be in the way of another.

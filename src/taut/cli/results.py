@@ -182,7 +182,7 @@ def predict(
     folder = Run(run)
     model = _on_device(folder.load_model())
     source = _source(folder)
-    _spare(out, images, label_table(source), *([] if not source.data else [Path(source.data)]))
+    _spare(out, images, label_table(source), Path(source.data))
     part, whole = _unfinished(out)
     count, bad = 0, []
     frozen, columns, white, named = FrozenEncoder.load(run), folder.feature_names(), folder.pixel_max(), None

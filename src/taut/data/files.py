@@ -202,22 +202,19 @@ def match_files(
 
 def elsewhere(values: Column, files: list[str], found: NDArray[np.intp]) -> list[str]:
     """What to say of cells that name a file in another folder than the one where it was found, by its bare name."""
-    hits = np.flatnonzero((found >= 0) & values.str.contains(r"[/\\]", na=False).to_numpy())
-    named = [str(values.iloc[i]).replace("\\", "/") for i in hits]
-    folders = [(_parents(cell), _parents(files[found[i]])) for cell, i in zip(named, hits, strict=True)]
-    moved = [k for k, (said, is_in) in enumerate(folders) if said[-1:] != is_in[-1:] and is_in]
+    named = [(str(values.iloc[i]).replace("\\", "/"), files[found[i]]) for i in np.flatnonzero(found >= 0)]
+    moved = [pair for pair in named if all("/" in path for path in pair) and _folder_of(pair[0]) != _folder_of(pair[1])]
     if not moved:
         return []
-    first = moved[0]
     return [
         f"{plural(len(moved), 'row names an image', 'rows name images')} in another folder than the one where it was "
-        f"found, such as {named[first]!r}, for which {files[found[hits[first]]]!r} was taken."
+        f"found, such as {moved[0][0]!r}, for which {moved[0][1]!r} was taken."
     ]
 
 
-def _parents(path: str) -> list[str]:
-    """The folders of a path, from the top on."""
-    return [part for part in path.split("/")[:-1] if part not in ("", ".")]
+def _folder_of(path: str) -> str:
+    """The name of the folder that a file is in."""
+    return path.rpartition("/")[0].rpartition("/")[2]
 
 
 def files_called(cell: str, files: list[str]) -> list[str]:

@@ -39,7 +39,6 @@ def bootstrap_intervals(
     groups = np.unique(names, return_inverse=True)[1].ravel()
     count = int(groups.max()) + 1
     figures: dict[str, dict[str, list[NDArray[Any]]]] = {name: {} for name in dataset.space.names}
-    enough: dict[str, dict[str, bool]] = {}
     once = np.ones((1, count))  # each group as often as it is: the figures of the whole set
     for counts in chain([once], _draws(count, resamples, max(1, CELLS // len(dataset)), seed)):
         for j, (label, block) in enumerate(zip(dataset.space, dataset.space.blocks, strict=True)):
@@ -52,32 +51,22 @@ def bootstrap_intervals(
                 found |= _decisions(decided[seen, j] == 1, truth == 1, counts[:, groups[seen]])
             for name, values in found.items():
                 figures[label.name].setdefault(name, []).append(values)
-            if label.name not in enough:
-                enough[label.name] = _enough(truth, groups[seen])
     whole = {name: {figure: np.concatenate(parts) for figure, parts in row.items()} for name, row in figures.items()}
     result: dict[str, Any] = {"resampled": f"{count} {'images' if dataset.groups is None else 'groups'}"}
     for figure in ("error", "auroc", "ap", "f1", "sensitivity", "specificity"):
         total = figure if figure == "error" else f"{figure}_macro"
         rows = [np.where(np.isnan(v := row[figure]), v[0], v) for row in whole.values() if figure in row]
         if rows:
-            result |= _interval(total, np.mean(rows, axis=0)[1:], count >= LEAST_GROUPS)
-    per_label = {
-        name: {
-            key: bound
-            for figure, values in row.items()
-            for key, bound in _interval(
-                figure, values[1:], all(enough[name][part] for part in NEEDS.get(figure, ("yes", "no")))
-            ).items()
-        }
-        for name, row in whole.items()
-    }
+            result |= _interval(total, np.mean(rows, axis=0)[1:], count)
+    per_label: dict[str, dict[str, float | None]] = {name: {} for name in whole}
+    for j, (label, block) in enumerate(zip(dataset.space, dataset.space.blocks, strict=True)):
+        known = dataset.annotation.observed[:, j]
+        truth, of = dataset.annotation.targets[known, block].argmax(axis=1), groups[known]
+        there = {"all": len(np.unique(of)), "yes": len(np.unique(of[truth == 1])), "no": len(np.unique(of[truth == 0]))}
+        for figure, values in whole[label.name].items():
+            fewest = min(there[part] for part in NEEDS.get(figure, ("yes", "no")))
+            per_label[label.name] |= _interval(figure, values[1:], fewest)
     return {**result, "per_label": per_label}
-
-
-def _enough(truth: NDArray[np.intp], groups: NDArray[Any]) -> dict[str, bool]:
-    """Whether the annotated images of a label, and those of each of two classes, are in enough groups."""
-    parts = {"all": groups, "yes": groups[truth == 1], "no": groups[truth == 0]}
-    return {part: len(np.unique(some)) >= LEAST_GROUPS for part, some in parts.items()}
 
 
 def _draws(groups: int, resamples: int, chunk: int, seed: int) -> Iterator[NDArray[np.float64]]:
@@ -135,10 +124,10 @@ def _decisions(
         }
 
 
-def _interval(name: str, values: NDArray[np.float64], enough: bool) -> dict[str, float | None]:
-    """The percentiles of the draws in which a figure is defined."""
+def _interval(name: str, values: NDArray[np.float64], groups: int) -> dict[str, float | None]:
+    """The percentiles of the draws in which a figure is defined; None for one that so many groups are too few for."""
     known = values[~np.isnan(values)]
-    if not enough or 2 * len(known) < len(values):
+    if groups < LEAST_GROUPS:
         return {f"{name}_low": None, f"{name}_high": None}
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {f"{name}_low": round(float(low), 6), f"{name}_high": round(float(high), 6)}
