@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from taut import latent
 from taut.adversary import frozen_statistics
 from taut.baselines import DEFAULT, OBJECTIVES, find_objective, mixmatch
-from taut.baselines.base import annotated_term, annotation_kl, sigmoid_ramp, squared_distance
+from taut.baselines.base import annotated_term, sigmoid_ramp, squared_distance
 from taut.build import build_model
 from taut.data.dataset import Dataset
 from taut.data.embedded import digits
@@ -29,7 +29,7 @@ from taut.facts import Facts
 from taut.fit import fit, plan_for, resume
 from taut.labels import Annotation, LabelSpace
 from taut.latent import Sizes
-from taut.nn import Architecture, LabelVAE
+from taut.nn import Architecture, LabelVAE, Posterior
 from taut.objective import Batch
 from taut.plan import Plan, override
 from taut.run import Run
@@ -52,8 +52,11 @@ class Linear(nn.Module):
         self.sizes = sizes
         self.weight = nn.Parameter(scale * torch.randn(FEATURES, sum(sizes), dtype=torch.float64))
 
+    def encode(self, x: Tensor) -> Posterior:
+        return Posterior(x[:, :1], x[:, :1], x @ self.weight)
+
     def classify(self, x: Tensor) -> Tensor:
-        return x @ self.weight
+        return self.encode(x).logits
 
 
 def facts_of(sizes: Sizes, shape: tuple[int, ...] = (FEATURES,), std: float = 1.0) -> Facts:
@@ -97,8 +100,8 @@ def several_labels() -> tuple[Batch, Tensor]:
 
 def second_of(batch: Batch) -> Tensor:
     """The second views of a batch that has some."""
-    assert batch.strong is not None
-    return batch.strong
+    assert batch.second is not None
+    return batch.second
 
 
 def yes_of(logits: Tensor) -> Tensor:
@@ -137,10 +140,11 @@ def test_the_annotated_term_is_cross_entropy() -> None:
 
 def test_soft_annotations_count_less_their_entropy() -> None:
     p, logits = torch.rand(5, 3).softmax(1), torch.randn(5, 3)
-    want = F.kl_div(logits.log_softmax(1), p, reduction="none").sum(1, keepdim=True)
-    torch.testing.assert_close(annotation_kl(logits, p, torch.ones(5, 1), (3,)), want)
+    log_q = logits.log_softmax(1)
+    want = F.kl_div(log_q, p, reduction="none").sum(1, keepdim=True)
+    torch.testing.assert_close(latent.counted_kl(p, log_q, torch.ones(5, 1), (3,)), want)
     half = torch.full((5, 1), 0.5)
-    torch.testing.assert_close(annotation_kl(logits, p, half, (3,)), 0.5 * want)
+    torch.testing.assert_close(latent.counted_kl(p, log_q, half, (3,)), 0.5 * want)
 
 
 @pytest.mark.parametrize("filling", [math.nan, math.inf, 0.0, 1.0])
@@ -417,7 +421,7 @@ def test_the_teacher_of_a_new_training_is_the_student() -> None:
     model = Linear(ONE)
     batch, y = one_label()
     method = make("mean-teacher", model)
-    batch.strong = batch.x[4:]
+    batch.second = batch.x[4:]
     torch.testing.assert_close(total(method, model, batch, 99), F.cross_entropy(model.classify(batch.x[:4]), y))
 
 
@@ -607,7 +611,7 @@ def test_the_guess_of_mixmatch_has_no_gradient() -> None:
     model = Linear(ONE)
     batch, _ = one_label()
     # Unmixed views with the same posterior as their guess, which is not sharpened, have no distance to it.
-    batch.strong = batch.x[4:].clone()
+    batch.second = batch.x[4:].clone()
     terms = make("mixmatch", model, mix=0.0, sharpen=1.0).loss(model, batch, STEPS)
     assert float(terms.consistency) == pytest.approx(0, abs=1e-12)
     (gradient,) = torch.autograd.grad(terms.total, model.weight)
@@ -618,7 +622,7 @@ def test_the_guess_of_mixmatch_has_no_gradient() -> None:
 def test_mixmatch_can_harden_its_guess() -> None:
     model = Linear(ONE)
     batch, y = one_label()
-    batch.strong = batch.x[4:].clone()
+    batch.second = batch.x[4:].clone()
     logits = model.classify(batch.x)
     hard = F.one_hot(logits[4:].argmax(1), 10).double()
     want = F.cross_entropy(logits[:4], y) + 75 * F.mse_loss(logits[4:].softmax(1), hard)
@@ -753,7 +757,7 @@ def test_the_fairness_term_by_hand(classes: int) -> None:
     sure = (torch.arange(12) < 8)[:, None]
     q = logits.softmax(1).detach().numpy()[:8]
     assert len(set(q.argmax(1))) == min(classes, 3)
-    got = method.fairness(logits.log_softmax(1), logits, sure)
+    got = method.fairness(logits.log_softmax(1), logits.log_softmax(1), sure)
     assert got.item() == pytest.approx(0.01 * fairness(marginal, histogram, q), rel=1e-4)
     (gradient,) = torch.autograd.grad(got, logits)
     assert bool(gradient[:8].any())

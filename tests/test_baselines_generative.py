@@ -89,7 +89,7 @@ def some_rows(batch: Batch, rows: Tensor) -> Batch:
 
 def hidden(batch: Batch) -> Batch:
     """The batch without its annotations."""
-    return Batch(batch.x, torch.full_like(batch.targets, math.nan), torch.zeros_like(batch.observed), batch.strong)
+    return Batch(batch.x, torch.full_like(batch.targets, math.nan), torch.zeros_like(batch.observed), batch.second)
 
 
 def gradients(total: Tensor, model: LabelVAE) -> dict[str, Tensor]:
@@ -580,7 +580,7 @@ def test_shot_vae_is_eq_13_with_smoothed_annotations(sizes: Sizes, monkeypatch: 
         return original(self, model, batch, step)
 
     monkeypatch.setattr(TighterELBO, "loss", spy)
-    batch.strong = torch.rand(2, 1, 8, 8)
+    batch.second = torch.rand(2, 1, 8, 8)
     for step in (0, 50, 400):
         torch.manual_seed(1)
         got = method.loss(model, batch, step)
@@ -592,7 +592,7 @@ def test_shot_vae_is_eq_13_with_smoothed_annotations(sizes: Sizes, monkeypatch: 
             torch.testing.assert_close(got.present()[name], value, msg=lambda text, name=name: name + text)
         torch.testing.assert_close(seen[-1].targets, smoothed, equal_nan=True)
         assert torch.equal(seen[-1].observed, batch.observed)
-        assert seen[-1].strong is batch.strong
+        assert seen[-1].second is batch.second
 
 
 def mixed_by_hand(model: LabelVAE, batch: Batch, targets: Tensor) -> Tensor:

@@ -80,8 +80,8 @@ def test_annotated_rows_come_first() -> None:
     assert batch.observed[:, 0].tolist() == [True] * 4 + [False] * 6
     assert bool(batch.targets[:4].isfinite().all())
     assert bool(batch.targets[4:].isnan().all())
-    assert batch.strong is not None
-    assert batch.strong.shape == (6, 1, 8, 8)
+    assert batch.second is not None
+    assert batch.second.shape == (6, 1, 8, 8)
 
 
 def test_images_targets_and_masks_belong_together() -> None:
@@ -91,8 +91,8 @@ def test_images_targets_and_masks_belong_together() -> None:
     for step in range(3):
         rows, batch = stream.rows(step), stream.batch(step, model, CPU)
         torch.testing.assert_close(batch.x, torch.from_numpy(data.x[rows]) / 255)
-        assert batch.strong is not None
-        torch.testing.assert_close(batch.strong, batch.x[4:])
+        assert batch.second is not None
+        torch.testing.assert_close(batch.second, batch.x[4:])
         np.testing.assert_array_equal(batch.targets, data.annotation.targets[rows])
         np.testing.assert_array_equal(batch.observed, data.annotation.observed[rows])
 
@@ -145,12 +145,12 @@ def test_a_kind_that_is_not_there_is_left_out(known: int, sizes: tuple[int, int]
     assert (stream.labelled, stream.unlabelled) == sizes
     batch = stream.batch(0, model_of(data), CPU)
     assert len(batch.x) == sum(sizes)
-    assert (batch.strong is None) == (sizes[1] == 0)
+    assert (batch.second is None) == (sizes[1] == 0)
 
 
 def test_no_second_view_where_none_is_asked_for() -> None:
     data = vectors(some_known())
-    assert stream_of(data, second="none").batch(0, model_of(data), CPU).strong is None
+    assert stream_of(data, second="none").batch(0, model_of(data), CPU).second is None
 
 
 @pytest.mark.parametrize("second", ["weak", "strong"])
@@ -161,12 +161,12 @@ def test_the_second_view_is_as_strong_as_asked_for(second: SecondView) -> None:
     augment = dataclasses.replace(STILL, erase=3)
     stream = stream_of(data, second=second, augment=augment)
     batch = stream.batch(0, model, CPU)
-    assert batch.strong is not None
-    assert torch.equal(batch.strong, batch.x[4:]) == (second == "weak")
+    assert batch.second is not None
+    assert torch.equal(batch.second, batch.x[4:]) == (second == "weak")
     # A weak second view is a draw of its own.
     lively = stream_of(data, second=second).batch(0, model, CPU)
-    assert lively.strong is not None
-    assert bool((lively.strong != lively.x[4:]).flatten(1).any(1).all())
+    assert lively.second is not None
+    assert bool((lively.second != lively.x[4:]).flatten(1).any(1).all())
 
 
 def test_every_row_is_seen_equally_often() -> None:

@@ -143,8 +143,8 @@ def test_the_network_teaches_its_strong_views_from_their_weak_ones() -> None:
     source = Teacher(model, SIZES, sharpen=1.0)
     proposal = source.propose(model, batch)
     assert isinstance(proposal, Proposal)
-    assert batch.strong is not None
-    assert torch.equal(proposal.x, batch.strong)
+    assert batch.second is not None
+    assert torch.equal(proposal.x, batch.second)
     posterior = model.encode(batch.x)
     got = proposal.estimate(posterior)
     want = latent.log_softmax(posterior.logits[3:], SIZES).exp().float()
@@ -159,15 +159,15 @@ def test_an_adversary_moves_views_to_where_the_posterior_changes_most() -> None:
     torch.manual_seed(0)
     model = LinearGaussian(SIZES)
     batch = make_batch(model, n=40, strong=40, annotated=5)
-    assert batch.strong is not None
+    assert batch.second is not None
     source = Teacher(model, SIZES, sharpen=1.0, adversary=0.05)
     proposal = source.propose(model, batch)
     assert proposal is not None
-    moved = proposal.x - batch.strong
+    moved = proposal.x - batch.second
     torch.testing.assert_close(moved.norm(dim=1), torch.full((40,), 0.05, dtype=moved.dtype))
 
     def change(r: Tensor) -> Tensor:
-        before, after = (latent.log_softmax(model.encode(x).logits, SIZES) for x in (batch.strong, batch.strong + r))
+        before, after = (latent.log_softmax(model.encode(x).logits, SIZES) for x in (batch.second, batch.second + r))
         return latent.label_kl(before, after, SIZES).sum(1).mean()
 
     noise = [torch.nn.functional.normalize(torch.randn_like(moved), dim=1) * 0.05 for _ in range(20)]
@@ -175,7 +175,7 @@ def test_an_adversary_moves_views_to_where_the_posterior_changes_most() -> None:
     assert not any(p.grad is not None for p in model.parameters())
     still = Teacher(model, SIZES, adversary=0.05).propose(model, batch, belief=0.0)
     assert still is not None
-    assert torch.equal(still.x, batch.strong)  # what does not count yet needs no adversary
+    assert torch.equal(still.x, batch.second)  # what does not count yet needs no adversary
 
 
 def test_an_adversary_knows_nothing_of_ignored_cells() -> None:
@@ -185,8 +185,8 @@ def test_an_adversary_knows_nothing_of_ignored_cells() -> None:
     batch.ignored = torch.ones(8, 2, dtype=torch.bool)
     proposal = Teacher(model, SIZES, adversary=0.05).propose(model, batch)
     assert proposal is not None
-    assert batch.strong is not None
-    torch.testing.assert_close(proposal.x, batch.strong)
+    assert batch.second is not None
+    torch.testing.assert_close(proposal.x, batch.second)
 
 
 def test_views_of_annotated_cells_have_the_annotation_as_target() -> None:
@@ -208,13 +208,13 @@ def test_mixed_views_have_mixed_targets() -> None:
     model = LinearGaussian(SIZES)
     batch = make_batch(model, n=40, annotated=0, strong=40)
     source = Teacher(model, SIZES, sharpen=1.0, mix=0.75)
-    assert batch.strong is not None
+    assert batch.second is not None
     torch.manual_seed(3)
-    x, partner, share = mixed(batch.strong, 0.75)
+    x, partner, share = mixed(batch.second, 0.75)
     assert float(share.min()) >= 0.5
     assert float(share.std()) > 0.05  # a share of its own for each view
     assert sorted(partner.tolist()) == list(range(40))
-    torch.testing.assert_close(x, share[:, None] * batch.strong + (1 - share[:, None]) * batch.strong[partner])
+    torch.testing.assert_close(x, share[:, None] * batch.second + (1 - share[:, None]) * batch.second[partner])
     torch.manual_seed(3)
     proposal = source.propose(model, batch)
     assert proposal is not None
@@ -296,7 +296,7 @@ def test_counters_of_the_averaged_teacher_are_copied() -> None:
     for _ in range(3):
         model.encode(x)
     hidden = torch.zeros(4, 1, dtype=torch.bool)
-    batch = Batch(x, torch.full((4, 3), math.nan), hidden, strong=x)
+    batch = Batch(x, torch.full((4, 3), math.nan), hidden, second=x)
     proposal = source.propose(model, batch)
     assert proposal is not None
     proposal.estimate(model.encode(x))

@@ -256,17 +256,17 @@ def test_interpolated_posteriors_count_as_far_as_they_are_believed() -> None:
 def test_views_are_drawn_to_their_estimates_as_far_as_these_count() -> None:
     model = LinearGaussian(SIZES)
     batch = make_batch(model, n=8, strong=5)
-    assert batch.strong is not None
+    assert batch.second is not None
     guess, confidence = (
         random_targets(5, SIZES),
         torch.tensor([[0.0, 1], [1, 0], [0, 0], [1, 1], [0.5, 0.25]]),
     )
-    source = Fixed(batch.strong, Estimate(guess, confidence.double()))
+    source = Fixed(batch.second, Estimate(guess, confidence.double()))
     torch.manual_seed(1)
     terms = TighterELBO(Weights(), source, consistency=0.7).loss(model, batch, 0)
     torch.manual_seed(1)
     plain = TighterELBO(Weights()).loss(model, batch, 0)
-    log_q = latent.log_softmax(model.encode(batch.strong).logits, SIZES)
+    log_q = latent.log_softmax(model.encode(batch.second).logits, SIZES)
     blocks = (slice(0, 2), slice(2, 5))
     total = torch.zeros((), dtype=torch.float64)
     weights = []
@@ -301,8 +301,8 @@ def test_no_gradient_reaches_the_estimate() -> None:
     model = LinearGaussian(SIZES)
     batch = make_batch(model, n=8, strong=8)
     batch.observed[:] = False
-    assert batch.strong is not None
-    weak, strong = batch.x.requires_grad_(), batch.strong.detach().requires_grad_()
+    assert batch.second is not None
+    weak, strong = batch.x.requires_grad_(), batch.second.detach().requires_grad_()
     batch = Batch(weak, batch.targets, batch.observed, strong)
     terms = TighterELBO(Weights(), Teacher(model, SIZES)).loss(model, batch, 0)
     assert terms.consistency is not None

@@ -193,7 +193,9 @@ def fit(
         run.save_plan(plan, facts, dict(source or {}))
         run.save_draw(kept, held, dataset.annotation.observed)
     told, hurried = [*dataset.notes, *notes], folds > plan.train.folds
-    return _train_and_calibrate(dataset, training, held, plan, facts, run, False, told, quiet, tell, hurried)
+    return _train_and_calibrate(
+        dataset, training, held, plan, facts, run=run, again=False, notes=told, quiet=quiet, tell=tell, hurried=hurried
+    )
 
 
 def resume(dataset: Dataset, run: Run, quiet: bool = False, tell: Callable[[str], None] = lambda note: None) -> Fitted:
@@ -214,7 +216,10 @@ def resume(dataset: Dataset, run: Run, quiet: bool = False, tell: Callable[[str]
     weights = plan.model.weights
     if weights is not None and not Path(weights).exists() and (plan.train.folds or not run.has_checkpoint()):
         raise DataError(f"{run.path} begins a training with the weights {weights}, which are no longer there")
-    return _train_and_calibrate(dataset, training, held, plan, facts, run, True, list(dataset.notes), quiet, tell)
+    told = list(dataset.notes)
+    return _train_and_calibrate(
+        dataset, training, held, plan, facts, run=run, again=True, notes=told, quiet=quiet, tell=tell
+    )
 
 
 def _train_and_calibrate(
@@ -223,6 +228,7 @@ def _train_and_calibrate(
     held: NDArray[np.intp],
     plan: Plan,
     facts: Facts,
+    *,
     run: Run | None,
     again: bool,
     notes: list[str],
@@ -235,7 +241,7 @@ def _train_and_calibrate(
         tell(sentence)
 
     judges = judges_of(dataset, held)
-    result = _train_once(training, plan, facts, run, again, quiet, held=judges)
+    result = _train_once(training, plan, facts, run=run, again=again, quiet=quiet, held=judges)
     model = result.model
     for sentence in result.notes:
         note(sentence)
@@ -243,7 +249,7 @@ def _train_and_calibrate(
         note(f"the weights of step {result.kept} of {result.steps} are kept: later ones are clearly worse")
     if plan.train.folds:
         began = time.perf_counter()
-        note(_cross_calibrate(model, training, plan, run, again, quiet))
+        note(_cross_calibrate(model, training, plan, run=run, again=again, quiet=quiet))
         result.seconds += time.perf_counter() - began  # methods are compared by all that they take
     elif judges is not None and can_calibrate(judges):
         note(calibrate(model, judges, plan.train.calibration, plan.train.threshold))
@@ -278,6 +284,7 @@ def _train_once(
     dataset: Dataset,
     plan: Plan,
     facts: Facts,
+    *,
     run: Run | None,
     again: bool,
     quiet: bool,
@@ -286,7 +293,8 @@ def _train_once(
 ) -> TrainResult:
     model = build_model(dataset, plan, facts, weights=not (again and run is not None and run.has_checkpoint()))
     objective = build_objective(model, plan, facts)
-    result = train(model, objective, build_stream(dataset, plan, objective), plan, run, again, quiet, name, held)
+    stream = build_stream(dataset, plan, objective)
+    result = train(model, objective, stream, plan, run=run, resume=again, quiet=quiet, name=name, held=held)
     result.notes = objective.notes()
     result.model.learn_auxiliary(())
     maps = plan.augment.fixed_maps(facts.shape)
@@ -295,14 +303,16 @@ def _train_once(
     return result
 
 
-def _cross_calibrate(model: LabelVAE, training: Dataset, plan: Plan, run: Run | None, again: bool, quiet: bool) -> str:
+def _cross_calibrate(
+    model: LabelVAE, training: Dataset, plan: Plan, *, run: Run | None, again: bool, quiet: bool
+) -> str:
     """Calibrate on out-of-fold logits of the plan's own training, repeated on each fold; returns the sentence."""
     settings = plan.train
     parts = deal_folds(training, settings.folds, plan.seed)
 
     def trained(hidden: Dataset, fold: int) -> LabelVAE:
         name = f"fold {fold + 1} of {settings.folds}"
-        return _train_once(hidden, plan, fingerprint(hidden), None, False, quiet, name).model
+        return _train_once(hidden, plan, fingerprint(hidden), run=None, again=False, quiet=quiet, name=name).model
 
     try:
         held, logits = cross_fit(training, parts, trained, run, again)

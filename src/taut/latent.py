@@ -115,6 +115,17 @@ def annotation_kl(targets: Tensor, log_q: Tensor, sizes: Sizes) -> Tensor:
     return sum_labels(torch.special.xlogy(targets, targets) - targets * log_q, sizes)
 
 
+def counted_kl(targets: Tensor, log_q: Tensor, counts: Tensor, sizes: Sizes) -> Tensor:
+    """`annotation_kl` times how much each cell counts, m of eq. 16: [N, W] and counts [N, k] to [N, k] nats.
+
+    targets may be anything, NaN too, where a cell does not count.
+    """
+    weight = counts.to(log_q.dtype)
+    # A where, not a product: 0·NaN is NaN, and what is hidden must not reach the loss.
+    targets = torch.where(spread_labels(weight, sizes) > 0, targets.to(log_q.dtype), log_q.detach().exp())
+    return torch.where(weight > 0, weight * annotation_kl(targets, log_q, sizes), 0)
+
+
 def mutual_information(log_q: Tensor, sizes: Sizes) -> Tensor:
     """I(x; c_j) = H(mean_i q(c_j|x_i)) − mean_i H(q(c_j|x_i)) over a batch: [N, W] to [k] nats (eq. 14 for c)."""
     return label_entropy(log_marginal(log_q), sizes) - label_entropy(log_q, sizes).mean(0)

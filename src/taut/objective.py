@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from taut import latent
 from taut.latent import Sizes
+from taut.nn.vae import LabelVAE
+
+if TYPE_CHECKING:
+    from taut.facts import Facts
+    from taut.plan import Plan
 
 SecondView = Literal["none", "weak", "strong"]
 
@@ -22,7 +27,7 @@ class Batch:
     x: [N, ...] prepared images in [0, 1] or standardised features, weakly augmented; annotated images first.
     targets: [N, W] annotations p̃(c|x), anything (NaN) where not observed.
     observed: [N, k] bool.
-    strong: [M, ...] a second view of the last M rows of x, strongly augmented if the objective asks for that, or None.
+    second: [M, ...] a second view of the last M rows of x, as strongly augmented as the objective asks for, or None.
     ignored: [N, k] bool, cells that take no part in any term of the labels, or None where there are none.
     auxiliary: [N, A] what is known of the model's auxiliary variables, NaN where nothing is; or None.
     index: [N] which images of the training set they are, or None where nobody says.
@@ -31,7 +36,7 @@ class Batch:
     x: Tensor
     targets: Tensor
     observed: Tensor
-    strong: Tensor | None = None
+    second: Tensor | None = None
     ignored: Tensor | None = None
     auxiliary: Tensor | None = None
     index: Tensor | None = None
@@ -88,8 +93,23 @@ class Objective(nn.Module, ABC):
     stages: int = 1
     takes_auxiliary: bool = False
 
+    @classmethod
+    def plan_for(cls, facts: Facts) -> dict[str, Any]:
+        """The decisions in which the method's plan differs from `make_plan`'s, by dotted name."""
+        return {}
+
+    @classmethod
+    def decodes(cls, plan: Plan) -> bool:
+        """Whether the decoder learns under a plan."""
+        return False
+
+    @classmethod
+    def from_plan(cls, model: LabelVAE, plan: Plan, facts: Facts) -> Self:
+        """The objective of a plan for a training set with these facts; as it is where it has no settings."""
+        return cls()
+
     @abstractmethod
-    def loss(self, model: nn.Module, batch: Batch, step: int) -> LossTerms:
+    def loss(self, model: LabelVAE, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch at a step (0, 1, …)."""
 
     def notes(self) -> list[str]:
@@ -104,9 +124,7 @@ def auxiliary_term(logits: Tensor, targets: Tensor, sizes: Sizes) -> Tensor:
     """
     known = latent.sum_labels(targets.isnan().to(logits.dtype), sizes) == 0
     log_q = latent.log_softmax(logits, sizes)
-    targets = torch.where(latent.spread_labels(known, sizes), targets.to(log_q.dtype), log_q.detach().exp())
-    kl = torch.where(known, latent.annotation_kl(targets, log_q, sizes), 0)
-    return kl.sum() / known.any(1).sum().clamp_min(1)
+    return latent.counted_kl(targets, log_q, known, sizes).sum() / known.any(1).sum().clamp_min(1)
 
 
 @dataclass(frozen=True)
@@ -169,7 +187,7 @@ def surrogate(
     sizes: Sizes,
 ) -> Tensor:
     """L(x) of eq. 13 for any pattern of annotated labels: [N] nats. A surrogate, not a bound: L = B + Δ."""
-    kl = torch.where(confidence > 0, confidence * latent.annotation_kl(targets, log_q, sizes), 0).sum(-1)
+    kl = latent.counted_kl(targets, log_q, confidence, sizes).sum(-1)
     return unlabelled_bound(log_likelihood, kl_z, log_q, log_prior, sizes) - kl
 
 
@@ -271,7 +289,7 @@ def tighter_elbo(
     targets = torch.where(latent.spread_labels(m, sizes) > 0, targets, log_prior.exp()).to(logits.dtype)
     log_q = latent.log_softmax(logits, sizes)
     kl_z = latent.gaussian_kl(mean, log_var)
-    label_kl = torch.where(m > 0, m * latent.annotation_kl(targets, log_q, sizes), 0).sum(-1).mean()
+    label_kl = latent.counted_kl(targets, log_q, m, sizes).sum(-1).mean()
     pull = label_kl
     if weights.balanced:
         pull = torch.where(m > 0, m * balanced_kl(targets, log_q, log_prior, sizes), 0).sum(-1).mean()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,23 +17,10 @@ from torch import Tensor, nn
 from taut import latent
 from taut.adversary import adversarial, frozen_statistics, uncached_no_grad
 from taut.latent import Sizes
+from taut.nn.vae import LabelVAE, Posterior
+from taut.objective import Batch
 
 BEYOND = 0.1  # of a class more probable than 1 − BEYOND a priori, the threshold rises with its frequency
-
-
-class BatchLike(Protocol):
-    """The part of a batch that a source reads."""
-
-    x: Tensor
-    targets: Tensor
-    observed: Tensor
-    strong: Tensor | None
-    ignored: Tensor | None
-    index: Tensor | None
-
-    @property
-    def settled(self) -> Tensor:
-        """The cells that nothing is estimated for."""
 
 
 @dataclass
@@ -53,7 +40,7 @@ class Proposal:
     """
 
     x: Tensor
-    estimate: Callable[[Any], Estimate]
+    estimate: Callable[[Posterior], Estimate]
 
 
 class Source(nn.Module):
@@ -61,7 +48,7 @@ class Source(nn.Module):
 
     needs_strong = False
 
-    def propose(self, model: Any, batch: BatchLike, belief: float = 1.0) -> Proposal | None:
+    def propose(self, model: LabelVAE, batch: Batch, belief: float = 1.0) -> Proposal | None:
         """Views of the batch and their estimated posteriors, or None.
 
         belief: 0 to 1, a factor of the confidence in what is only estimated.
@@ -76,7 +63,7 @@ class AveragedModel(nn.Module):
     parts: the batches of a step, at each of which it follows.
     """
 
-    def __init__(self, model: nn.Module, momentum: float, parts: int = 1) -> None:
+    def __init__(self, model: LabelVAE, momentum: float, parts: int = 1) -> None:
         super().__init__()
         self.momentum, self.parts, self.followed = momentum, parts, 0
         self.model = copy.deepcopy(model).requires_grad_(False)
@@ -90,7 +77,7 @@ class AveragedModel(nn.Module):
         self.followed = int(state)
 
     @torch.no_grad()
-    def follow(self, model: nn.Module) -> Any:
+    def follow(self, model: LabelVAE) -> LabelVAE:
         """The averaged model for the batch that comes next."""
         momentum = min(self.momentum, 1 - self.parts / (self.followed + self.parts)) ** (1 / self.parts)
         self.followed += 1
@@ -131,7 +118,7 @@ class Teacher(Source):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: LabelVAE,
         sizes: Sizes,
         momentum: float = 0.0,
         sharpen: float = 0.5,
@@ -147,24 +134,24 @@ class Teacher(Source):
         self.average = AveragedModel(model, momentum, parts) if momentum else None
         self.register_buffer("marginal", latent.log_softmax(torch.zeros(sum(sizes)), sizes).exp())
 
-    def propose(self, model: Any, batch: BatchLike, belief: float = 1.0) -> Proposal | None:
+    def propose(self, model: LabelVAE, batch: Batch, belief: float = 1.0) -> Proposal | None:
         """The strong views, with the teacher's posterior of the weak ones; none where nothing would count of them."""
-        if batch.strong is None:
+        if batch.second is None:
             return None
-        rows = slice(len(batch.x) - len(batch.strong), len(batch.x))
+        rows = slice(len(batch.x) - len(batch.second), len(batch.x))
         teacher = None if self.average is None else self.average.follow(model)
         if belief == 0 and not batch.observed[rows].any():
             return None  # a view that teaches nothing need not be encoded
 
         @torch.no_grad()
-        def estimate(posterior: Any) -> Estimate:
+        def estimate(posterior: Posterior) -> Estimate:
             # Only the rows whose answers are asked for: the averaged model takes a pass of its own.
             logits = posterior.logits[rows] if teacher is None else teacher.classify(batch.x[rows])
             own = self.targets(logits, model.log_prior, None if batch.ignored is None else ~batch.ignored[rows])
             own.confidence = believed(own.confidence, batch.ignored, rows) * belief
             return with_annotations(own, batch.targets[rows], batch.observed[rows], self.sizes)
 
-        strong = batch.strong
+        strong = batch.second
         if self.adversary and belief:
             strong = strong + self._adversarial(model, strong, batch.ignored, rows)
         if not self.mix:
@@ -172,7 +159,7 @@ class Teacher(Source):
         x, partner, share = mixed(strong, self.mix)
         return Proposal(x, lambda posterior: mixed_estimate(estimate(posterior), partner, share, self.sizes))
 
-    def _adversarial(self, model: Any, x: Tensor, ignored: Tensor | None, rows: slice) -> Tensor:
+    def _adversarial(self, model: LabelVAE, x: Tensor, ignored: Tensor | None, rows: slice) -> Tensor:
         """The perturbation of views x [M, ...] that changes q(c|x) most, ignored cells left out."""
         counts = believed(torch.ones(len(x), len(self.sizes), device=x.device), ignored, rows)
         # bfloat16 would round the probe off, which is a hundredth over all of an image.
@@ -260,7 +247,7 @@ class Interpolation(Source):
         super().__init__()
         self.sizes, self.match, self.beta = sizes, match, beta
 
-    def propose(self, model: Any, batch: BatchLike, belief: float = 1.0) -> Proposal | None:
+    def propose(self, model: LabelVAE, batch: Batch, belief: float = 1.0) -> Proposal | None:
         """Mixtures of the rows that have an unannotated label."""
         rows = torch.nonzero(~batch.settled.all(1)).flatten()
         if len(rows) < 2 or belief == 0:

@@ -11,6 +11,7 @@ from torch import Tensor
 from taut import latent
 from taut.facts import Facts
 from taut.frequency import ClassFrequencies
+from taut.nn.vae import LabelVAE, Posterior
 from taut.objective import Batch, LossTerms, Objective, Weights, auxiliary_term, tighter_elbo
 from taut.plan import Plan, TrainPlan
 from taut.rules import estimates, is_finished, whole_rows
@@ -91,7 +92,7 @@ class TighterELBO(Objective):
         return plan.objective.reconstruction > 0
 
     @classmethod
-    def from_plan(cls, model: Any, plan: Plan, facts: Facts) -> Self:
+    def from_plan(cls, model: LabelVAE, plan: Plan, facts: Facts) -> Self:
         """The objective of a plan for a training set with these facts."""
         o, t = plan.objective, plan.train
         source: Source
@@ -99,13 +100,13 @@ class TighterELBO(Objective):
             source = Teacher(
                 model,
                 model.sizes,
-                o.momentum,
-                o.sharpen,
-                o.threshold,
-                o.alignment,
-                o.mix,
-                t.accumulate,
-                o.adversary * facts.typical_length,
+                momentum=o.momentum,
+                sharpen=o.sharpen,
+                threshold=o.threshold,
+                alignment=o.alignment,
+                mix=o.mix,
+                parts=t.accumulate,
+                adversary=o.adversary * facts.typical_length,
             )
         elif o.source == "interpolation":
             source = Interpolation(model.sizes, o.match)
@@ -133,7 +134,17 @@ class TighterELBO(Objective):
             frequencies = ClassFrequencies(
                 model.sizes[0], facts.annotated_images, onset[0], o.check_prior, t.accumulate
             )
-        return cls(weights, source, sampling, o.consistency, o.z_consistency, ramp, onset, frequencies, o.auxiliary)
+        return cls(
+            weights,
+            source,
+            sampling,
+            consistency=o.consistency,
+            z_consistency=o.z_consistency,
+            ramp=ramp,
+            onset=onset,
+            frequencies=frequencies,
+            auxiliary=o.auxiliary,
+        )
 
     @property
     def generative(self) -> bool:
@@ -166,7 +177,7 @@ class TighterELBO(Objective):
             return 1.0
         return 0.0 if step <= begin else (step - begin) / (full - begin)
 
-    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+    def loss(self, model: LabelVAE, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch: one encoder pass over all views, one decoder pass over the batch."""
         n = len(batch.x)
         proposal = self.source.propose(model, batch, self.belief_at(step))
@@ -208,7 +219,7 @@ class TighterELBO(Objective):
             self.frequencies.watch(log_q, log_prior, step)
         return self.frequencies.expected(batch.targets, seen, settled, log_prior, step)
 
-    def log_likelihood(self, model: Any, batch: Batch, posterior: Any) -> Tensor:
+    def log_likelihood(self, model: LabelVAE, batch: Batch, posterior: Posterior) -> Tensor:
         """E log p(x|z,c) with z ~ q(z|x), and c ~ p̃ where annotated or q(c|x) where not: [N] nats."""
         n = len(batch.x)
         rows: slice | Tensor = slice(None)
@@ -234,16 +245,16 @@ class TighterELBO(Objective):
         return value.mean().expand(n)
 
     def _sampled(
-        self, model: Any, x: Tensor, z: Tensor, logits: Tensor, log_annotation: Tensor, mask: Tensor
+        self, model: LabelVAE, x: Tensor, z: Tensor, logits: Tensor, log_annotation: Tensor, mask: Tensor
     ) -> Tensor:
         drawn = latent.relaxed_sample(
             logits, model.sizes, self.sampling.temperature, straight_through=self.sampling.how == "straight-through"
         )
         c = torch.where(mask, latent.hard_sample(log_annotation, model.sizes), drawn)
-        return model.log_likelihood(x, model.decode(z, c))  # type: ignore[no-any-return]
+        return model.log_likelihood(x, model.decode(z, c))
 
     def _enumerated(
-        self, model: Any, x: Tensor, z: Tensor, logits: Tensor, log_annotation: Tensor, mask: Tensor
+        self, model: LabelVAE, x: Tensor, z: Tensor, logits: Tensor, log_annotation: Tensor, mask: Tensor
     ) -> Tensor:
         """Σ_c r(c)·log p(x|z,c) over every combination of labels: the exact reference, c^k decoder passes."""
         log_r = torch.where(mask, log_annotation, latent.log_softmax(logits, model.sizes))
@@ -256,13 +267,12 @@ class TighterELBO(Objective):
         return torch.stack(values).sum(0)
 
     def _add_views(
-        self, terms: LossTerms, estimate: Estimate, posterior: Any, sizes: latent.Sizes, belief: float
+        self, terms: LossTerms, estimate: Estimate, posterior: Posterior, sizes: latent.Sizes, belief: float
     ) -> None:
         """Add the term of the views' estimated posteriors."""
-        targets, confidence = estimate.targets, estimate.confidence
-        terms.confidence = confidence.mean()
+        terms.confidence = estimate.confidence.mean()
         log_q = latent.log_softmax(posterior.logits, sizes)
-        kl = torch.where(confidence > 0, confidence * latent.annotation_kl(targets, log_q, sizes), 0)
+        kl = latent.counted_kl(estimate.targets, log_q, estimate.confidence, sizes)
         terms.consistency = kl.sum(-1).mean()
         terms.total = terms.total + self.consistency * terms.consistency
         if self.z_consistency and estimate.z is not None:

@@ -207,7 +207,19 @@ def train(
             progress = load_checkpoint(accelerator, run)
         # Of several processes each may be at another step when it is interrupted.
         with interrupts_after_steps(run is not None and accelerator.num_processes == 1) as asked:
-            return _loop(accelerator, wrapped, task, optimizer, stream, settings, progress, run, quiet, name, asked)
+            return _loop(
+                accelerator,
+                wrapped,
+                task,
+                optimizer,
+                stream,
+                settings,
+                progress,
+                run=run,
+                quiet=quiet,
+                name=name,
+                interrupted=asked,
+            )
 
 
 def _loop(
@@ -218,6 +230,7 @@ def _loop(
     stream: Stream,
     settings: TrainPlan,
     progress: Progress,
+    *,
     run: Run | None,
     quiet: bool,
     name: str,

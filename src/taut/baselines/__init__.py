@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from taut.baselines.base import Baseline
 from taut.baselines.fixmatch import FixMatch
 from taut.baselines.freematch import FreeMatch
 from taut.baselines.joint_vae import JointVAE
@@ -17,10 +16,11 @@ from taut.baselines.siddharth import Siddharth
 from taut.baselines.supervised import Supervised
 from taut.baselines.vae import VAE
 from taut.baselines.vat import VAT
+from taut.objective import Objective
 from taut.tighter import TighterELBO
 
 DEFAULT = "tighter-elbo"
-OBJECTIVES: dict[str, type[Baseline] | type[TighterELBO]] = {
+OBJECTIVES: dict[str, type[Objective]] = {
     DEFAULT: TighterELBO,
     "supervised": Supervised,
     "pseudo-label": PseudoLabel,
@@ -39,7 +39,7 @@ OBJECTIVES: dict[str, type[Baseline] | type[TighterELBO]] = {
 }
 
 
-def find_objective(name: str) -> type[Baseline] | type[TighterELBO]:
+def find_objective(name: str) -> type[Objective]:
     """The class of an objective; ValueError naming those that there are."""
     if name not in OBJECTIVES:
         raise ValueError(f"--objective {name!r} is not one of {', '.join(OBJECTIVES)}")

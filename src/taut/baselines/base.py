@@ -11,6 +11,7 @@ from torch import Tensor
 from taut import latent
 from taut.facts import Facts
 from taut.latent import Sizes
+from taut.nn.vae import LabelVAE
 from taut.objective import Batch, LossTerms, Objective
 from taut.plan import Plan
 from taut.tighter import TighterELBO
@@ -27,13 +28,13 @@ class Baseline(Objective):
     settings: ClassVar[dict[str, Any]] = {}
     rises_early: ClassVar[bool] = True
 
-    def __init__(self, model: Any, plan: Plan, facts: Facts) -> None:
+    def __init__(self, model: LabelVAE, plan: Plan, facts: Facts) -> None:
         super().__init__()
         self.sizes: Sizes = model.sizes
         self.plan, self.steps = plan.objective, plan.train.steps
 
     @classmethod
-    def from_plan(cls, model: Any, plan: Plan, facts: Facts) -> Self:
+    def from_plan(cls, model: LabelVAE, plan: Plan, facts: Facts) -> Self:
         """The objective of a plan for a training set with these facts."""
         return cls(model, plan, facts)
 
@@ -41,11 +42,6 @@ class Baseline(Objective):
     def plan_for(cls, facts: Facts) -> dict[str, Any]:
         """The decisions in which the method's plan differs from taut's own on data with these facts."""
         return {**(early_rise(facts) if cls.rises_early else {}), **cls.settings}
-
-    @classmethod
-    def decodes(cls, plan: Plan) -> bool:
-        """Whether the decoder learns under a plan."""
-        return False
 
 
 class Unlabelled(TighterELBO):
@@ -69,11 +65,11 @@ class Unlabelled(TighterELBO):
             "train.threshold": "half",
         }
 
-    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+    def loss(self, model: LabelVAE, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch without its annotations."""
         # α = 0 alone is not enough: an annotated class would reach the decoder.
         hidden = torch.zeros_like(batch.observed)
-        return super().loss(model, Batch(batch.x, batch.targets, hidden, batch.strong), step)
+        return super().loss(model, Batch(batch.x, batch.targets, hidden, batch.second), step)
 
 
 def early_rise(facts: Facts) -> dict[str, Any]:
@@ -91,7 +87,8 @@ def annotated_term(logits: Tensor, batch: Batch, sizes: Sizes) -> Tensor:
     logits: [N, W] of all rows of the batch.
     """
     rows = batch.observed.any(1).sum().clamp_min(1)
-    return annotation_kl(logits, batch.targets, batch.observed, sizes).sum() / rows
+    log_q = latent.log_softmax(logits, sizes)
+    return latent.counted_kl(batch.targets, log_q, batch.observed, sizes).sum() / rows
 
 
 def shielded(logits: Tensor, batch: Batch, sizes: Sizes) -> Tensor:
@@ -100,17 +97,6 @@ def shielded(logits: Tensor, batch: Batch, sizes: Sizes) -> Tensor:
         return logits
     ignored = with_second(batch.ignored, len(logits) - len(batch.ignored))
     return torch.where(latent.spread_labels(ignored, sizes), logits.detach(), logits)
-
-
-def annotation_kl(logits: Tensor, targets: Tensor, counts: Tensor, sizes: Sizes) -> Tensor:
-    """KL(p̃(c_j|x) ‖ q(c_j|x)) times how much each cell counts: [N, W] and counts [N, k] to [N, k] nats.
-
-    targets may be anything where a cell does not count.
-    """
-    log_q = latent.log_softmax(logits, sizes)
-    weight = counts.to(log_q.dtype)
-    targets = torch.where(latent.spread_labels(weight, sizes) > 0, targets.to(log_q.dtype), log_q.detach().exp())
-    return torch.where(weight > 0, weight * latent.annotation_kl(targets, log_q, sizes), 0)
 
 
 def squared_distance(p: Tensor, q: Tensor, sizes: Sizes) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from taut import latent
-from taut.baselines.base import Baseline, annotated_term, annotation_kl, last_rows, terms_of
+from taut.baselines.base import Baseline, annotated_term, last_rows, terms_of
 from taut.facts import Facts
+from taut.nn.vae import LabelVAE
 from taut.objective import Batch, LossTerms, SecondView
 
 
@@ -30,13 +31,13 @@ class FixMatch(Baseline):
         """Strong views of images that are far stronger than the weak ones: taut's own are mixed instead."""
         return {**super().plan_for(facts), **({"augment.strong": 2.0, "augment.erase": 2} if facts.is_image else {})}
 
-    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+    def loss(self, model: LabelVAE, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch."""
-        if batch.strong is None:
+        if batch.second is None:
             kl = annotated_term(model.classify(batch.x), batch, self.sizes)
             return terms_of(kl, kl)
-        n, count = len(batch.x), len(batch.strong)
-        logits = model.classify(torch.cat([batch.x, batch.strong]))
+        n, count = len(batch.x), len(batch.second)
+        logits = model.classify(torch.cat([batch.x, batch.second]))
         kl = annotated_term(logits[:n], batch, self.sizes)
         with torch.no_grad():
             log_q = latent.log_softmax(last_rows(logits[:n], count), self.sizes)
@@ -46,14 +47,15 @@ class FixMatch(Baseline):
                 sure &= ~last_rows(batch.ignored, count)
             seen = last_rows(batch.observed, count)
             targets = torch.where(latent.spread_labels(seen, self.sizes), last_rows(batch.targets, count), guess)
-        pseudo = annotation_kl(logits[n:], targets, sure | seen, self.sizes).sum() / count
-        total = kl + self.plan.consistency * pseudo + self.fairness(log_q, logits[n:], sure)
+        log_strong = latent.log_softmax(logits[n:], self.sizes)
+        pseudo = latent.counted_kl(targets, log_strong, sure | seen, self.sizes).sum() / count
+        total = kl + self.plan.consistency * pseudo + self.fairness(log_q, log_strong, sure)
         return terms_of(total, kl, consistency=pseudo.detach(), confidence=sure.float().mean())
 
     def sure(self, log_q: Tensor, free: Tensor | None = None) -> Tensor:
         """Which estimates count, [M, k] bool, of weak views' log q [M, W]; free: the cells [M, k] that may, or all."""
         return latent.max_labels(log_q, self.sizes).exp() >= self.plan.threshold
 
-    def fairness(self, log_q: Tensor, strong_logits: Tensor, sure: Tensor) -> Tensor | float:
+    def fairness(self, log_q: Tensor, log_strong: Tensor, sure: Tensor) -> Tensor | float:
         """A further term in nats; FixMatch has none."""
         return 0.0

@@ -10,6 +10,7 @@ from torch import Tensor
 from taut import latent
 from taut.baselines.fixmatch import FixMatch
 from taut.facts import Facts
+from taut.nn.vae import LabelVAE
 from taut.plan import Plan
 
 MEMORY = 1000  # steps
@@ -34,7 +35,7 @@ class FreeMatch(FixMatch):
     marginal: Tensor
     histogram: Tensor
 
-    def __init__(self, model: Any, plan: Plan, facts: Facts) -> None:
+    def __init__(self, model: LabelVAE, plan: Plan, facts: Facts) -> None:
         super().__init__(model, plan, facts)
         memory = max(1.0, min(MEMORY, SHORTEST * self.steps))
         self.decay = (1 - 1 / memory) ** (1 / plan.train.accumulate)  # figures follow every part of a step
@@ -57,13 +58,12 @@ class FreeMatch(FixMatch):
         wanted = local * latent.spread_labels(self.threshold, self.sizes)
         return greatest >= latent.sum_labels(guess * wanted, self.sizes)
 
-    def fairness(self, log_q: Tensor, strong_logits: Tensor, sure: Tensor) -> Tensor | float:
+    def fairness(self, log_q: Tensor, log_strong: Tensor, sure: Tensor) -> Tensor | float:
         """The fairness term in nats, times its weight (Wang 2023, eq. 10-11)."""
         counts = latent.spread_labels(sure.to(log_q.dtype), self.sizes)
-        strong = latent.log_softmax(strong_logits, self.sizes)
-        guess = latent.most_probable(strong, self.sizes)
+        guess = latent.most_probable(log_strong, self.sizes)
         rows = counts.sum(0).clamp_min(1)
-        mean, shown = (counts * strong.exp()).sum(0) / rows, (counts * guess).sum(0) / rows
+        mean, shown = (counts * log_strong.exp()).sum(0) / rows, (counts * guess).sum(0) / rows
         wanted = self.shares(self.marginal / self.histogram.clamp_min(1e-6))
         # A class that no strong view shows has no place in p̄/h̄ (as in the authors' code); 1/0 would take all of it.
         have = self.shares(torch.where(shown > 0, mean / shown.clamp_min(1e-6), 0)).clamp_min(1e-12).log()

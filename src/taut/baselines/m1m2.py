@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -10,7 +10,8 @@ from torch import Tensor
 from taut import latent
 from taut.baselines.m2 import M2
 from taut.nn import Posterior
-from taut.nn.stacked import gaussian_parameters
+from taut.nn.stacked import StackedDecoder, StackedEncoder, gaussian_parameters
+from taut.nn.vae import LabelVAE
 from taut.objective import Batch, LossTerms
 
 
@@ -28,18 +29,19 @@ class M1M2(M2):
     settings: ClassVar[dict[str, Any]] = {**M2.settings, "model.stack": 50, "model.z_dim": 50}
     stages = 2
 
-    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+    def loss(self, model: LabelVAE, batch: Batch, step: int) -> LossTerms:
         """The loss of the stage that the step belongs to."""
         if self.stages * step < self.steps:
             return self.first_stage(model, batch)
         with torch.no_grad():
-            z1 = latent.gaussian_sample(*model.encoder.z1(model.standardise(batch.x)))
-        return super().loss(Second(model), Batch(z1, batch.targets, batch.observed, ignored=batch.ignored), step)
+            z1 = latent.gaussian_sample(*first_posterior(model, batch))
+        return self.loss_of(Second(model), Batch(z1, batch.targets, batch.observed, ignored=batch.ignored))
 
-    def first_stage(self, model: Any, batch: Batch) -> LossTerms:
+    def first_stage(self, model: LabelVAE, batch: Batch) -> LossTerms:
         """Minus ρ·E log p(x|z1) + β_z·KL(q(z1|x) ‖ p(z1)), a batch mean in nats."""
-        mean, log_var = model.encoder.z1(model.standardise(batch.x))
-        parameters = model.decoder.image(latent.gaussian_sample(mean, log_var)).float()
+        mean, log_var = first_posterior(model, batch)
+        decoder = cast(StackedDecoder, model.decoder)
+        parameters = decoder.image(latent.gaussian_sample(mean, log_var)).float()
         likelihood = model.log_likelihood(batch.x, parameters).mean()
         kl = latent.gaussian_kl(mean, log_var).mean()
         return LossTerms(
@@ -50,19 +52,26 @@ class M1M2(M2):
         )
 
 
+def first_posterior(model: LabelVAE, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance of q(z1|x): [N, D1] each."""
+    return cast(StackedEncoder, model.encoder).z1(model.standardise(batch.x))
+
+
 class Second:
     """The second stage seen as an M2 whose data is z1."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: LabelVAE) -> None:
         self.model, self.log_prior = model, model.log_prior
+        self.encoder = cast(StackedEncoder, model.encoder)
+        self.decoder = cast(StackedDecoder, model.decoder)
 
     def encode(self, z1: Tensor) -> Posterior:
         """q(c|z1) and q(z2|z1,c) of [N, D1]."""
-        return self.model.posterior(self.model.encoder.read(z1))  # type: ignore[no-any-return]
+        return self.model.posterior(self.encoder.read(z1))
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         """The mean and the log-variance of p(z1|z2,c), side by side: [N, 2·D1]."""
-        return self.model.decoder.second(z, c).float()  # type: ignore[no-any-return]
+        return self.decoder.second(z, c).float()  # type: ignore[no-any-return]
 
     def log_likelihood(self, z1: Tensor, parameters: Tensor) -> Tensor:
         """log p(z1|z2,c), [N] nats."""

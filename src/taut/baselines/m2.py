@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -10,8 +10,26 @@ from torch import Tensor
 from taut import latent
 from taut.baselines.base import Baseline, annotated_term, shielded
 from taut.facts import Facts
+from taut.nn.vae import LabelVAE, Posterior
 from taut.objective import Batch, LossTerms
 from taut.plan import Plan
+
+
+class Generative(Protocol):
+    """The parts of a LabelVAE that the bound needs; M1+M2 has another model of z1 in its place."""
+
+    @property
+    def log_prior(self) -> Tensor:
+        """[W]."""
+
+    def encode(self, x: Tensor) -> Posterior:
+        """See `LabelVAE.encode`."""
+
+    def decode(self, z: Tensor, c: Tensor) -> Tensor:
+        """See `LabelVAE.decode`."""
+
+    def log_likelihood(self, x: Tensor, parameters: Tensor) -> Tensor:
+        """See `LabelVAE.log_likelihood`."""
 
 
 class M2(Baseline):
@@ -40,7 +58,7 @@ class M2(Baseline):
 
     enumerates: ClassVar[bool] = True
 
-    def __init__(self, model: Any, plan: Plan, facts: Facts) -> None:
+    def __init__(self, model: LabelVAE, plan: Plan, facts: Facts) -> None:
         """ValueError for more combinations of labels than can be enumerated, where any that are drawn lack some."""
         super().__init__(model, plan, facts)
         # Where a fold hides annotations of whole rows, what is hidden is not drawn.
@@ -53,8 +71,12 @@ class M2(Baseline):
         """Whether the decoder learns under a plan."""
         return plan.objective.reconstruction > 0
 
-    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+    def loss(self, model: LabelVAE, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch."""
+        return self.loss_of(model, batch)
+
+    def loss_of(self, model: Generative, batch: Batch) -> LossTerms:
+        """The loss of one batch under a model of it."""
         posterior = model.encode(batch.x)
         kl = annotated_term(posterior.logits, batch, self.sizes)
         bound = self.bound(model, batch, posterior)
@@ -67,7 +89,7 @@ class M2(Baseline):
         """Whether ρ = β_z = 1, so that the formula is a bound."""
         return self.plan.reconstruction == self.plan.beta_z == 1
 
-    def bound(self, model: Any, batch: Batch, posterior: Any) -> Tensor:
+    def bound(self, model: Generative, batch: Batch, posterior: Posterior) -> Tensor:
         """Σ_c r(c)·(−L_l(x, c)) + H(q) of the labels that are not annotated: [N] nats."""
         mask = latent.spread_labels(batch.observed, self.sizes)
         log_q = latent.log_softmax(shielded(posterior.logits, batch, self.sizes), self.sizes)
@@ -100,7 +122,7 @@ class M2(Baseline):
         soft = batch.observed & ~single
         return ignored if latent.is_enumerable(self.sizes) else ignored | soft
 
-    def _marginal(self, model: Any, x: Tensor, posterior: Any, log_r: Tensor) -> Tensor:
+    def _marginal(self, model: Generative, x: Tensor, posterior: Posterior, log_r: Tensor) -> Tensor:
         """Σ_c r(c)·(−L_l(x, c)) over all combinations, [N] nats, in one decoder pass over all of them."""
         combinations = latent.enumerate_labels(self.sizes, log_r)
         c = combinations[:, None].expand(-1, len(x), -1)
@@ -108,7 +130,7 @@ class M2(Baseline):
         weight = (c * log_r).sum(-1).exp()
         return (weight * self.joint(model, x, posterior, c)).sum(0)
 
-    def joint(self, model: Any, x: Tensor, posterior: Any, c: Tensor) -> Tensor:
+    def joint(self, model: Generative, x: Tensor, posterior: Posterior, c: Tensor) -> Tensor:
         """−L_l(x, c), with ρ = β_z = 1 a bound on log p(x, c): [N] nats for c [N, W], [R, N] for [R, N, W]."""
         mean, log_var = posterior.given(c)
         z = latent.gaussian_sample(mean, log_var)

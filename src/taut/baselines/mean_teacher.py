@@ -17,6 +17,7 @@ from taut.baselines.base import (
     terms_of,
 )
 from taut.facts import Facts
+from taut.nn.vae import LabelVAE
 from taut.objective import Batch, LossTerms, SecondView
 from taut.plan import Plan
 from taut.targets import AveragedModel
@@ -36,20 +37,20 @@ class MeanTeacher(Baseline):
     settings: ClassVar[dict[str, Any]] = {"objective.consistency": 10.0, "objective.momentum": 0.99}
     second_view: SecondView = "weak"
 
-    def __init__(self, model: Any, plan: Plan, facts: Facts) -> None:
+    def __init__(self, model: LabelVAE, plan: Plan, facts: Facts) -> None:
         super().__init__(model, plan, facts)
         self.teacher = AveragedModel(model, plan.objective.momentum, plan.train.accumulate)
 
-    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+    def loss(self, model: LabelVAE, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch."""
         logits = shielded(model.classify(batch.x), batch, self.sizes)
         kl = annotated_term(logits, batch, self.sizes)
-        if batch.strong is None:
+        if batch.second is None:
             return terms_of(kl, kl)
         with torch.no_grad():
-            guess = self.teacher.follow(model).classify(batch.strong)
+            guess = self.teacher.follow(model).classify(batch.second)
             target = latent.log_softmax(guess, self.sizes).exp()
-        q = latent.log_softmax(last_rows(logits, len(batch.strong)), self.sizes).exp()
+        q = latent.log_softmax(last_rows(logits, len(batch.second)), self.sizes).exp()
         distance = squared_distance(q, target, self.sizes).sum(1).mean()
         weight = self.plan.consistency * sigmoid_ramp(step / (RAMP * self.steps))
         return terms_of(kl + weight * distance, kl, consistency=distance.detach())

@@ -11,12 +11,12 @@ from taut.adversary import uncached_no_grad
 from taut.baselines.base import (
     Baseline,
     annotated_term,
-    annotation_kl,
     last_rows,
     squared_distance,
     terms_of,
     with_second,
 )
+from taut.nn.vae import LabelVAE
 from taut.objective import Batch, LossTerms, SecondView
 from taut.targets import Estimate, mixed, mixed_estimate, sharpened
 
@@ -38,12 +38,12 @@ class MixMatch(Baseline):
     }
     second_view: SecondView = "weak"
 
-    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+    def loss(self, model: LabelVAE, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch."""
-        if batch.strong is None:
+        if batch.second is None:
             kl = annotated_term(model.classify(batch.x), batch, self.sizes)
             return terms_of(kl, kl)
-        second = batch.strong
+        second = batch.second
         count = len(second)
         observed, targets, settled = (with_second(v, count) for v in (batch.observed, batch.targets, batch.settled))
         x = torch.cat([batch.x, second])
@@ -64,8 +64,8 @@ class MixMatch(Baseline):
             labels = mixed_estimate(estimate, partner, share.to(labels.dtype), self.sizes).targets
         logits = model.classify(x)
         rows, others = observed.any(1).sum().clamp_min(1), (~settled).any(1).sum().clamp_min(1)
-        kl = annotation_kl(logits, labels, observed, self.sizes).sum() / rows
-        q = latent.log_softmax(logits, self.sizes).exp()
-        distance = torch.where(settled, 0, squared_distance(q, labels, self.sizes)).sum() / others
+        log_q = latent.log_softmax(logits, self.sizes)
+        kl = latent.counted_kl(labels, log_q, observed, self.sizes).sum() / rows
+        distance = torch.where(settled, 0, squared_distance(log_q.exp(), labels, self.sizes)).sum() / others
         weight = self.plan.consistency * min(1.0, step / self.steps)
         return terms_of(kl + weight * distance, kl, consistency=distance.detach())

@@ -16,6 +16,7 @@ from taut.baselines.base import (
     squared_distance,
     terms_of,
 )
+from taut.nn.vae import LabelVAE
 from taut.objective import Batch, LossTerms, SecondView
 
 RAMP = 0.27  # 80 of 300 epochs
@@ -33,9 +34,9 @@ class PiModel(Baseline):
     settings: ClassVar[dict[str, Any]] = {"objective.consistency": 10.0}
     second_view: SecondView = "weak"
 
-    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+    def loss(self, model: LabelVAE, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch."""
-        n, second = len(batch.x), batch.strong
+        n, second = len(batch.x), batch.second
         if second is None:
             kl = annotated_term(model.classify(batch.x), batch, self.sizes)
             return terms_of(kl, kl)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from taut import latent
-from taut.baselines.base import annotation_kl, early_rise, sigmoid_ramp
+from taut.baselines.base import early_rise, sigmoid_ramp
 from taut.facts import Facts
+from taut.nn.vae import LabelVAE
 from taut.objective import Batch, LossTerms, Weights
 from taut.rules import is_finished
 from taut.targets import Estimate, mixed, mixed_estimate
@@ -62,7 +63,7 @@ class ShotVAE(TighterELBO):
         """The constants at a step; annotated images have a term of their own."""
         return replace(super().weights_at(step), alpha=0.0)
 
-    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+    def loss(self, model: LabelVAE, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch with smoothed annotations."""
         size = latent.spread_labels(torch.tensor(model.sizes, device=batch.x.device), model.sizes)
         rest = SMOOTHING / (size - 1)
@@ -75,11 +76,12 @@ class ShotVAE(TighterELBO):
         return terms
 
 
-def mixed_annotations(model: Any, batch: Batch, rows: Tensor) -> Tensor:
+def mixed_annotations(model: LabelVAE, batch: Batch, rows: Tensor) -> Tensor:
     """KL(p̃(c_j|x) ‖ q(c_j|x)) of mixtures of some rows with partners among them, p̃ mixed alike: [M, k] nats."""
     x, partner, share = mixed(batch.x[rows], MIX)
     observed = batch.observed[rows]
     known = torch.where(latent.spread_labels(observed, model.sizes), batch.targets[rows], 0)
     estimate = Estimate(known, observed.to(known.dtype))
     both = mixed_estimate(estimate, partner, share.to(known.dtype), model.sizes)
-    return annotation_kl(model.classify(x), both.targets, both.confidence, model.sizes)
+    log_q = latent.log_softmax(model.classify(x), model.sizes)
+    return latent.counted_kl(both.targets, log_q, both.confidence, model.sizes)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from taut import latent
-from taut.baselines.m2 import M2
+from taut.baselines.m2 import M2, Generative
+from taut.nn.vae import Posterior
 
 
 class Siddharth(M2):
@@ -27,7 +28,7 @@ class Siddharth(M2):
     settings: ClassVar[dict[str, Any]] = {**M2.settings, "objective.alpha": 50.0}
     enumerates = False
 
-    def _marginal(self, model: Any, x: Tensor, posterior: Any, log_r: Tensor) -> Tensor:
+    def _marginal(self, model: Generative, x: Tensor, posterior: Posterior, log_r: Tensor) -> Tensor:
         """One relaxed sample of c in the place of the sum: [N] nats."""
         c = latent.relaxed_sample(log_r, self.sizes, self.plan.temperature)
         # The expected log-prior is analytic, as the entropy is.

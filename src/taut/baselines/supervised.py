@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
-from taut.baselines.base import Baseline, annotated_term, annotation_kl, last_rows, terms_of
+from taut import latent
+from taut.baselines.base import Baseline, annotated_term, last_rows, terms_of
 from taut.facts import Facts
+from taut.nn.vae import LabelVAE
 from taut.objective import Batch, LossTerms, auxiliary_term
 from taut.plan import Plan
 from taut.rules import whole_rows
@@ -24,7 +26,7 @@ class Supervised(Baseline):
 
     takes_auxiliary = True
 
-    def __init__(self, model: Any, plan: Plan, facts: Facts) -> None:
+    def __init__(self, model: LabelVAE, plan: Plan, facts: Facts) -> None:
         super().__init__(model, plan, facts)
         # Images without any annotation may be there for their auxiliary variables alone.
         self.second_view = "strong" if plan.objective.source == "teacher" and not whole_rows(facts) else "none"
@@ -37,22 +39,19 @@ class Supervised(Baseline):
             alone = {"train.batch_unlabelled": 0} if whole_rows(facts) else {"train.unannotated": 0.0}
         return {**super().plan_for(facts), **alone}
 
-    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+    def loss(self, model: LabelVAE, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch; step does not matter."""
-        n, views = len(batch.x), batch.strong
-        x, others = batch.x if views is None else torch.cat([batch.x, views]), {}
-        if batch.auxiliary is None:
-            logits = model.classify(x)
-            kl = total = annotated_term(logits[:n], batch, self.sizes)
-        else:
-            posterior = model.encode(x)
-            logits = posterior.logits
-            kl = annotated_term(logits[:n], batch, self.sizes)
+        n, views = len(batch.x), batch.second
+        posterior = model.encode(batch.x if views is None else torch.cat([batch.x, views]))
+        logits, others = posterior.logits, {}
+        kl = total = annotated_term(logits[:n], batch, self.sizes)
+        if batch.auxiliary is not None and posterior.auxiliary is not None:
             auxiliary = auxiliary_term(posterior.auxiliary[:n], batch.auxiliary, model.auxiliary_sizes)
             total, others = kl + self.plan.auxiliary * auxiliary, {"auxiliary": auxiliary.detach()}
         if views is None:
             return terms_of(total, kl, **others)
         targets, observed = last_rows(batch.targets, len(views)), last_rows(batch.observed, len(views))
         rows = observed.any(1).sum().clamp_min(1)
-        strong = annotation_kl(logits[n:], targets, observed, self.sizes).sum() / rows
+        log_q = latent.log_softmax(logits[n:], self.sizes)
+        strong = latent.counted_kl(targets, log_q, observed, self.sizes).sum() / rows
         return terms_of(total + strong, kl, consistency=strong.detach(), **others)

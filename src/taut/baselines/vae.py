@@ -8,6 +8,7 @@ import torch
 
 from taut.baselines.base import Unlabelled
 from taut.facts import Facts
+from taut.nn.vae import LabelVAE
 from taut.plan import Plan
 
 
@@ -29,7 +30,7 @@ class VAE(Unlabelled):
         }
 
     @classmethod
-    def from_plan(cls, model: Any, plan: Plan, facts: Facts) -> Self:
+    def from_plan(cls, model: LabelVAE, plan: Plan, facts: Facts) -> Self:
         """The objective, with the model's label head fixed at the prior."""
         with torch.no_grad():
             model.to_logits.weight.zero_()

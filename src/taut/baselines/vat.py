@@ -10,6 +10,7 @@ from taut import latent
 from taut.adversary import adversarial, frozen_statistics, uncached_no_grad
 from taut.baselines.base import Baseline, annotated_term, shielded, terms_of
 from taut.facts import Facts
+from taut.nn.vae import LabelVAE
 from taut.objective import Batch, LossTerms
 from taut.plan import Plan
 
@@ -28,11 +29,11 @@ class VAT(Baseline):
 
     settings: ClassVar[dict[str, Any]] = {"objective.consistency": 1.0, "train.precision": "fp32"}
 
-    def __init__(self, model: Any, plan: Plan, facts: Facts) -> None:
+    def __init__(self, model: LabelVAE, plan: Plan, facts: Facts) -> None:
         super().__init__(model, plan, facts)
         self.epsilon = SHARE * facts.typical_length
 
-    def loss(self, model: Any, batch: Batch, step: int) -> LossTerms:
+    def loss(self, model: LabelVAE, batch: Batch, step: int) -> LossTerms:
         """The loss of one batch."""
         logits = shielded(model.classify(batch.x), batch, self.sizes)
         kl = annotated_term(logits, batch, self.sizes)
@@ -44,16 +45,16 @@ class VAT(Baseline):
         entropy = latent.label_entropy(log_q, self.sizes).sum(1).mean()
         return terms_of(kl + self.plan.consistency * (change + entropy), kl, consistency=change.detach())
 
-    def undropped(self, model: Any, batch: Batch) -> Tensor:
+    def undropped(self, model: LabelVAE, batch: Batch) -> Tensor:
         """log q(c|x) by all units, [N, W], which other passes by all units can be compared with."""
         with uncached_no_grad():
             return latent.log_softmax(model.classify(batch.x), self.sizes)
 
-    def direction(self, model: Any, batch: Batch, log_q: Tensor) -> Tensor:
+    def direction(self, model: LabelVAE, batch: Batch, log_q: Tensor) -> Tensor:
         """The virtual adversarial perturbation r, [N, ...], of length ε."""
         return adversarial(lambda r: self.divergence(model, batch, log_q, r), batch.x, self.epsilon)
 
-    def divergence(self, model: Any, batch: Batch, log_q: Tensor, r: Tensor) -> Tensor:
+    def divergence(self, model: LabelVAE, batch: Batch, log_q: Tensor, r: Tensor) -> Tensor:
         """Mean KL(q(c|x) ‖ q(c|x + r)) in nats."""
         moved = latent.log_softmax(shielded(model.classify(batch.x + r), batch, self.sizes), self.sizes)
         return latent.label_kl(log_q, moved, self.sizes).sum(1).mean()

@@ -117,7 +117,7 @@ class Stream:
             x=self.augment.weak(x, generator),
             targets=self.targets[rows].to(device),
             observed=self.observed[rows].to(device),
-            strong=second,
+            second=second,
             ignored=None if self.ignored is None else self.ignored[rows].to(device),
             auxiliary=None if self.auxiliary is None else self.auxiliary[rows].to(device),
             index=rows.to(device),
