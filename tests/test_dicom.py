@@ -11,7 +11,7 @@ from PIL import Image
 
 from image_files import paint, rows_of, table, yes
 from packs import PACKS, needs
-from taut.data import DataError
+from taut.data import DataError, dicom
 from taut.data.cache import decode_image, decode_once, read_images
 from taut.data.dicom import Header, is_dicom, read_dicom, read_dicom_header
 from taut.data.files import find_images
@@ -107,6 +107,27 @@ def test_a_table_of_values_of_interest(tmp_path: Path) -> None:
     pixels = np.arange(64, dtype=np.uint16).reshape(8, 8) * 4
     path = write(tmp_path / "a.dcm", pixels, VOILUTSequence=[item], WindowCenter=10, WindowWidth=3)
     np.testing.assert_allclose(read_dicom(path), 255 - pixels, atol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "low", "high"), [("u2", 0, 4096), ("i2", -300, 900), ("u4", 80_000, 81_000)])
+def test_values_are_looked_up_as_they_are_computed(
+    kind: str, low: int, high: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).integers(low, high, (60, 50)).astype(kind)
+    values[0, 0] = low - 7 if low else 0
+    asked: list[Any] = []
+
+    def grey(x: Any) -> Any:
+        asked.append(x)
+        rest = x[x != values[0, 0]]  # as padding is left out
+        return ((x.astype(np.float64) - rest.min()) / (rest.max() - rest.min())).astype(np.float32)
+
+    found = dicom._by_value(values, grey)
+    np.testing.assert_array_equal(asked[0], np.unique(values))
+    np.testing.assert_array_equal(found, grey(values))
+    monkeypatch.setattr(dicom, "MOST_LEVELS", 10)
+    np.testing.assert_array_equal(dicom._by_value(values, grey), found)
+    assert asked[-1] is values
 
 
 def test_eight_bits_stay_as_they_are_and_padding_does_not_count(tmp_path: Path) -> None:

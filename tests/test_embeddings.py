@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,15 +8,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from conftest import Array
+from taut.data import embeddings
 from taut.data.arrays import load_npz
 from taut.data.dataset import DataError, Dataset
 from taut.data.embeddings import load_embeddings
 from taut.data.listing import TableOptions
+from taut.data.mapped import MappedRows, is_mapped
+from taut.evaluate.metrics import evaluate
+from taut.fit import Fitted, fit
 from taut.flags import ReadFlags
 from taut.inputs import read_inputs
 from taut.labels import LabelSpace
+from taut.plan import override
 
 pytest.importorskip("pyarrow")
 N, F = 6, 3
@@ -362,3 +369,30 @@ def test_a_model_reads_inputs_whatever_their_annotations(tmp_path: Path) -> None
     np.savez(tmp_path / "nothing.npz", a=np.zeros(3))
     with pytest.raises(DataError, match=r"nothing\.npz: expected an array 'x'"):
         next(read_inputs(tmp_path / "nothing.npz", model, None, flags))
+
+
+def test_a_large_array_stays_on_the_disk_and_teaches_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "e.npy", rng.normal(size=(60, F)).astype(np.float32))
+    parts = ["train", "test", "train"] * 20
+    lines = [f"{i},{'ab'[i % 2]},{part}" for i, part in enumerate(parts) if i != 7]
+    labels = table(tmp_path, "\n".join(["row,class,split", *lines]))
+    change = partial(override, changes={"train.steps": 3, "train.folds": 2}, where="test")
+
+    def trained() -> tuple[Dataset, Fitted, Any]:
+        data = load_embeddings(tmp_path / "e.npy", labels, TableOptions(split_column="split"))
+        fitted = fit(data.part("train"), change, quiet=True)
+        return data, fitted, evaluate(fitted.model, data.part("test"))
+
+    _, usual, figures = trained()
+    monkeypatch.setattr(embeddings, "MAP_BYTES", 0)
+    data, mapped, others = trained()
+    assert is_mapped(data.x)
+    assert isinstance(data.part("train").x, MappedRows)
+    assert others == figures
+    assert all(
+        torch.equal(a, b) for a, b in zip(*(f.model.state_dict().values() for f in (usual, mapped)), strict=True)
+    )
+    np.save(tmp_path / "double.npy", np.zeros((6, F)))
+    whole = load_embeddings(tmp_path / "double.npy", None, space=LabelSpace.multiclass(2))
+    assert (is_mapped(whole.x), whole.x.dtype) == (False, np.float32)

@@ -113,6 +113,18 @@ def test_a_constant_feature_is_no_trouble() -> None:
     assert model.mean_image(torch.ones(1, 5))[0, 2] == 4
 
 
+def test_a_constant_feature_counts_neither_in_the_likelihood_nor_in_its_weight() -> None:
+    data = vectors(some_known())
+    beside = vectors(some_known())
+    beside.x = np.insert(beside.x, 2, 4.0, axis=1)
+    plain, wider = (build_model(d, plan_of(d), fingerprint(d)) for d in (data, beside))
+    x, means = torch.from_numpy(data.x[:3]), torch.randn(3, 5)
+    other = torch.cat([means[:, :2], torch.full((3, 1), 7.0), means[:, 2:]], dim=1)
+    want = plain.log_likelihood(plain.prepare(x), means)
+    torch.testing.assert_close(wider.log_likelihood(wider.prepare(torch.from_numpy(beside.x[:3])), other), want)
+    assert plan_of(beside).objective.reconstruction == plan_of(data).objective.reconstruction == 1 / 5
+
+
 def test_features_in_small_units_are_standardised_and_constant_ones_are_not() -> None:
     data = vectors(some_known())
     want = data.x.std(axis=0)

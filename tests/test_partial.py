@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from commands import taut
 from image_files import decoded_by, images
-from taut.data import DataError, cache, partial
+from taut.data import DataError, cache, file_index, partial
+from taut.data.cache import Header
 from taut.data.partial import Partial, Rows, partials, recover
 
 SHAPE = (1, 8, 8)
@@ -191,7 +193,7 @@ def test_what_is_there_but_not_noted_is_no_partial(tmp_path):
 
 
 def copied(tmp_path):
-    ending = b"z" * cache.TAIL_BYTES
+    ending = b"z" * 5 * cache.SAMPLE_BYTES
     paths = [tmp_path / str(i) for i in range(4)]
     for path, head in zip(paths, (b"one", b"two", b"one", b"four"), strict=True):
         path.write_bytes(head + ending)
@@ -206,7 +208,7 @@ def test_copies_are_found_beyond_the_same_ending(tmp_path, monkeypatch):
 
 
 def test_large_files_are_compared_once(tmp_path, root, monkeypatch):
-    monkeypatch.setattr(cache, "DIGEST_BYTES", 1)
+    monkeypatch.setattr(file_index, "LARGE", 1)
     paths = copied(tmp_path)
     assert cache.find_copies(paths).tolist() == [0, 1, 0, 3]
     opened, opens = [], Path.open
@@ -217,3 +219,57 @@ def test_large_files_are_compared_once(tmp_path, root, monkeypatch):
     opened.clear()
     assert cache.find_copies(paths).tolist() == [0, 0, 2, 3]
     assert set(opened) & set(paths) == {paths[0]}
+
+
+def test_a_file_that_is_gone_is_no_copy(tmp_path, root):
+    paths = copied(tmp_path)
+    paths[0].unlink()
+    assert cache.find_copies([*paths, tmp_path / "neither"]).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_files_that_differ_in_the_middle_alone_are_not_read_as_a_whole(tmp_path, root):
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path, middle in zip(paths, (b"a", b"b"), strict=True):
+        path.write_bytes(b"z" * 5 * cache.SAMPLE_BYTES + middle + b"z" * 5 * cache.SAMPLE_BYTES)
+    with file_index.FileIndex(root, paths) as index:
+        assert index.digest(paths[0], cache.SAMPLE_BYTES) != index.digest(paths[1], cache.SAMPLE_BYTES)
+        assert index.read == 4 * cache.SAMPLE_BYTES
+
+
+# --- headers ------------------------------------------------------------------------------------------------
+
+
+def test_headers_of_many_files_are_read_once(tmp_path, root, monkeypatch):
+    monkeypatch.setattr(file_index, "MANY", 2)
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        Image.new("L", (4 + i, 6)).save(path)
+    paths[2].write_bytes(b"damaged")
+    headers = cache.read_headers(paths)
+    assert headers == [Header(6, 4, True, False), Header(6, 5, True, False), "it is not an image that Pillow knows"]
+    looked, look = [], cache._header
+    monkeypatch.setattr(cache, "_header", lambda path: (looked.append(path), look(path))[1])
+    assert cache.read_headers(paths) == headers
+    assert looked == [paths[2]]  # which may be whole by now
+    Image.new("RGB", (9, 9)).save(paths[0])
+    assert cache.read_headers(paths)[:2] == [Header(9, 9, False, False), headers[1]]
+
+
+def test_headers_that_were_read_before_an_interruption_are_kept(tmp_path, root, monkeypatch):
+    monkeypatch.setattr(file_index, "MANY", 1)
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path in paths:
+        Image.new("L", (4, 6)).save(path)
+    look = cache._header
+
+    def interrupted(path):
+        if path == paths[2]:
+            raise KeyboardInterrupt
+        return look(path)
+
+    monkeypatch.setattr(cache, "_header", interrupted)
+    monkeypatch.setattr(cache, "_cores", lambda: 1)
+    with pytest.raises(KeyboardInterrupt):
+        cache.read_headers(paths)
+    monkeypatch.setattr(cache, "_header", lambda path: pytest.fail("read again"))
+    assert cache.read_headers(paths[:2]) == [Header(6, 4, True, False)] * 2

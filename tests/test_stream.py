@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -394,3 +396,15 @@ def test_features_get_noise_and_only_strong_views_lose_some() -> None:
     lost = strong == 0
     assert float(lost.float().mean()) == pytest.approx(0.25, abs=0.02)
     assert float((strong - x)[~lost].std()) == pytest.approx(0.2, rel=0.05)
+
+
+def test_inputs_on_a_disk_are_read_ahead_and_are_the_same(tmp_path: Path) -> None:
+    data = images(some_known(20))
+    np.save(tmp_path / "x.npy", data.x)
+    mapped = dataclasses.replace(data, x=np.load(tmp_path / "x.npy", mmap_mode="r"))
+    model, stream, ahead = model_of(data), stream_of(data), stream_of(mapped)
+    for step in (0, 1, 2, 7, 8, 1):
+        assert same(ahead.batch(step, model, CPU), stream.batch(step, model, CPU))
+    read: list[Any] = []
+    ahead.x = SimpleNamespace(__getitem__=read.append)
+    assert torch.equal(ahead.batch(2, model, CPU).x, stream.batch(2, model, CPU).x)  # read before the map was gone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,9 +92,17 @@ def _is_grey(images: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray((images.max(axis=1) - images.min(axis=1)).mean(axis=(1, 2)) < 0.01)
 
 
-def fingerprint(dataset: Dataset) -> Facts:
-    """The facts of a training set: sizes, counts of annotations, and the statistics of its inputs."""
-    x, observed = dataset.x, dataset.annotation.observed
+def fingerprint(dataset: Dataset, inputs: Facts | None = None) -> Facts:
+    """The facts of a training set: sizes, counts of annotations, and the statistics of its inputs.
+
+    inputs: facts of the same inputs with other annotations, whose statistics are taken over.
+    """
+    found = _of_annotations(dataset)
+    return replace(inputs, **found) if inputs is not None else Facts(**found, **_of_inputs(dataset))
+
+
+def _of_inputs(dataset: Dataset) -> dict[str, Any]:
+    x = dataset.x
     # A sample is enough for means, and large arrays may be memory maps.
     step = max(1, len(x) // 5000, x.size // MOST_VALUES)
     sample = np.asarray(x[::step], dtype=np.float64) / (255 if x.dtype == np.uint8 else 1)
@@ -103,27 +111,32 @@ def fingerprint(dataset: Dataset) -> Facts:
     mean, std = (sample.mean(axis=axes), sample.std(axis=axes)) if step == 1 or dataset.is_image else _moments(x)
     # Below this the networks' float32 has nothing but rounding: the input is constant.
     least = np.maximum(np.finfo(np.float32).eps * np.abs(mean), np.finfo(np.float32).tiny)
-    cells: dict[str, tuple[Any, ...]] = {}
+    return {
+        "images": len(x),
+        "shape": tuple(x.shape[1:]),
+        "grey": dataset.is_image and bool(_is_grey(sample).mean() >= GREY),
+        "mean": tuple(float(v) for v in mean),
+        "std": tuple(float(v) for v in np.where(std > least, std, 1.0 if dataset.is_image else 0.0)),
+        "spacing": 0.0 if dataset.is_image else round(_spacing(x, mean, std * (std > least)), 6),
+    }
+
+
+def _of_annotations(dataset: Dataset) -> dict[str, Any]:
+    observed, cells = dataset.annotation.observed, dict[str, tuple[Any, ...]]()
     if dataset.cells is not None and dataset.policy is not None:
         fates = dataset.policy.fates(dataset.space)
         for name, code in (("uncertain", UNCERTAIN), ("blank", BLANK)):
             cells[name] = tuple(int(n) for n in (dataset.cells == code).sum(axis=0))
             cells[f"{name}_as"] = tuple(fates[code])
-    last = np.nan_to_num(dataset.annotation.targets)[:, [block.stop - 1 for block in dataset.space.blocks]]
-    return Facts(
-        images=len(x),
-        shape=tuple(x.shape[1:]),
-        labels=len(dataset.space),
-        classes=dataset.space.sizes,
-        annotated_images=int(observed.any(axis=1).sum()),
-        fully_annotated_images=int(dataset.annotation.complete.sum()),
-        annotated_cells=tuple(int(n) for n in observed.sum(axis=0)),
-        positives=tuple(int(n) for n in np.round(np.where(observed, last, 0).sum(axis=0))),
-        grey=dataset.is_image and bool(_is_grey(sample).mean() >= GREY),
-        mean=tuple(float(v) for v in mean),
-        std=tuple(float(v) for v in np.where(std > least, std, 1.0 if dataset.is_image else 0.0)),
-        auxiliary=0 if dataset.auxiliary is None else len(dataset.auxiliary.space),
-        prevalence=tuple(sorted(dataset.prevalence.items())),
-        spacing=0.0 if dataset.is_image else round(_spacing(x, mean, std * (std > least)), 6),
+    last = dataset.annotation.targets[:, [block.stop - 1 for block in dataset.space.blocks]]
+    return {
+        "labels": len(dataset.space),
+        "classes": dataset.space.sizes,
+        "annotated_images": int(observed.any(axis=1).sum()),
+        "fully_annotated_images": int(dataset.annotation.complete.sum()),
+        "annotated_cells": tuple(int(n) for n in observed.sum(axis=0)),
+        "positives": tuple(int(n) for n in np.round(np.where(observed, last, 0).sum(axis=0))),
+        "auxiliary": 0 if dataset.auxiliary is None else len(dataset.auxiliary.space),
+        "prevalence": tuple(sorted(dataset.prevalence.items())),
         **cells,
-    )
+    }

@@ -249,7 +249,7 @@ def _train_and_calibrate(
         note(f"the weights of step {result.kept} of {result.steps} are kept: later ones are clearly worse")
     if plan.train.folds:
         began = time.perf_counter()
-        note(_cross_calibrate(model, training, plan, run=run, again=again, quiet=quiet))
+        note(_cross_calibrate(model, training, plan, facts, run=run, again=again, quiet=quiet))
         result.seconds += time.perf_counter() - began  # methods are compared by all that they take
     elif judges is not None and can_calibrate(judges):
         note(calibrate(model, judges, plan.train.calibration, plan.train.threshold))
@@ -304,7 +304,7 @@ def _train_once(
 
 
 def _cross_calibrate(
-    model: LabelVAE, training: Dataset, plan: Plan, *, run: Run | None, again: bool, quiet: bool
+    model: LabelVAE, training: Dataset, plan: Plan, facts: Facts, *, run: Run | None, again: bool, quiet: bool
 ) -> str:
     """Calibrate on out-of-fold logits of the plan's own training, repeated on each fold; returns the sentence."""
     settings = plan.train
@@ -312,7 +312,8 @@ def _cross_calibrate(
 
     def trained(hidden: Dataset, fold: int) -> LabelVAE:
         name = f"fold {fold + 1} of {settings.folds}"
-        return _train_once(hidden, plan, fingerprint(hidden), run=None, again=False, quiet=quiet, name=name).model
+        others = fingerprint(hidden, facts)
+        return _train_once(hidden, plan, others, run=None, again=False, quiet=quiet, name=name).model
 
     try:
         held, logits = cross_fit(training, parts, trained, run, again)

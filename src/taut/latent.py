@@ -57,9 +57,13 @@ def max_labels(x: Tensor, sizes: Sizes) -> Tensor:
 
 def spread_labels(x: Tensor, sizes: Sizes) -> Tensor:
     """A value for each label repeated for each of its classes: [..., k] to [..., W]."""
-    if len(set(sizes)) == 1:
-        return x.repeat_interleave(sizes[0], dim=-1)
-    return x.repeat_interleave(torch.tensor(sizes, device=x.device), dim=-1)
+    parts, first = [], 0
+    # Runs of labels of one size: a tensor of sizes would have to be copied to a GPU, which waits for it.
+    for size, run in groupby(sizes):
+        last = first + len(list(run))
+        parts.append(x[..., first:last].repeat_interleave(size, dim=-1))
+        first = last
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
 def follow_mean(running: Tensor, q: Tensor, counts: Tensor | None, sizes: Sizes, step: float) -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -36,6 +37,7 @@ from taut.plan import Plan, TrainPlan
 from taut.run import Run, writing
 
 DAMAGE = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)  # of a file that is read
+PRIME = 1_000_003  # between the seeds of processes
 WARMING_STEPS = 2  # of a session, in which kernels are made
 MOST_LOST = 300.0  # seconds of training that an interruption may cost, where steps are few and slow
 
@@ -125,7 +127,8 @@ def separate_randomness(device: torch.device) -> Iterator[None]:
 
 def processes() -> PartialState:
     """The processes that train together (torchrun), on the CPU too, of which accelerate must be told."""
-    return PartialState(cpu=not torch.cuda.is_available())
+    # One that finds its images in the cache waits for another that decodes them for hours.
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
 
 
 @contextmanager
@@ -196,7 +199,8 @@ def train(
     accelerator = make_accelerator(settings)
     device = accelerator.device
     with separate_randomness(device):
-        torch.manual_seed(plan.seed)
+        # Processes draw other noise, as they have other images.
+        torch.manual_seed(plan.seed + accelerator.process_index * PRIME)
         looks = Looks(model, held, settings.looks) if held is not None and settings.looks and can_judge(held) else None
         task = Task(model, objective, looks)
         optimizer = make_optimizer(nn.ModuleList([model, objective]), settings)

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from taut.data.dataset import DataError
 from taut.data.dicom import Header, is_dicom, read_dicom, read_dicom_header
-from taut.data.digests import Digests
+from taut.data.file_index import FileIndex
 from taut.data.kept import Kept, Known, failures_in, stamp_of, store
 from taut.data.partial import partials, recover
 
@@ -28,8 +29,8 @@ MOST_WORKERS = 32  # threads, each of which holds an image of its file's full si
 BLOCK = 512  # files in flight at once, so that decoded images do not pile up before they are stored
 CACHE_BYTES = 2**25  # arrays above this size are kept in the cache
 MAP_BYTES = 2**30  # of these, arrays above this size are memory maps and not read into memory
-TAIL_BYTES = 4096
-DIGEST_BYTES = 2**25  # digests of files are kept in the cache where at least this was read for them
+SAMPLE_BYTES = 4096  # of a file's middle and of its end
+HEADER = "header 1"  # raise the number when what is read of headers changes
 NOTHING: Known = {}
 BYTE, DEEP = 255.0, 65535.0  # the greatest values of 8 and of 16 bits
 DEEP_SAMPLE = 200  # images whose greatest value is looked at
@@ -43,9 +44,17 @@ def cache_root() -> Path:
     return Path(os.environ.get("TAUT_CACHE") or Path.home() / ".cache" / "taut")
 
 
-def read_headers(paths: Sequence[Path]) -> list[Header | str]:
-    """The header of every file, [N], or the reason why it cannot be read."""
-    return list(_each(_header, paths, "looking at images"))
+def read_headers(paths: Sequence[Path], stop: bool = True) -> list[Header | str]:
+    """The header of every file, [N], or the reason why it cannot be read; those of many files are kept in the cache.
+
+    stop: whether a missing package ends it (DataError).
+    """
+    with FileIndex(cache_root(), paths) as index:
+
+        def header(path: Path) -> Header:
+            return Header(*index.ask(path, HEADER, lambda _: astuple(_header(path))))
+
+        return list(_each(header, paths, "looking at images", stop))
 
 
 def decode_image(file: Path | BinaryIO, shape: Shape, white: float = DEEP) -> NDArray[np.uint8]:
@@ -129,20 +138,17 @@ def deep_white(paths: Sequence[Path]) -> float:
     return next(2.0**bits - 1 for bits in range(9, 17) if most < 2**bits)
 
 
-def scale_of(white: float | None, paths: Sequence[Path]) -> float:
+def scale_of(white: float | None, paths: Sequence[Path], headers: Sequence[Header | str] | None = None) -> float:
     """What is white in the images of 16 bits a pixel among some files where `white` is in the training images.
 
-    The same where that is more than a byte; else what the files' own bits tell.
+    The same where that is more than a byte; else what the files' own bits tell.  headers: theirs, where they are read.
     """
     if white is not None and white > BYTE:
         return white
-
-    def is_deep(path: Path) -> bool:
-        with Image.open(path) as image:
-            return _is_deep(image)
-
-    found = _each(is_deep, paths, "looking for 16-bit images", stop=False)
-    return deep_white([path for path, deep in zip(paths, found, strict=True) if deep is True])
+    headers = read_headers(paths, stop=False) if headers is None else headers
+    return deep_white(
+        [path for path, head in zip(paths, headers, strict=True) if isinstance(head, Header) and head.deep]
+    )
 
 
 def read_images(
@@ -226,23 +232,34 @@ def _room(folder: Path) -> int:
 def find_copies(paths: Sequence[Path]) -> NDArray[np.intp]:
     """For every file the position of the first file with the same bytes, [N]: its own where it is the first.
 
-    Only files of the same size and the same last bytes are read as a whole, and none twice where that is much to read.
+    Only files of the same size and some of the same bytes are read as a whole, and none twice where that is much to
+    read. A file that cannot be read is like no other.
     """
-    first, digests = np.arange(len(paths)), Digests(cache_root(), paths)
-    for sized in _groups(range(len(paths)), lambda i: paths[i].stat().st_size):
-        for similar in _groups(sized, lambda i: digests.of(paths[i], TAIL_BYTES)):
-            for same in _groups(similar, lambda i: digests.of(paths[i])):
-                first[same] = same[0]
-    digests.keep(DIGEST_BYTES)
+    first, groups = np.arange(len(paths)), [list(range(len(paths)))]
+    with FileIndex(cache_root(), paths) as index:
+        for key in (_size, lambda path: index.digest(path, SAMPLE_BYTES), index.digest):
+            groups = [alike for group in _keyed(paths, groups, key) for alike in group.values() if len(alike) > 1]
+    for same in groups:
+        first[same] = same[0]
     return first
 
 
-def _groups(positions: Sequence[int], key: Callable[[int], object]) -> list[list[int]]:
-    """The positions that share a key, for keys of two positions or more."""
-    members: dict[object, list[int]] = {}
-    for position in positions:
-        members.setdefault(key(position), []).append(position)
-    return [group for group in members.values() if len(group) > 1]
+def _keyed(
+    paths: Sequence[Path], groups: Sequence[list[int]], key: Callable[[Path], int | str]
+) -> Iterator[dict[object, list[int]]]:
+    """For each group of positions those with the same key, by key."""
+    found = _each(lambda path: (key(path),), [paths[i] for group in groups for i in group], "looking for copies")
+    for group in groups:
+        members: dict[object, list[int]] = {}
+        for position in group:
+            value = next(found)
+            members.setdefault(position if isinstance(value, str) else value, []).append(position)
+        yield members
+    next(found, None)  # which ends its threads
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def _fill(

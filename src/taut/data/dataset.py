@@ -186,7 +186,7 @@ def as_images(x: NDArray[Any], name: str, white: float | None = None, channels: 
     if x.dtype.kind not in "biuf":
         raise DataError(f"{name}: inputs of dtype {x.dtype} are not numbers")
     if x.ndim == 2:
-        return x.astype(np.float32)
+        return x if is_mapped(x) and x.dtype == np.float32 else x.astype(np.float32)
     if x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4 and _ends_with_channels(x.shape):

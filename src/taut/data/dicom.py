@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from taut.data.dataset import DataError
 
 SUFFIXES = (".dcm", ".dicom")
 PREAMBLE, MAGIC = 128, b"DICM"
+MOST_LEVELS = 2**16  # of the values of 16 bits a pixel
 DECODERS = {  # what decodes a transfer syntax where nothing that is installed does
     "1.2.840.10008.1.2.4.201": "pylibjpeg-openjpeg",
     "1.2.840.10008.1.2.4.202": "pylibjpeg-openjpeg",
@@ -79,12 +82,29 @@ def read_dicom(path: Path) -> NDArray[np.float32]:
         return _spread(values, 0, 255 if values.dtype == np.uint8 else 65535)
     if values.ndim == 3:
         return _spread(values, 0, 2 ** int(data.BitsStored) - 1)
-    grey = _grey(values, data)
+    grey = _by_value(values, partial(_grey, data=data))
     return 255 - grey if photometric == "MONOCHROME1" else grey
 
 
+def _by_value(values: NDArray[Any], function: Callable[[NDArray[Any]], NDArray[np.float32]]) -> NDArray[np.float32]:
+    """A function of each pixel and of what values there are, asked once for each value: windows take long otherwise."""
+    if values.dtype.kind not in "iu" or not values.size:
+        return function(values)
+    low, high = int(values.min()), int(values.max())
+    if high - low >= MOST_LEVELS:
+        return function(values)
+    place = values.astype(np.int32) - low if low < 0 or high >= MOST_LEVELS else values
+    first = low if place is not values else 0
+    there = np.zeros(high - first + 1, dtype=bool)
+    there[place] = True
+    used = np.flatnonzero(there)
+    table = np.zeros(len(there), dtype=np.float32)
+    table[used] = function((used + first).astype(values.dtype))
+    return table[place]
+
+
 def _grey(values: NDArray[Any], data: Any) -> NDArray[np.float32]:
-    """Stored values [H, W] as grey ones in 0 … 255, before any inversion."""
+    """Stored values, of any shape, as grey ones in 0 … 255, before any inversion."""
     from pydicom import pixels
 
     rescaled = pixels.apply_modality_lut(values, data)

@@ -14,10 +14,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from taut.data.arrays import ID_NAMES
+from taut.data.cache import MAP_BYTES
 from taut.data.cells import LATENT, annotate, cell_notes, check_policy, chosen_policy, settle_together
 from taut.data.dataset import DataError, Dataset, as_images, pixel_max, small_scale, without_sides_of_one
 from taut.data.joined import Column
 from taut.data.listing import Listing, TableOptions, from_table, one_of_image
+from taut.data.mapped import select
 from taut.data.naming import is_unnamed, says_patient
 from taut.data.table import listed, plural, read_table
 from taut.labels import LabelSpace, Scalar
@@ -164,7 +166,7 @@ def load_embeddings(
     told = map(_of_inputs, listing.notes)
     return Dataset(
         name=path.name,
-        x=inputs.x if len(images) == len(inputs.x) else inputs.x[images],
+        x=select(inputs.x, images),
         space=listing.space,
         annotation=annotate(listing.space, values[rows]),
         ids=ids,
@@ -251,7 +253,8 @@ def _counts_from_one(cells: Column, count: int) -> bool:
 def _numpy(path: Path, kind: str) -> tuple[NDArray[Any], NDArray[Any] | None, list[str]]:
     try:
         with path.open("rb") as file:
-            opened = np.load(file, allow_pickle=False)
+            large = kind == ".npy" and path.stat().st_size > MAP_BYTES
+            opened = np.load(path if large else file, mmap_mode="r" if large else None, allow_pickle=False)
             if kind == ".npy":
                 if not isinstance(opened, np.ndarray):
                     raise DataError(f"{path} is a .npz file by its content: rename it")

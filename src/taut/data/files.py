@@ -188,6 +188,8 @@ def match_files(
         whole_tail = partial(_stem_tail, shared=shared)
         look(whole_tail, _unique(files, whole_tail), True)
         return found
+    if not ((found < 0) & possible).any():
+        return found
     look(lambda text: text.rpartition("/")[2], _unique(files, lambda file: file.rpartition("/")[2]), True)
     look(lambda text: text.rpartition("/")[2], _unique(files, _stem), True)
     look(_folded, _unique(files, _folded), True)
@@ -202,7 +204,8 @@ def match_files(
 
 def elsewhere(values: Column, files: list[str], found: NDArray[np.intp]) -> list[str]:
     """What to say of cells that name a file in another folder than the one where it was found, by its bare name."""
-    named = [(str(values.iloc[i]).replace("\\", "/"), files[found[i]]) for i in np.flatnonzero(found >= 0)]
+    cells = values.to_numpy(dtype=object)
+    named = [(str(cells[i]).replace("\\", "/"), files[found[i]]) for i in np.flatnonzero(found >= 0)]
     moved = [pair for pair in named if all("/" in path for path in pair) and _folder_of(pair[0]) != _folder_of(pair[1])]
     if not moved:
         return []

@@ -242,7 +242,8 @@ class _Reading:
         if not deep.any():
             return DEEP, None
         learnt = deep & (self.entries["split"].to_numpy()[rows] != "test")
-        white = scale_of(given, [self.folder / self.files[i] for i in images[learnt if learnt.any() else deep]])
+        chosen = images[learnt if learnt.any() else deep]
+        white = scale_of(given, [self.folder / self.files[i] for i in chosen], [self.headers[i] for i in chosen])
         words = plural(int(deep.sum()), "image has 16 bits", "images have 16 bits")
         notes.append(f"{words} a pixel, of which {white:,.0f} is taken as white.")
         return white, white
@@ -294,7 +295,8 @@ class _Reading:
         rivals = best.index[versions > 1].to_numpy()
         repeated = np.union1d(said.index[lower], best.index[best.duplicated(["image", "split"])])
         where = ("row " + self.entries["row"].astype("string")).fillna(self.entries["file"]).astype(str)
-        everyone = where[best.index].groupby(best["image"]).agg(list)
+        several = best["image"][best["image"].isin(best.loc[rivals, "image"])]
+        everyone = where[several.index].groupby(several).agg(list)
         first_of = best.index.to_series().groupby(best["image"]).first()
         self.keepers = said.loc[repeated, "image"].map(first_of)
         self._leave_out(repeated, "repeated", [f"the same image as {where[kept]}" for kept in self.keepers])

@@ -25,7 +25,7 @@ from numpy.typing import DTypeLike
 
 CHECKPOINT_SECONDS = 300.0  # the most work that a process loses which is killed
 DAY = 86400.0
-KINDS = ("images", "features", "digests", "note")  # what names begin with: the folder may have others' files too
+KINDS = ("images", "features", "files", "note")  # what names begin with: the folder may have others' files too
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,10 @@ class Rows:
             self._take_over(self.partial)
         mode: Any = "r+" if self.begun else "w+"
         self.out = np.lib.format.open_memmap(self.temporary, mode=mode, dtype=self.dtype, shape=self.shape)
+        if hasattr(os, "posix_fallocate"):
+            # Writing to a map for which the disk has no room left, by then, kills the process without a message.
+            with self.temporary.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, self.temporary.stat().st_size)
         self.noted = time.monotonic()
         return self
 

@@ -6,6 +6,9 @@ checkpoint must keep is therefore the step alone, and a resumed run sees the ver
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +16,7 @@ from torch import Generator, Tensor
 
 from taut.data.augment import Augment
 from taut.data.dataset import Dataset
+from taut.data.mapped import MappedRows, is_mapped
 from taut.facts import SHARED
 from taut.nn.vae import LabelVAE
 from taut.objective import Batch, SecondView
@@ -85,6 +89,10 @@ class Stream:
         self.augment, self.seed, self.second = augment, seed, second
         self.process, self.processes = process, processes
         self.x = dataset.x
+        # What is read from a disk is read while the batch before is learnt from.
+        mapped = isinstance(dataset.x, MappedRows) or is_mapped(dataset.x)
+        self._reader = ThreadPoolExecutor(1) if mapped else None
+        self._next: tuple[int, Future[NDArray[Any]]] | None = None
         self.targets = torch.from_numpy(dataset.annotation.targets)
         self.observed = torch.from_numpy(observed)
         ignored = dataset.annotation.ignored
@@ -103,12 +111,20 @@ class Stream:
             ]
         )
 
+    def _inputs(self, step: int, index: NDArray[np.intp]) -> NDArray[Any]:
+        """The inputs of batch `step`, whose rows are given."""
+        if self._reader is None:
+            return np.asarray(self.x[index])
+        found = self._next[1].result() if self._next is not None and self._next[0] == step else self.x[index]
+        self._next = step + 1, self._reader.submit(self.x.__getitem__, self.rows(step + 1))
+        return np.asarray(found)
+
     def batch(self, step: int, model: LabelVAE, device: torch.device) -> Batch:
         """Batch `step` on a device, prepared and augmented."""
         index = self.rows(step)
         rows = torch.from_numpy(index)
         generator = Generator().manual_seed(_mix(self.seed, step, self.process))
-        x = model.prepare(torch.from_numpy(self.x[index]).to(device))
+        x = model.prepare(torch.from_numpy(self._inputs(step, index)).to(device))
         second: Tensor | None = None
         if self.second != "none" and self.unlabelled:
             view = self.augment.weak if self.second == "weak" else self.augment.strongly

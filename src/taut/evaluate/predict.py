@@ -21,19 +21,17 @@ def batches(model: LabelVAE, x: NDArray[Any], size: int | None = None) -> Iterat
     device = model.log_prior.device
     size = size or max(1, min(MOST_ROWS, MOST_PIXELS // math.prod(x.shape[2:])))
     for start in range(0, len(x), size):
-        yield model.prepare(torch.from_numpy(np.ascontiguousarray(x[start : start + size])).to(device))
+        yield model.prepare(torch.from_numpy(np.require(x[start : start + size], requirements=("C", "W"))).to(device))
 
 
 @torch.no_grad()
 def predict_posterior(model: LabelVAE, x: NDArray[Any]) -> Posterior:
     """q(z|x) and q(c|x) of raw inputs [N, ...] as `LabelVAE.predict` has them, on the CPU."""
     model.eval()
-    parts = [model.predict(batch) for batch in batches(model, x)]
-    return Posterior(
-        torch.cat([p.mean for p in parts]).cpu(),
-        torch.cat([p.log_var for p in parts]).cpu(),
-        torch.cat([p.logits for p in parts]).cpu(),
-    )
+    found = (model.predict(batch) for batch in batches(model, x))
+    parts = [(p.mean.cpu(), p.log_var.cpu(), p.logits.cpu()) for p in found]
+    mean, log_var, logits = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Posterior(mean, log_var, logits)
 
 
 def predict_logits(model: LabelVAE, x: NDArray[Any]) -> Tensor:

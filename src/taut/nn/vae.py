@@ -191,8 +191,12 @@ class LabelVAE(nn.Module):
         return self.decoder(z, c).float()  # type: ignore[no-any-return]
 
     def log_likelihood(self, x: Tensor, parameters: Tensor) -> Tensor:
-        """log p(x|z,c) of prepared inputs at the decoder's resolution: [N] nats."""
+        """log p(x|z,c) of prepared inputs at the decoder's resolution, without constant features: [N] nats."""
         target = reduce_image(x if x.dim() == 4 else self.standardise(x), self.out_shape)
+        if x.dim() == 2:
+            # They are decoded without error, which the noise that all features share would be taken down by.
+            varying = self.scale > 0
+            target, parameters = target[:, varying], parameters[:, varying]
         if self.architecture.likelihood == "bernoulli":
             return latent.bernoulli_log_likelihood(target, parameters)
         return latent.gaussian_log_likelihood(target, parameters, self.log_noise)
