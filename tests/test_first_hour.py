@@ -245,3 +245,23 @@ def test_a_column_that_is_called_image_keeps_its_name(tmp_path: Path) -> None:
     assert "Classes of 'image site': north (2 rows), south (1 row)." in notes
     assert any("1 input is named by no row" in note for note in notes)
     assert not any("input site" in note for note in notes)
+
+
+# --- what is wrong whatever the data are is told before they are read ---------------------------------------
+
+
+@pytest.mark.parametrize("command", ["train", "plan", "compare"])
+def test_no_image_is_read_for_flags_that_are_wrong(
+    command: str, slides: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taut.cli.load_parts", lambda *_: pytest.fail("images were read"))
+    out = () if command == "plan" else ("--out", slides.parent / "new")
+    wrong = [
+        (("--train.steps", "0"), "train.steps 0"),
+        (("--model.weights", "no.pt"), "no.pt: there are no such weights"),
+    ]
+    wrong += [] if command == "plan" else [(("--minutes", "0"), "--minutes 0 is not a positive number")]
+    method = "--objectives" if command == "compare" else "--objective"
+    for flags, said in [*wrong, ((method, "fixmach"), "'fixmach' is not one of")]:
+        assert said in refused(capsys, command, slides, *flags, *out)
+    assert not (slides.parent / "new").exists()

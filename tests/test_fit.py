@@ -381,8 +381,8 @@ def test_a_budget_that_is_too_small_is_not_called_kept(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("minutes", "rows"),
-    # 576 rows are encoded in half a second. 4,000 annotated images thirty times are 1,875 steps.
-    [(60.0, 256), (10.0, (576 * 0.9 * 600 / 1875 / 0.5 - 64) // 2), (0.5, 4)],
+    # 576 rows are encoded in half a second. 4,000 annotated images fifty times are 3,125 steps.
+    [(60.0, 256), (10.0, (576 * 0.9 * 600 / 3125 / 0.5 - 64) // 2), (0.5, 4)],
 )
 def test_images_without_annotation_take_the_time_that_the_annotated_ones_leave(
     minutes: float, rows: float, monkeypatch: pytest.MonkeyPatch

@@ -73,8 +73,7 @@ def fit_to_budget(
     All trainings of a plan with folds share the budget alike; where that leaves fewer than 100 steps for each, there
     are no folds.  Raises DataError for a budget that is not positive.
     """
-    if not minutes > 0:
-        raise DataError(f"--minutes {minutes:g} is not a positive number")
+    check_budget(minutes)
     # All processes must take the same number of steps: the first one's measurement counts.
     began, quick = time.perf_counter(), MOST_FOR_MEASURING * 60 * minutes
     look = 0.0 if held is None else look_seconds(dataset, held, plan, facts)
@@ -113,13 +112,20 @@ def fit_to_budget(
     return f"{measured} {fitting} steps fit into {budget}{alone}; the schedules are fitted to them"
 
 
+def check_budget(minutes: float | None) -> None:
+    """DataError for a time budget that is not positive."""
+    if minutes is not None and not minutes > 0:
+        raise DataError(f"--minutes {minutes:g} is not a positive number")
+
+
 def affordable(plan: Plan, facts: Facts, total: float, step: float) -> int:
     """How many images without annotation a batch can have where a training may take so many seconds.
 
     Of one label: as many as leave time for 50 passes over the annotated images, without which more of them teach
     nothing. Of 4,000 annotated images of CIFAR-10 256 others left 4 passes in 1.2 minutes and an error of 53 %, 64 left
     12 and 44 %, 16 left 20 and 41 %; cross-entropy had 40 %. In 4 minutes 152 left 25 passes and 37.4 %, 64 left 53 and
-    35.5 %, 32 left 55 and 35.6 %; cross-entropy had 38.9 % (one draw).
+    35.5 %, 32 left 55 and 35.6 %; cross-entropy had 38.9 %. Of 1,000
+    of MNIST in one minute 207 left 24 and 1.47 %, 124 left 37 and 1.33 % (one draw each).
     total, step: seconds for all steps, and of one with the plan's batches.
     """
     labelled, others = plan.train.batch_labelled, plan.train.batch_unlabelled

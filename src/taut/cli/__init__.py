@@ -26,7 +26,7 @@ from taut.fit import resume as resume_fit
 from taut.flags import DataFlags
 from taut.labels import LabelError
 from taut.memory import estimate_memory
-from taut.plan import MOST_FOLDS, check_method
+from taut.plan import MOST_FOLDS
 from taut.rules import advice, describe, uncalibrated
 from taut.run import Run
 from taut.sources import draw_annotations, load_parts, resumed_source
@@ -57,6 +57,8 @@ def train(
             "--resume goes on with the run's own plan: leave out --plan, --minutes, --objective, --seed and the plan's "
             "flags"
         )
+    if not resume:
+        decisions.check(minutes=minutes)
     for note in decisions.ignored(minutes):
         _tell(note)
     seed, method = decisions.first_seed(), decisions.method()
@@ -101,6 +103,7 @@ def plan(source: DataFlags, decisions: PlanFlags, time: bool = False, out: Path 
     """
     if out is not None and out.exists():
         raise DataError(f"--out {out}: the file is there already; choose another")
+    decisions.check()
     seed = decisions.first_seed()
     training, _ = load_parts(source)
     training.space.check_observed(training.annotation)
@@ -161,9 +164,7 @@ def compare(
         raise DataError(f"--draws {draws} is not a positive number")
     for note in decisions.ignored(minutes):
         _tell(note)
-    if decisions.plan is not None:
-        for name in names:  # before the first one trains for minutes
-            check_method(decisions.file(), name, str(decisions.plan))
+    decisions.check(*names, minutes=minutes)
     training, testing = load_parts(source, (place := out.resolve()).with_name(f"{place.name}-skipped.csv"))
     if testing is None or not (judged := certain(testing)).annotation.observed.any():
         raise DataError(f"{source.data} has no annotated test part to compare on; give one with --test")

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from taut.baselines import DEFAULT
+from taut.baselines import DEFAULT, find_objective
+from taut.budget import check_budget
+from taut.nn.weights import find_weights
 from taut.plan import Plan, check_method, flatten, override, read_plan
 
 # What `taut.rules` decides from the facts of the data.
@@ -73,6 +75,20 @@ class PlanFlags:
             planned = override(planned, {**self.file(), **settled}, str(self.plan))
         changes = {name: value for name, value in (self.changes or {}).items() if name not in settled}
         return override(planned, changes, "command line") if changes else planned
+
+    def check(self, *methods: str, minutes: float | None = None) -> None:
+        """Refuse what is wrong whatever the data are, before these are read, which may take hours.
+
+        methods: what is to be trained; by default `method`.  Raises DataError, or ValueError for an unknown method.
+        """
+        check_budget(minutes)
+        for name in methods or (self.method(),):
+            find_objective(name)
+            planned = Plan()
+            planned.objective.name = name
+            weights = self.change(planned).model.weights
+            if weights is not None:
+                find_weights(Path(weights))
 
 
 @functools.cache

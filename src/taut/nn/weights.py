@@ -18,14 +18,20 @@ HEADS = {"fc", "classifier", "head", "heads", "head_dist", "classif", "last_line
 OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var)$)")
 
 
+def find_weights(path: Path) -> Path:
+    """The file of weights that a path means, of a run folder its model's; DataError where there is none."""
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(f"{path}: there are no such weights" if path == file else f"{path} holds no trained model")
+    return file
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name: .safetensors, or what torch.save wrote; of a run folder, its model's.
 
     Nothing in the file is run. Raises DataError where there is none, or the file holds something else.
     """
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise DataError(f"{path}: there are no such weights" if path == file else f"{path} holds no trained model")
+    file = find_weights(path)
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
