@@ -58,6 +58,19 @@ def test_one_colour_image_makes_all_of_them_colour(tmp_path):
     assert load_folder(folder, space=BINARY, channels=1).x[:, 0, 0, 0].tolist() == [100, 60]
 
 
+def test_two_in_a_hundred_in_colour_make_none_of_them_colour(tmp_path):
+    folder = tmp_path / "images"
+    for i in range(100):
+        paint(folder / f"{i:02}.png", 100 + i, mode="RGB" if i in (3, 40) else "L")
+    data = load_folder(folder, space=BINARY)
+    assert data.x.shape[1] == 1
+    said = "2 images are in colour, the others grey: all are read as grey; --channels 3 reads them as RGB."
+    assert said in data.notes
+    assert load_folder(folder, space=BINARY, channels=3).x.shape[1] == 3
+    paint(folder / "50.png", 7, mode="RGB")
+    assert load_folder(folder, space=BINARY).x.shape[1] == 3
+
+
 def test_modes(tmp_path):
     grey = np.full((4, 5), 128, dtype=np.uint8)
     paths = {name: tmp_path / f"{name}.png" for name in ("alpha", "deep", "palette", "bits", "rgba")}

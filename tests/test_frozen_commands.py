@@ -153,7 +153,7 @@ def test_an_interrupted_run_goes_on_with_its_own_encoder(
     flags = ("--labels", tmp_path / "t.csv", "--frozen", "resnet-18", "--weights", weights, "--image-size", 32)
     stop = monkeypatch.context()
     with stop as patched:
-        patched.setattr("taut.fit.train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr("taut.fit.train", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(SystemExit):
             taut("train", scans, *flags, *HEAD, "--out", run)
     weights.unlink()

@@ -23,7 +23,7 @@ MOST_FOR_MEASURING = 0.05  # of a time budget
 JUDGES = 300  # held-out images on which a look is timed
 MOST_FOR_LOOKS = 1 / 3  # of a time budget
 FEWEST_OTHERS = 4  # images without annotation in a batch, where time is short
-FIRST_PASSES, MOST_FIRST = 50, 200_000  # over what is annotated, and the images of all of them, which come first
+PASSES, MOST_SHOWN = 50, 200_000  # over what is annotated, and the images of all of them, which come first
 RESERVE = 0.9  # share of a time budget for steps and looks; the rest is start-up, calibration and a noisy machine
 
 
@@ -124,14 +124,14 @@ def affordable(plan: Plan, facts: Facts, total: float, step: float) -> int:
     Of one label: as many as leave time for 50 passes over the annotated images, without which more of them teach
     nothing. Of 4,000 annotated images of CIFAR-10 256 others left 4 passes in 1.2 minutes and an error of 53 %, 64 left
     12 and 44 %, 16 left 20 and 41 %; cross-entropy had 40 %. In 4 minutes 152 left 25 passes and 37.4 %, 64 left 53 and
-    35.5 %, 32 left 55 and 35.6 %; cross-entropy had 38.9 %. Of 1,000
-    of MNIST in one minute 207 left 24 and 1.47 %, 124 left 37 and 1.33 % (one draw each).
+    35.5 %, 32 left 55 and 35.6 %; cross-entropy had 38.9 %. Of 1,000 of MNIST in one minute 207 left 24 and 1.47 %, 124
+    left 37 and 1.33 % (one draw each).
     total, step: seconds for all steps, and of one with the plan's batches.
     """
     labelled, others = plan.train.batch_labelled, plan.train.batch_unlabelled
     if facts.labels > 1 or not facts.is_image or not labelled or not others or is_finished(facts):
         return others
-    affords = total / math.ceil(min(FIRST_PASSES * facts.annotated_images, MOST_FIRST) / labelled)
+    affords = total / math.ceil(min(PASSES * facts.annotated_images, MOST_SHOWN) / labelled)
     # A step takes time by the rows that it encodes: an image without annotation is two views.
     rows = (labelled + 2 * others) * affords / step
     return min(others, max(FEWEST_OTHERS, int((rows - labelled) / 2)))

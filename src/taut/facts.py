@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from taut.data.cells import BLANK, UNCERTAIN
-from taut.data.dataset import Dataset
+from taut.data.dataset import GREY, Dataset
 
-GREY = 0.98  # a set is grey where this share of its images has no colour: a few scans have coloured marks
 SHARED = 0.9  # where this share of the images has some annotation, batches keep no rows for the others
 MOST_NEIGHBOURS, ASKED = 20_000, 300  # vectors among which the nearest ones of some are looked for
 MOST_VALUES = 50_000_000  # of a sample, 400 MB as float64

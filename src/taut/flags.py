@@ -46,8 +46,9 @@ class ReadFlags:
     """side in pixels to which images are resized; by default those of a folder or a table to 64, or less where all are
     smaller, and with --frozen to what its encoder takes; those of an .npz file stay as they are."""
     channels: int | None = None
-    """1 reads the images of a folder or a table as grey, 3 as RGB; by default RGB where one of them is in colour. Of
-    arrays with a fourth channel 3 drops it and 4 keeps it; by default it goes where it is the same everywhere."""
+    """1 reads the images of a folder or a table as grey, 3 as RGB; by default RGB where more than two in a hundred
+    are in colour. Of arrays with a fourth channel 3 drops it and 4 keeps it; by default it goes where it is the same
+    everywhere."""
     path_column: str | None = None
     """the column of the table that names the images, or the rows of embeddings."""
     label_columns: list[str] | str | None = None

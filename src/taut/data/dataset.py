@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from taut.data.cells import CellPolicy
 
 USUAL_CHANNELS = (1, 3, 4)
+GREY = 0.98  # a set is grey where this share of its images has no colour: a few scans have coloured marks
 SPLITS = ("train", "valid", "test")
 SMALL = 16  # bytes of which none is above are masks of 0 and 1 or digits of 0 to 16, and no dark images
 

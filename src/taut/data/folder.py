@@ -21,7 +21,7 @@ from taut.data.cells import (
     settle,
     settle_together,
 )
-from taut.data.dataset import DataError, Dataset
+from taut.data.dataset import GREY, DataError, Dataset
 from taut.data.dicom import Header
 from taut.data.files import SEVERAL, SUFFIXES, find_images
 from taut.data.listing import Listing, TableOptions, from_table, one_of_image, with_unannotated
@@ -89,7 +89,7 @@ def load_folder(
         and blank is latent too but for CheXpert's tables, where it is negative ("not mentioned").
     image_size: height and width [pixels], one number or two; by default images of one size up to 64 stay as they
         are, and others become squares of their longest side, 64 at most.
-    channels: 1 or 3; by default 1 if all images are grey.
+    channels: 1 or 3; by default 1 if all images, or all but two in a hundred, are grey.
     white: of images of 16 bits a pixel; by default as `deep_white` finds it.
     skipped: a CSV file to write, listing what was left out: row (as a spreadsheet counts), file, reason.
     unlabeled: a value, or a subfolder, that means unannotated; −1 does in a column of classes alone.
@@ -329,9 +329,14 @@ def _choose_shape(
         given = f"{low[0]}x{low[1]}" + ("" if low == high else f" to {high[0]}x{high[1]}")
         notes.append(f"Images of {given} pixels (height x width) are resized to {height}x{width}.")
     grey = sum(header.grey for header in headers)
-    if channels is None and 0 < grey < len(headers):
+    coloured = len(headers) - grey
+    usual = 1 if grey >= GREY * len(headers) else 3
+    if channels is None and grey and coloured and usual == 3:
         notes.append(
             f"{grey:,} of {len(headers):,} images are grey, the others in colour: all are read as RGB; --channels 1 "
             "reads them as grey."
         )
-    return (channels or (1 if grey == len(headers) else 3), height, width), notes
+    elif channels is None and coloured and usual == 1:
+        words = plural(coloured, "image is", "images are")
+        notes.append(f"{words} in colour, the others grey: all are read as grey; --channels 3 reads them as RGB.")
+    return (channels or usual, height, width), notes
