@@ -274,8 +274,8 @@ def test_rows_are_searched_for_nan_once_and_in_blocks(tmp_path, monkeypatch):
 def test_a_large_set_is_trained_on_as_a_small_one_is(tmp_path, small_limit, monkeypatch):
     folder = images(tmp_path, *(f"{name}/{i}.png" for name in ("cat", "dog") for i in range(20)))
     hashed = []
-    key = leakage._pixel_key
-    monkeypatch.setattr(leakage, "_pixel_key", lambda pixels: (hashed.append(1), key(pixels))[1])
+    key = leakage.pixel_key
+    monkeypatch.setattr(leakage, "pixel_key", lambda pixels: (hashed.append(1), key(pixels))[1])
     for limit, run in ((0, "large"), (2**30, "small")):
         monkeypatch.setattr(cache, "MAP_BYTES", limit)
         monkeypatch.setattr(cache, "CACHE_BYTES", limit)

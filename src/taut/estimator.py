@@ -20,7 +20,7 @@ from taut.arguments import as_array, by_name, group_names, label_names, seed_of,
 from taut.baselines import DEFAULT, find_objective
 from taut.data.auxiliary import read_auxiliary
 from taut.data.dataset import DataError, Dataset, as_images, pixel_max, without_sides_of_one
-from taut.evaluate.predict import batches, predict_probabilities
+from taut.evaluate.predict import batches, on_device, predict_probabilities
 from taut.export import save_apart
 from taut.fit import fit
 from taut.labels import LabelError, LabelSpace, Scalar
@@ -328,7 +328,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         Its parameters are the decisions of that training, so that `fit` on the same data repeats it.
         """
         run = Run(folder)
-        model, plan, about = run.load_model(), run.load_plan(), load_about(run.path)
+        model, plan, about = on_device(run.load_model()), run.load_plan(), load_about(run.path)
         changes = dataclasses.asdict(plan)
         seed = changes.pop("seed")
         estimator = cls(

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from taut.data.cache import MAP_BYTES, cache_root, writers
 from taut.data.dataset import DataError, Dataset
-from taut.data.leakage import pixel_keys
+from taut.data.leakage import pixel_key, pixel_keys
 from taut.data.mapped import Origin
 from taut.data.partial import Rows, partials, recover
 from taut.nn.encoders import IMAGENET, TIMM, Features, make_encoder
@@ -163,15 +163,17 @@ class FrozenEncoder(nn.Module):
                 raise DataError(f"{name}: the features of image {row} are NaN or infinite: are the weights right?")
             yield first, found
 
-    def features(self, x: NDArray[Any], name: str = "the images") -> NDArray[np.float32]:
+    def features(
+        self, x: NDArray[Any], name: str = "the images", keys: NDArray[np.object_] | None = None
+    ) -> NDArray[np.float32]:
         """Features [N, F] of images [N, C, H, W]: from the cache folder where these very images are there already.
 
-        What was interrupted goes on where it stopped.
+        What was interrupted goes on where it stopped.  keys: the images' `pixel_keys`, where they are known.
         Raises DataError where the images do not fit, where a feature is not finite, or where the disk has no room.
         """
         self.check(x.shape[1:], name)
         root = cache_root()
-        path = root / f"features-{self._key(x)}.npy"
+        path = root / f"features-{self._key(x, keys)}.npy"
         if not path.exists():
             try:
                 root.mkdir(parents=True, exist_ok=True)
@@ -196,21 +198,24 @@ class FrozenEncoder(nn.Module):
         features: NDArray[np.float32] = np.load(path, mmap_mode="r" if large else None)
         return features
 
-    def _key(self, x: NDArray[Any]) -> str:
+    def _key(self, x: NDArray[Any], keys: NDArray[np.object_] | None) -> str:
         """A digest of the encoder, its weights and the images."""
         digest = hashlib.sha256(repr((VERSION, asdict(self.about) | {"given": ""}, x.shape, x.dtype.str)).encode())
         for name, value in sorted(self.state().items()):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(value.numpy()).tobytes())
-        for start in range(0, len(x), 1024):
-            digest.update(np.ascontiguousarray(x[start : start + 1024]).tobytes())
+        for i in range(len(x)):
+            key = pixel_key(x[i]) if keys is None else keys[i]
+            # Images of one colour have no hash.
+            digest.update(np.ascontiguousarray(x[i][:, 0, 0]).tobytes() if key is None else key.encode())
         return digest.hexdigest()
 
     def dataset(self, dataset: Dataset) -> Dataset:
         """The dataset with the features of its images in their place."""
-        x = self.features(dataset.x, dataset.name)
+        keys = pixel_keys(dataset)
+        x = self.features(dataset.x, dataset.name, keys)
         note = f"The {self.width} features of {self.about.given} stand in for the images; its weights stay as they are."
-        origin = Origin(x, keys=pixel_keys(dataset))
+        origin = Origin(x, keys=keys)
         return dataclasses.replace(dataset, x=x, origin=origin, notes=[*dataset.notes, note])
 
     def save(self, folder: Path) -> None:

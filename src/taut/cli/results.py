@@ -9,7 +9,6 @@ from json import dumps
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from tqdm import tqdm
 
 from taut.baselines import find_objective
@@ -21,7 +20,7 @@ from taut.data.dataset import SPLITS
 from taut.data.files import find_images
 from taut.data.leakage import seen_before
 from taut.evaluate.metrics import evaluate as figures_of
-from taut.evaluate.predict import predict_logits
+from taut.evaluate.predict import on_device, predict_logits
 from taut.evaluate.predictions import prediction_table
 from taut.export import READING
 from taut.export import export as export_run
@@ -29,7 +28,6 @@ from taut.features import FrozenEncoder
 from taut.fit import own_part_calibrates
 from taut.flags import DataFlags
 from taut.inputs import read_inputs, table_images
-from taut.nn.vae import LabelVAE
 from taut.report.explain import draw_explanation
 from taut.report.explain import explain as explain_image
 from taut.report.pictures import reliability_diagram
@@ -143,7 +141,7 @@ def evaluate(
     for name in ("evaluation.json", "evaluation.csv", "reliability.png"):
         _unfinished(place / name, "")  # said before anything that takes long
     values = None if column is None else images_by(column, dataset)
-    logits = predict_logits(_on_device(model), dataset.x)
+    logits = predict_logits(on_device(model), dataset.x)
     figures = figures_of(model, dataset, calibrated, resamples, logits)
     figures = {"data": dataset.name, "split": chosen or "all", **figures}
     if values is not None:
@@ -180,7 +178,7 @@ def predict(
         path_column: the column of a table that names the images.
     """
     folder = Run(run)
-    model = _on_device(folder.load_model())
+    model = on_device(folder.load_model())
     source = _source(folder)
     _spare(out, images, label_table(source), Path(source.data))
     part, whole = _unfinished(out)
@@ -247,7 +245,7 @@ def explain(
         row: the id of the image in an .npz file of several.
     """
     folder = Run(run)
-    model = _on_device(folder.load_model())
+    model = on_device(folder.load_model())
     if label is None:
         raise DataError(f"--label names no label; there are {', '.join(model.space.names)}")
     _spare(out, image)
@@ -357,7 +355,3 @@ def _unfinished(out: Path, flag: str = "--out ") -> tuple[Path, Path]:
     except OSError as error:
         raise DataError(f"{flag}{out} cannot be written: {error.strerror}") from error
     return part, whole
-
-
-def _on_device(model: LabelVAE) -> LabelVAE:
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -310,7 +310,7 @@ def _each(
             return _reason(error)
 
     with (
-        ThreadPoolExecutor(min(_cores(), MOST_WORKERS)) as pool,
+        ThreadPoolExecutor(min(cores(), MOST_WORKERS)) as pool,
         tqdm(total=len(paths), desc=title, unit="file", delay=2, disable=None, leave=False) as bar,
     ):
         for start in range(0, len(paths), BLOCK):
@@ -319,7 +319,7 @@ def _each(
                 yield result
 
 
-def _cores() -> int:
+def cores() -> int:
     """The processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from taut.data.cache import cores
 from taut.data.dataset import DataError, Dataset
 from taut.data.mapped import UNKNOWN
 
+BLOCK = 128  # images that a thread reads at once
 SHOWN = 5  # leaks named in the sentence; all of them are in the report
 
 
@@ -28,15 +31,23 @@ def pixel_keys(dataset: Dataset) -> NDArray[np.object_]:
     rows, keys = dataset.traced().rows, dataset.traced().keys
     if not dataset.is_image:
         return np.array([None if key == UNKNOWN else key for key in keys[rows]], dtype=object)
-    for i in np.flatnonzero(keys[rows] == UNKNOWN):
-        keys[rows[i]] = _pixel_key(np.ascontiguousarray(dataset.x[i]))
+    unknown = np.flatnonzero(keys[rows] == UNKNOWN)
+    blocks = [unknown[start : start + BLOCK] for start in range(0, len(unknown), BLOCK)]
+
+    def hashed(block: NDArray[np.intp]) -> list[str | None]:
+        return [pixel_key(pixels) for pixels in dataset.x[block]]
+
+    with ThreadPoolExecutor(cores()) as pool:
+        for block, found in zip(blocks, pool.map(hashed, blocks), strict=True):
+            keys[rows[block]] = found
     return np.asarray(keys[rows])
 
 
-def _pixel_key(pixels: NDArray[Any]) -> str | None:
+def pixel_key(pixels: NDArray[Any]) -> str | None:
+    """The hash of one image [C, H, W], None where it is of one colour."""
     if np.all(pixels == pixels[:, :1, :1]):
         return None
-    return hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(np.ascontiguousarray(pixels).reshape(-1).view(np.uint8), digest_size=16).hexdigest()
 
 
 def units(dataset: Dataset) -> NDArray[np.intp]:

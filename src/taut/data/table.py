@@ -119,8 +119,9 @@ def _known(column: Column, decimal_comma: bool) -> Column:
     texts = texts.mask(texts.isin(EMPTY))
     if decimal_comma and texts.notna().any() and texts.dropna().str.fullmatch(DECIMAL_COMMA).all():
         texts = texts.str.replace(",", ".", regex=False)
-    blank_last = np.append(texts.to_numpy(dtype=object), np.nan)
-    return pd.Series(blank_last[positions], index=column.index, name=column.name, dtype=column.dtype)
+    # Only the different cells become texts of pandas: making these of Python's takes long.
+    known = texts.astype(column.dtype).array.take(positions, allow_fill=True)
+    return pd.Series(known, index=column.index, name=column.name)
 
 
 def without(cells: Column, unlabeled: Scalar) -> Column:
