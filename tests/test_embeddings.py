@@ -393,6 +393,11 @@ def test_a_large_array_stays_on_the_disk_and_teaches_the_same(tmp_path: Path, mo
     assert all(
         torch.equal(a, b) for a, b in zip(*(f.model.state_dict().values() for f in (usual, mapped)), strict=True)
     )
+    x = np.load(tmp_path / "e.npy")
+    x[11, 2] = np.nan
+    np.save(tmp_path / "e.npy", x)
+    with pytest.raises(DataError, match=r"row 10 \(11\) contains NaN"):
+        load_embeddings(tmp_path / "e.npy", table(tmp_path, "row,class\n1,a\n2,b\n3,a\n3,b"))  # 3 is left out
     np.save(tmp_path / "double.npy", np.zeros((6, F)))
     whole = load_embeddings(tmp_path / "double.npy", None, space=LabelSpace.multiclass(2))
     assert (is_mapped(whole.x), whole.x.dtype) == (False, np.float32)

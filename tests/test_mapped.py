@@ -19,6 +19,7 @@ def test_rows_of_a_memory_map_and_of_its_views_stay_on_the_disk(tmp_path: Path) 
         assert isinstance(rows, MappedRows)
         assert np.may_share_memory(rows.base, view)
         np.testing.assert_array_equal(rows[:], np.array(view)[chosen])
+        np.testing.assert_array_equal(rows[1:, 0], np.array(view)[chosen][1:, 0])
     for array in (
         x.copy(),
         np.array(x),

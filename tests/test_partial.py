@@ -268,7 +268,7 @@ def test_headers_that_were_read_before_an_interruption_are_kept(tmp_path, root, 
         return look(path)
 
     monkeypatch.setattr(cache, "_header", interrupted)
-    monkeypatch.setattr(cache, "cores", lambda: 1)
+    monkeypatch.setattr(cache, "workers", lambda: 1)
     with pytest.raises(KeyboardInterrupt):
         cache.read_headers(paths)
     monkeypatch.setattr(cache, "_header", lambda path: pytest.fail("read again"))

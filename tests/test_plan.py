@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
+from taut.data.cells import UNCERTAIN, CellPolicy
 from taut.data.dataset import DataError, Dataset
 from taut.data.embedded import digit_grid, digits
+from taut.data.split import hide
 from taut.facts import fingerprint
 from taut.fit import plan_for
 from taut.labels import Label, LabelSpace
@@ -107,6 +109,20 @@ def test_hidden_targets_are_no_facts() -> None:
         data, annotation=dataclasses.replace(data.annotation, targets=np.nan_to_num(data.annotation.targets, nan=9.0))
     )
     assert fingerprint(filled) == fingerprint(data)
+
+
+def test_the_statistics_of_the_same_inputs_need_not_be_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    for data in (vectors(cells(), SEVERAL), images(cells(), SEVERAL)):
+        said = np.nan_to_num(data.annotation.targets[:, 1::2], nan=UNCERTAIN).astype(int)
+        data = dataclasses.replace(data, cells=said, policy=CellPolicy())
+        rest = np.ones((len(data), 2), dtype=bool)
+        rest[:20] = False
+        hidden = dataclasses.replace(data, annotation=hide(data.annotation, rest, data.space.sizes))
+        whole, want = fingerprint(data), fingerprint(hidden)
+        assert want != whole
+        with monkeypatch.context() as patched:
+            patched.setattr("taut.facts._of_inputs", lambda _: pytest.fail("computed again"))
+            assert fingerprint(hidden, whole) == want
 
 
 def test_a_constant_input_has_a_scale_of_one_and_a_constant_feature_none() -> None:

@@ -14,7 +14,7 @@ from taut.data.dataset import DataError, Dataset
 from taut.facts import Facts
 from taut.looks import MOST_JUDGES, Looks, can_judge
 from taut.plan import Plan
-from taut.rules import is_finished
+from taut.rules import LEARNT, is_finished
 from taut.train import processes, train
 
 MEASURED_STEPS, LEAST_STEPS, LEAST_SHARED = 20, 20, 100
@@ -23,7 +23,7 @@ MOST_FOR_MEASURING = 0.05  # of a time budget
 JUDGES = 300  # held-out images on which a look is timed
 MOST_FOR_LOOKS = 1 / 3  # of a time budget
 FEWEST_OTHERS = 4  # images without annotation in a batch, where time is short
-PASSES, MOST_SHOWN = 50, 200_000  # over what is annotated, and the images of all of them, which come first
+FIRST_PASSES, MOST_FIRST = 50, 200_000  # over what is annotated, up to so many images in all, which come first
 RESERVE = 0.9  # share of a time budget for steps and looks; the rest is start-up, calibration and a noisy machine
 
 
@@ -121,8 +121,8 @@ def check_budget(minutes: float | None) -> None:
 def affordable(plan: Plan, facts: Facts, total: float, step: float) -> int:
     """How many images without annotation a batch can have where a training may take so many seconds.
 
-    Of one label: as many as leave time for 50 passes over the annotated images, without which more of them teach
-    nothing. Of 4,000 annotated images of CIFAR-10 256 others left 4 passes in 1.2 minutes and an error of 53 %, 64 left
+    Of one label: as many as leave time for 50 passes over the annotated images (fewer over more than 4,000 of them, but
+    30), without which more of them teach nothing. Of 4,000 annotated images of CIFAR-10 256 others left 4 passes in 1.2 minutes and an error of 53 %, 64 left
     12 and 44 %, 16 left 20 and 41 %; cross-entropy had 40 %. In 4 minutes 152 left 25 passes and 37.4 %, 64 left 53 and
     35.5 %, 32 left 55 and 35.6 %; cross-entropy had 38.9 %. Of 1,000 of MNIST in one minute 207 left 24 and 1.47 %, 124
     left 37 and 1.33 % (one draw each).
@@ -131,7 +131,8 @@ def affordable(plan: Plan, facts: Facts, total: float, step: float) -> int:
     labelled, others = plan.train.batch_labelled, plan.train.batch_unlabelled
     if facts.labels > 1 or not facts.is_image or not labelled or not others or is_finished(facts):
         return others
-    affords = total / math.ceil(min(PASSES * facts.annotated_images, MOST_SHOWN) / labelled)
+    shown = max(LEARNT * facts.annotated_images, min(FIRST_PASSES * facts.annotated_images, MOST_FIRST))
+    affords = total / math.ceil(shown / labelled)
     # A step takes time by the rows that it encodes: an image without annotation is two views.
     rows = (labelled + 2 * others) * affords / step
     return min(others, max(FEWEST_OTHERS, int((rows - labelled) / 2)))

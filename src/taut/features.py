@@ -23,7 +23,7 @@ from tqdm import tqdm
 from taut.data.cache import MAP_BYTES, cache_root, writers
 from taut.data.dataset import DataError, Dataset
 from taut.data.leakage import pixel_key, pixel_keys
-from taut.data.mapped import Origin
+from taut.data.mapped import MappedRows, Origin, is_mapped
 from taut.data.partial import Rows, partials, recover
 from taut.nn.encoders import IMAGENET, TIMM, Features, make_encoder
 from taut.nn.weights import load_weights
@@ -154,7 +154,7 @@ class FrozenEncoder(nn.Module):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.to(device)
         for first in tqdm(range(start, len(x), BATCH), "features", unit="batch", delay=2, disable=None):
-            images = torch.from_numpy(np.ascontiguousarray(x[first : first + BATCH])).to(device)
+            images = torch.from_numpy(np.require(x[first : first + BATCH], requirements=("C", "W"))).to(device)
             images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
             with torch.no_grad():
                 found = self(images).cpu().numpy()
@@ -213,7 +213,9 @@ class FrozenEncoder(nn.Module):
     def dataset(self, dataset: Dataset) -> Dataset:
         """The dataset with the features of its images in their place."""
         keys = pixel_keys(dataset)
-        x = self.features(dataset.x, dataset.name, keys)
+        # Others may have been changed in place since they were hashed.
+        kept = isinstance(dataset.x, MappedRows) or is_mapped(dataset.x)
+        x = self.features(dataset.x, dataset.name, keys if kept else None)
         note = f"The {self.width} features of {self.about.given} stand in for the images; its weights stay as they are."
         origin = Origin(x, keys=keys)
         return dataclasses.replace(dataset, x=x, origin=origin, notes=[*dataset.notes, note])

@@ -81,11 +81,11 @@ class AveragedModel(nn.Module):
         """The averaged model for the batch that comes next."""
         momentum = min(self.momentum, 1 - self.parts / (self.followed + self.parts)) ** (1 / self.parts)
         self.followed += 1
-        for mine, theirs in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
-            if mine.is_floating_point():
-                mine.lerp_(theirs, 1 - momentum)
-            else:
-                mine.copy_(theirs)
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        mine, theirs = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+        torch._foreach_lerp_(mine, theirs, 1 - momentum)  # on a GPU one kernel, and not one for each tensor
+        for counted, now in (pair for pair in pairs if not pair[0].is_floating_point()):
+            counted.copy_(now)
         # In the student's mode: averaged running statistics lag behind in the first hundreds of steps. But dropout
         # would make a target less certain than the teacher is.
         self.model.train(model.training)

@@ -18,7 +18,7 @@ from taut.rules import estimates, is_finished, whole_rows
 from taut.targets import Estimate, Interpolation, Source, Teacher
 
 EACH = 20  # images of a class in a batch
-FIRST_PASSES, LATEST = 20, 0.5  # over what is annotated, before anything is estimated; and a share of the steps
+ONSET_PASSES, LATEST = 20, 0.5  # over what is annotated, before anything is estimated; and a share of the steps
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ def onset_steps(plan: Plan, facts: Facts) -> tuple[int, int]:
     begin, full = o.onset, max(o.onset, o.full)
     rows = plan.train.batch_labelled * plan.train.accumulate
     if facts.is_image and facts.labels == 1 and begin and rows:
-        first = min(LATEST, FIRST_PASSES * facts.annotated_images / (rows * steps))
+        first = min(LATEST, ONSET_PASSES * facts.annotated_images / (rows * steps))
         begin, full = max(begin, first), max(full, first + full - begin)
     return round(begin * steps), round(full * steps)
 

@@ -128,7 +128,7 @@ def separate_randomness(device: torch.device) -> Iterator[None]:
 def processes() -> PartialState:
     """The processes that train together (torchrun), on the CPU too, of which accelerate must be told."""
     # One that finds its images in the cache waits for another that decodes them for hours.
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))
 
 
 @contextmanager

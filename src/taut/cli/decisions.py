@@ -79,7 +79,8 @@ class PlanFlags:
     def check(self, *methods: str, minutes: float | None = None) -> None:
         """Refuse what is wrong whatever the data are, before these are read, which may take hours.
 
-        methods: what is to be trained; by default `method`.  Raises DataError, or ValueError for an unknown method.
+        methods: those of a comparison, of which nothing may be left to train; by default `method`, for which weights
+        must be there.  Raises DataError, or ValueError for an unknown method.
         """
         check_budget(minutes)
         for name in methods or (self.method(),):
@@ -87,7 +88,7 @@ class PlanFlags:
             planned = Plan()
             planned.objective.name = name
             weights = self.change(planned).model.weights
-            if weights is not None:
+            if weights is not None and not methods:
                 find_weights(Path(weights))
 
 

@@ -310,7 +310,7 @@ def _each(
             return _reason(error)
 
     with (
-        ThreadPoolExecutor(min(cores(), MOST_WORKERS)) as pool,
+        ThreadPoolExecutor(workers()) as pool,
         tqdm(total=len(paths), desc=title, unit="file", delay=2, disable=None, leave=False) as bar,
     ):
         for start in range(0, len(paths), BLOCK):
@@ -319,9 +319,10 @@ def _each(
                 yield result
 
 
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def workers() -> int:
+    """How many threads look at images: one for each processor core that this process may use, up to a limit."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
 
 
 def _reason(error: Exception) -> str:

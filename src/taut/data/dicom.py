@@ -93,7 +93,7 @@ def _by_value(values: NDArray[Any], function: Callable[[NDArray[Any]], NDArray[n
     low, high = int(values.min()), int(values.max())
     if high - low >= MOST_LEVELS:
         return function(values)
-    place = values.astype(np.int32) - low if low < 0 or high >= MOST_LEVELS else values
+    place = values.astype(np.int64) - low if low < 0 or high >= MOST_LEVELS else values
     first = low if place is not values else 0
     there = np.zeros(high - first + 1, dtype=bool)
     there[place] = True

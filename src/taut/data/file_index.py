@@ -44,12 +44,13 @@ class FileIndex:
 
     def ask(self, path: Path, question: str, answer: Callable[[int], Any]) -> Any:
         """The answer to a question about a file, plain values, from its size where it is not known yet."""
-        status = path.stat()
-        name = f"{str(path.absolute())[len(self.folder) :]} {status.st_size} {status.st_mtime_ns} {question}"
-        if name not in self.known:
-            self.known[name] = answer(status.st_size)
+        status, name = path.stat(), f"{question} {str(path.absolute())[len(self.folder) :]}"
+        size, changed, found = self.known.get(name, (None, None, None))
+        if (size, changed) != (status.st_size, status.st_mtime_ns):
+            found = answer(status.st_size)
+            self.known[name] = [status.st_size, status.st_mtime_ns, found]
             self.found += 1
-        return self.known[name]
+        return found
 
     def digest(self, path: Path, sample: int | None = None) -> str:
         """The digest of a file, or of so many bytes of its middle and of its end."""

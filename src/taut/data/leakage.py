@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from taut.data.cache import cores
+from taut.data.cache import workers
 from taut.data.dataset import DataError, Dataset
 from taut.data.mapped import UNKNOWN
 
-BLOCK = 128  # images that a thread reads at once
+BLOCK = 128  # images that a thread hashes at once
 SHOWN = 5  # leaks named in the sentence; all of them are in the report
 
 
@@ -35,9 +35,9 @@ def pixel_keys(dataset: Dataset) -> NDArray[np.object_]:
     blocks = [unknown[start : start + BLOCK] for start in range(0, len(unknown), BLOCK)]
 
     def hashed(block: NDArray[np.intp]) -> list[str | None]:
-        return [pixel_key(pixels) for pixels in dataset.x[block]]
+        return [pixel_key(np.asarray(dataset.x[i])) for i in block]
 
-    with ThreadPoolExecutor(cores()) as pool:
+    with ThreadPoolExecutor(workers()) as pool:
         for block, found in zip(blocks, pool.map(hashed, blocks), strict=True):
             keys[rows[block]] = found
     return np.asarray(keys[rows])

@@ -25,8 +25,9 @@ class MappedRows:
         return len(self.index)
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        """The rows of an integer, a slice, an index or a mask, in memory."""
-        return np.asarray(self.base[self.index[key]])
+        """The rows of an integer, a slice, an index or a mask, or parts of them, in memory."""
+        rows, *parts = key if isinstance(key, tuple) else (key,)
+        return np.asarray(self.base[(self.index[rows], *parts)])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[:], dtype=dtype)

@@ -106,10 +106,6 @@ class Rows:
             self._take_over(self.partial)
         mode: Any = "r+" if self.begun else "w+"
         self.out = np.lib.format.open_memmap(self.temporary, mode=mode, dtype=self.dtype, shape=self.shape)
-        if hasattr(os, "posix_fallocate"):
-            # Writing to a map for which the disk has no room left, by then, kills the process without a message.
-            with self.temporary.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, self.temporary.stat().st_size)
         self.noted = time.monotonic()
         return self
 

@@ -1,7 +1,7 @@
 """The stream of training batches: annotated and unannotated images side by side, a function of seed and step.
 
-Nothing is remembered between batches: batch t of process r is computed from (seed, t, r). The exact position that a
-checkpoint must keep is therefore the step alone, and a resumed run sees the very same batches.
+Batch t of process r is computed from (seed, t, r), whatever came before. The exact position that a checkpoint must keep
+is therefore the step alone, and a resumed run sees the very same batches.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Stream:
         # What is read from a disk is read while the batch before is learnt from.
         mapped = isinstance(dataset.x, MappedRows) or is_mapped(dataset.x)
         self._reader = ThreadPoolExecutor(1) if mapped else None
-        self._next: tuple[int, Future[NDArray[Any]]] | None = None
+        self._ahead: tuple[int, Future[NDArray[Any]]] | None = None
         self.targets = torch.from_numpy(dataset.annotation.targets)
         self.observed = torch.from_numpy(observed)
         ignored = dataset.annotation.ignored
@@ -115,8 +115,8 @@ class Stream:
         """The inputs of batch `step`, whose rows are given."""
         if self._reader is None:
             return np.asarray(self.x[index])
-        found = self._next[1].result() if self._next is not None and self._next[0] == step else self.x[index]
-        self._next = step + 1, self._reader.submit(self.x.__getitem__, self.rows(step + 1))
+        found = self._ahead[1].result() if self._ahead is not None and self._ahead[0] == step else self.x[index]
+        self._ahead = step + 1, self._reader.submit(self.x.__getitem__, self.rows(step + 1))
         return np.asarray(found)
 
     def batch(self, step: int, model: LabelVAE, device: torch.device) -> Batch:

@@ -10,11 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from taut.nn.vae import LabelVAE, Posterior
 
-LATE: dict[str, Any] = {"delay": 5, "disable": None, "leave": False}  # a bar where it takes long, on a terminal
 MOST_ROWS, MOST_PIXELS = 500, 2**22  # of a batch; the pixels bound the memory that maps of large images take
 
 
@@ -35,7 +33,7 @@ def batches(model: LabelVAE, x: NDArray[Any], size: int | None = None) -> Iterat
 def predict_posterior(model: LabelVAE, x: NDArray[Any]) -> Posterior:
     """q(z|x) and q(c|x) of raw inputs [N, ...] as `LabelVAE.predict` has them, on the CPU."""
     model.eval()
-    found = (model.predict(batch) for batch in tqdm(batches(model, x), "predicting", unit="batch", **LATE))
+    found = (model.predict(batch) for batch in batches(model, x))
     parts = [(p.mean.cpu(), p.log_var.cpu(), p.logits.cpu()) for p in found]
     mean, log_var, logits = (torch.cat(part) for part in zip(*parts, strict=True))
     return Posterior(mean, log_var, logits)
