@@ -14,7 +14,7 @@ PROBE = 1e-2
 def adversarial(divergence: Callable[[Tensor], Tensor], x: Tensor, epsilon: float) -> Tensor:
     """The perturbation r of x [N, ...], of length ε each, for which a divergence is greatest nearby.
 
-    One step of power iteration from a random direction (Miyato 2018, eq. 5-8, alg. 1).
+    One step of power iteration from a random direction (Miyato 2018, sec. 3.3, alg. 1).
     divergence: of a perturbation, a scalar that is 0 for none; no parameter gets a gradient by it.
     """
     probe = (PROBE * unit(torch.randn_like(x))).requires_grad_()

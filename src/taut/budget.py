@@ -122,17 +122,17 @@ def affordable(plan: Plan, facts: Facts, total: float, step: float) -> int:
     """How many images without annotation a batch can have where a training may take so many seconds.
 
     Of one label: as many as leave time for 50 passes over the annotated images (fewer over more than 4,000 of them, but
-    30), without which more of them teach nothing. Of 4,000 annotated images of CIFAR-10 256 others left 4 passes in 1.2 minutes and an error of 53 %, 64 left
-    12 and 44 %, 16 left 20 and 41 %; cross-entropy had 40 %. In 4 minutes 152 left 25 passes and 37.4 %, 64 left 53 and
-    35.5 %, 32 left 55 and 35.6 %; cross-entropy had 38.9 %. Of 1,000 of MNIST in one minute 207 left 24 and 1.47 %, 124
-    left 37 and 1.33 % (one draw each).
+    30), without which more of them teach nothing. Of 4,000 annotated images of CIFAR-10 256 others left 4 passes in 1.2
+    minutes and an error of 53 %, 64 left 12 and 44 %, 16 left 20 and 41 %; cross-entropy had 40 %. In 4 minutes 152
+    left 25 passes and 37.4 %, 64 left 53 and 35.5 %, 32 left 55 and 35.6 %; cross-entropy had 38.9 %. Of 1,000 of MNIST
+    in one minute 207 left 24 and 1.47 %, 124 left 37 and 1.33 % (one draw each).
     total, step: seconds for all steps, and of one with the plan's batches.
     """
     labelled, others = plan.train.batch_labelled, plan.train.batch_unlabelled
     if facts.labels > 1 or not facts.is_image or not labelled or not others or is_finished(facts):
         return others
     shown = max(LEARNT * facts.annotated_images, min(FIRST_PASSES * facts.annotated_images, MOST_FIRST))
-    affords = total / math.ceil(shown / labelled)
+    affords = total / math.ceil(shown / (labelled * plan.train.accumulate))
     # A step takes time by the rows that it encodes: an image without annotation is two views.
     rows = (labelled + 2 * others) * affords / step
     return min(others, max(FEWEST_OTHERS, int((rows - labelled) / 2)))

@@ -53,7 +53,10 @@ class Facts:
 
     @property
     def typical_length(self) -> float:
-        """The L2 distance of a typical prepared input from the mean one: 8.6 for MNIST, √F for F features that vary."""
+        """The L2 distance of a typical prepared input from the mean one: √F for F features that vary.
+
+        Of images it is that from one of the mean colour, 8.6 for MNIST.
+        """
         # Features are standardised before any network sees them, and those that are constant never reach it.
         variance = float(np.square(self.std).mean()) if self.is_image else float(np.mean([s > 0 for s in self.std]))
         return math.sqrt(variance * math.prod(self.shape))

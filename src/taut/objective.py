@@ -49,15 +49,17 @@ class Batch:
 
 @dataclass
 class LossTerms:
-    """What a loss is made of: scalars, batch means in nats; `total` is what the optimiser minimises.
+    """What a loss is made of: scalars, batch means in nats but where it is said; `total` is what is minimised.
 
     reconstruction: E log p(x|z,c).  kl_z: KL(q(z|x) ‖ p(z)).  kl_c: Σ_j KL(q(c_j|x) ‖ p(c_j)).
-    label_kl: Σ_j m_j·KL(p̃(c_j|x) ‖ q(c_j|x)).  bound: eq. 11 / B of eq. 12.  surrogate: L of eq. 13.  Where cells are
-    not annotated and their labels are relaxed for the decoder, these two are estimates: `bound` is then no bound.
+    label_kl: Σ_j m_j·KL(p̃(c_j|x) ‖ q(c_j|x)), of rivals a mean over annotated rows.  bound: eq. 11 / B of eq. 12.
+    surrogate: L of eq. 13.  Where cells are not annotated and their labels are relaxed for the decoder, these two are
+    estimates: `bound` is then no bound.
     gap: Δ = L − B, exact.  mutual_information: Σ_j I(x; c_j) over the batch.
-    consistency: Σ_j m_j·KL(p̂(c_j|x) ‖ q(c_j|x)) towards estimated label posteriors.
+    consistency: Σ_j m_j·KL(p̂(c_j|x) ‖ q(c_j|x)) towards estimated label posteriors; of rivals the distance of their own
+    formula, which may be a squared one.
     confidence: the mean weight m of the views' labels, estimated or annotated.
-    auxiliary: Σ_j KL(p̃(a_j|x) ‖ q(a_j|x)) of the auxiliary variables.
+    auxiliary: Σ_j KL(p̃(a_j|x) ‖ q(a_j|x)) of the auxiliary variables, over rows of which one is known.
 
     A term that an objective does not have stays None.
     """

@@ -90,7 +90,8 @@ class ObjectivePlan:
     prior: Literal["empirical", "uniform"] = "empirical"
     """p(c): smoothed frequencies of the annotated cells, or equal for all classes; --prevalence goes before both."""
     check_prior: bool = True
-    """Whether p(c) of an only label is put aside there where what the network has learnt by `onset` contradicts it."""
+    """Whether p(c) of an only label is put aside there where what the network has learnt by `onset` contradicts it;
+    not where that is 0."""
     balance: Literal["prior", "loss"] = "prior"
     """What knows of unequal frequencies of classes: p(c) alone, or the annotated term too, whose classes then weigh
     alike without a shift of q(c|x)."""
@@ -110,27 +111,31 @@ class ObjectivePlan:
     source: Literal["none", "interpolation", "teacher"] = "teacher"
     """Where p(c|x) of what is not annotated is estimated: nowhere, by mixing images, or by a teacher on a weak view."""
     consistency: float = 1.0
-    """Weight of KL(estimate ‖ q(c_j|x)) on the views of that source."""
+    """Weight of KL(estimate ‖ q(c_j|x)) on the views of that source; in rivals, of their term of what is not
+    annotated."""
     z_consistency: float = 0.0
-    """Weight of the divergence between q(z|x) of a mixed image and the mixture of those of its two (interpolation)."""
+    """Weight of the squared distance between the mean and deviation of q(z|x) of a mixed image and the mixtures of
+    those of its two (interpolation)."""
     momentum: float = 0.0
     """Of the averaged teacher; 0 lets the network teach itself."""
     sharpen: float = 0.5
     """Temperature T of the teacher's estimates, q^(1/T): 1 leaves them, 0 takes the most probable class."""
     threshold: float = 0.0
-    """Estimates whose greatest probability is below it do not count, label by label; 0 counts all."""
+    """Estimates whose greatest probability is below it do not count, label by label; 0 counts all. tighter-elbo asks
+    more of a class that more than nine in ten images have."""
     alignment: float = 0.0
     """Power of distribution alignment, q·(p(c)/mean q)^a, label by label; 0 does not align."""
     onset: float = 0.0
     """Share of the steps before the mutual information and what is only estimated count; of images with one label not
-    before the annotated ones have been passed over 20 times, or half of the steps are over."""
+    before the annotated ones have been passed over 20 times, or half of the steps are over. 0 waits for nothing."""
     full: float = 0.0
-    """Share of the steps after which they count fully; in between they rise."""
+    """Share of the steps after which they count fully, later by as much as the onset is; in between they rise."""
     mix: float = 0.0
     """Mixup of strong views, λ ~ Beta(mix, mix); 0 does not mix."""
     adversary: float = 0.0
-    """Length of the step that moves strong views to where q(c|x) changes most, as a share of the typical distance
-    of an input from the mean one; 0 moves none, and each step takes two passes less."""
+    """Length of the step that moves strong views to where q(c|x) changes most, as a share of the typical distance of an
+    input from the mean one (an image from one of the mean colour); 0 moves none, and each step takes two passes
+    less."""
     match: Literal["optimal", "random"] = "optimal"
     """Which images interpolation mixes: each with the one of the nearest q(z|x), or with any."""
 
@@ -156,7 +161,7 @@ class TrainPlan:
     ema: float = 0.999
     """Decay of the averaged weights, which are the ones that are kept."""
     accumulate: int = 1
-    """Batches of which the gradients add up to one step."""
+    """Batches of which the gradients are averaged into one step."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Mixed precision of the networks; losses are float32 in any case."""
     valid_fraction: float = 0.0

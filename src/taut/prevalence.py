@@ -34,7 +34,8 @@ def stated_prior(
 ) -> NDArray[np.float32]:
     """log p(c), [W] nats, with the prevalences of what `find_class` knows; classes that are not named share the rest.
 
-    Raises LabelError for what it does not know, for values not between 0 and 1, and for classes that do not add up.
+    Raises LabelError for what it does not know, for values not between 0 and 1, for a class that is stated twice,
+    and for classes that do not add up.
     """
     stated: dict[int, dict[int, float]] = {}
     for name, p in prevalence.items():

@@ -193,7 +193,8 @@ def train(
     held: images with annotations that choose, of the plan's number of looks, the weights that are kept.
     run: where metrics and checkpoints go.  resume: go on from the run's checkpoint; on the CPU, with the same number
     of threads, the weights are then bit for bit those of an uninterrupted run.  name: before the progress bar.
-    Raises TrainingError where a loss term is NaN or infinite.
+    Raises TrainingError where a loss term or a weight is NaN or infinite, and DataError where the checkpoint is damaged
+    or another number of processes wrote it.
     """
     settings = plan.train
     accelerator = make_accelerator(settings)

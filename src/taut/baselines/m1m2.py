@@ -22,7 +22,8 @@ class M1M2(M2):
     in each the learning rate rises and falls (Kingma 2014, sec. 2.3 and 4.1: z1 and z2 of 50 dimensions; α as in M2).
     p(z1|z2,c) is a Gaussian whose mean and log-variance are both functions of z2 and c, as in the paper's code: with a
     variance of 1, about that of z1 as a whole, z2 and c would be worth little to the bound.
-    The weights ρ and β_z of M2 hold in both stages.
+    The weights ρ and β_z of M2 hold in both stages. The logged bound is one on log p(x) in the first, on log p(z1) in
+    the second.
     Limits: those of M2; what the VAE did not keep is lost to the labels, and the two stages share no gradient.
     """
 

@@ -20,10 +20,11 @@ SHARE = 0.25
 class VAT(Baseline):
     """L = CE + α·[KL(q(c|x) ‖ q(c|x + r)) + H(q(c|x))], r the direction of length ε in which q changes most.
 
-    r is one step of power iteration from a random direction (Miyato 2018, eq. 5-8, alg. 1), with the entropy term of
-    their best results (sec. 4). With several labels KL and entropy are sums over the labels, which is q's own
-    divergence since it is factorised. ε, an L2 length, is a quarter of the typical distance of an image from one of
-    the mean colour, where the paper chooses it for each dataset (2.1 on MNIST, whose typical distance is 8.6).
+    r is one step of power iteration from a random direction (Miyato 2018, sec. 3.3, alg. 1), with the entropy term of
+    their best results (sec. 4); α is objective.consistency. With several labels KL and entropy are sums over the
+    labels, which is q's own divergence since it is factorised. ε, an L2 length, is a quarter of the typical distance of
+    an image from one of the mean colour, where the paper chooses it for each dataset (2.1 on MNIST, whose typical
+    distance is 8.6).
     Limits: three passes a step, and a small isotropic ball is all that it knows of images.
     """
 

@@ -73,7 +73,7 @@ def _log_temperature(blocks: list[Block], expected: float) -> float:
 def fit_isotonic(probabilities: NDArray[Any], annotation: Annotation, space: LabelSpace) -> Tensor | None:
     """Isotonic maps of each class against the rest (Zadrozny 2002): knots [W, 2, K] for `latent.piecewise_linear`.
 
-    probabilities: [N, W].  The values stay within 1/(n + 2) of 0 and 1 for n annotated images, since so many cannot
+    probabilities: [N, W].  The values stay at least 1/(n + 2) from 0 and 1 for n annotated images, since so many cannot
     show that a probability is smaller. A label with fewer than 100 annotated images, or with fewer than 5 of one of its
     classes, keeps its probabilities; None where all do.
     """

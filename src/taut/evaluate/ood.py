@@ -103,8 +103,8 @@ def ood_statistics(model: LabelVAE, x: NDArray[Any]) -> dict[str, NDArray[np.flo
     entropy: of q(c|x), summed over labels.  logits, place: the distance of the logits, and of the mean of q(z|x), from
     those of training images.  complexity: of the image alone, its compressed length; of features, their mean square.
     reconstruction: what log p(x|z,c) lacks to the best possible, a pixel.  kl_z: KL(q(z|x) ‖ p(z)).  All are
-    logarithms of terms of eq. 11 at the mean of q(z|x) and the most probable labels, so that a score depends neither on
-    chance nor on other images.
+    logarithms, at the mean of q(z|x) and the most probable labels, so that a score depends neither on chance nor on
+    other images.
     Raises DataError where the model has no reference.
     """
     reference = _reference(model)
@@ -137,7 +137,7 @@ def ood_auroc(model: LabelVAE, inside: NDArray[Any], outside: NDArray[Any]) -> f
 
 
 class _Terms:
-    """The terms of eq. 11 of raw inputs: entropy, complexity, reconstruction, kl_z [N]; logits [N, W]; z [N, D]."""
+    """What statistics are made of: entropy, complexity, reconstruction, kl_z [N]; logits [N, W]; z [N, D]."""
 
     @torch.no_grad()
     def __init__(self, model: LabelVAE, x: NDArray[Any], decodes: bool, posterior: Posterior | None = None) -> None:

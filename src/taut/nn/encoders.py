@@ -106,7 +106,7 @@ class MapEncoder(Encoder):
 
 
 def strides(size: int) -> list[int]:
-    """Strides of four convolutions that bring `size` pixels to between 4 and 8, early ones first."""
+    """Strides of four convolutions that bring 8 to 128 pixels to between 4 and 8, early ones first."""
     if size <= 8:
         # The first layer at full resolution: an 8-pixel image has nothing to spare.
         return [1, 2, 1, 1]
