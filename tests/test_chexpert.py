@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from image_files import paint, rows_of, yes
+from image_files import images, paint, rows_of, table, yes
 from taut.data import DataError, load_dataset
 from taut.data.chexpert import FINDINGS, OFFICIAL
 from taut.data.folder import load_folder
@@ -146,7 +146,7 @@ def test_one_view_only(small: Path, view: str, count: int, tmp_path: Path) -> No
 def test_views_that_are_not_there(small: Path) -> None:
     with pytest.raises(DataError, match=r"--view 'oblique' is in no row .*: there are AP, Frontal, Lateral"):
         load_dataset(str(small / "train.csv"), view="oblique")
-    with pytest.raises(DataError, match="--view frontal is for tables of CheXpert and NIH"):
+    with pytest.raises(DataError, match="--view frontal is for tables of CheXpert, MIMIC-CXR and NIH"):
         load_dataset(str(small / "train.csv"), view="frontal", format="table", label_columns=["Edema"])
 
 
@@ -234,3 +234,26 @@ def test_a_table_of_full_size_is_read_in_seconds(tmp_path: Path) -> None:
     cells = read_labels(layout.table, ["Path"], layout.labels, None, None, "|", layout.yes_no)
     assert time.process_time() - began < 3
     assert cells.codes.shape == (223_414, 14)
+
+
+# --- MIMIC-CXR ----------------------------------------------------------------------------------------------
+
+
+def test_mimics_table_is_recognised(tmp_path: Path) -> None:
+    folder = images(tmp_path, "files/p10/p1/s7/aa.jpg", "files/p10/p1/s8/bb.jpg", "files/p11/p2/s9/cc.jpg")
+    head = f"dicom_id,subject_id,study_id,ViewPosition,{','.join(FINDINGS)}\n"
+    blank = "," * (len(FINDINGS) - 3)
+    rows = f"aa,1,7,PA,1.0,,0.0{blank}\nbb,1,8,AP,,-1.0,{blank}\ncc,2,9,PA,,,{blank}\n"
+    labels = table(tmp_path, head + rows)
+    data = load_dataset(str(folder), labels=labels)
+    assert data.space == LabelSpace.multilabel(FINDINGS)
+    assert data.groups is not None
+    assert data.groups.tolist() == ["1", "1", "2"]
+    np.testing.assert_equal(yes(data)[:, :3], [[1, 0, 0], [0, np.nan, 0], [0, 0, 0]])
+    assert data.annotation.observed[:, 2:].all()
+    assert "Read as MIMIC-CXR's table: 14 observations, patients from 'subject_id'." in data.notes
+    plain = load_dataset(str(folder), labels=labels, format="table")
+    assert not plain.annotation.observed.all()
+    other = table(tmp_path, "file,A\n1.png,1\n2.png,0\n", "other.csv")
+    with pytest.raises(DataError, match="--format mimic: the table has no columns 'subject_id' and 'study_id'"):
+        load_dataset(str(folder), labels=other, format="mimic")

@@ -793,6 +793,9 @@ def test_text_with_holes_that_numpy_made_text_of() -> None:
         x, ["None" if name == "nan" else name for name in names.tolist()]
     )
     assert listed.classes_.tolist() == ["None", "cat", "dog"]
+    for hole, kind in (("", np.array), ("None", np.array), ("", list)):
+        names[3] = hole
+        assert tiny(plan={**TINY, "train.steps": 1}).fit(x, kind(names)).classes_.tolist() == ["cat", "dog"]
 
 
 def test_a_score_of_numbers_against_classes_of_text_is_refused() -> None:

@@ -19,6 +19,21 @@ from taut.sources import load_parts
 # --- without a table ----------------------------------------------------------------------------------------
 
 
+def test_parts_of_an_archive_are_no_classes_beside_a_table(tmp_path):
+    folder = images(tmp_path, "HAM_images_part_1/a.png", "HAM_images_part_2/b.png")
+    assert load_folder(folder).space.labels[0].classes == ("HAM_images_part_1", "HAM_images_part_2")
+    (folder / "metadata.csv").write_text("image_id,dx\na,nv\nb,mel\n")
+    said = (
+        r"called as parts of an archive: pass a table with --labels \(such as metadata.csv\), or give them other names"
+    )
+    with pytest.raises(DataError, match=said):
+        load_folder(folder)
+    assert classes(load_folder(folder, folder / "metadata.csv")) == ["nv", "mel"]
+    stages = images(tmp_path / "other", "stage1/a.png", "stage2/b.png")
+    (stages / "metadata.csv").write_text("a,b\n")
+    assert load_folder(stages).space.labels[0].classes == ("stage1", "stage2")
+
+
 def test_subfolders_are_classes(tmp_path):
     folder = images(
         tmp_path,
@@ -574,10 +589,10 @@ def test_a_row_that_leaves_the_group_blank_has_that_of_the_others_of_its_image(t
 
 def test_rows_that_annotate_other_cells_of_one_image_are_one(tmp_path):
     folder = images(tmp_path, "a.png", "b.png", "c.png")
-    lines = ["a.png,1,,", "a.png,,0,", "b.png,1,0,-1", "b.png,1,1,", "c.png,,,1", "c.png,,,"]
+    lines = ["a.png,1,,", "a.png,,0,", "b.png,,0,-1", "b.png,1,1,", "c.png,,,1", "c.png,,,"]
     report = tmp_path / "skipped.csv"
     data = load_folder(folder, table(tmp_path, "\n".join(["file,A,B,C", *lines, ""])), skipped=report)
-    assert data.ids == ["a.png", "c.png"]  # the rows of b.png differ in B
+    assert data.ids == ["a.png", "c.png"]  # the rows of b.png differ in B, and agree on nothing
     np.testing.assert_equal(yes(data), [[1, 0, np.nan], [np.nan, np.nan, 1]])
     np.testing.assert_array_equal(data.cells, [[1, 0, -2], [-2, -2, 1]])
     assert [(entry["row"], entry["reason"]) for entry in rows_of(report)] == [
@@ -586,6 +601,22 @@ def test_rows_that_annotate_other_cells_of_one_image_are_one(tmp_path):
         ("5", "contradicts: row 4, row 5"),
         ("7", "the same image as row 6"),
     ]
+
+
+def test_cells_that_readers_differ_in_are_uncertain(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    lines = ["a.png,1,0,0", "a.png,1,1,0", "a.png,1,0,", "b.png,0,0,0", "b.png,0,0,0", "c.png,1,0,1", "c.png,0,1,1"]
+    labels = table(tmp_path, "\n".join(["file,A,B,C", *lines, ""]))
+    data = load_folder(folder, labels)
+    assert data.ids == ["a.png", "b.png", "c.png"]
+    np.testing.assert_equal(yes(data), [[1, np.nan, 0], [0, 0, 0], [np.nan, np.nan, 1]])
+    np.testing.assert_array_equal(data.cells, [[1, -3, 0], [0, 0, 0], [-3, -3, 1]])
+    assert "2 images have rows that differ in some yes/no cells: these cells are uncertain." in data.notes
+    assert "3 cells are −1 (uncertain): taken as unannotated." in data.notes
+    soft = load_folder(folder, labels, uncertain="soft=0.4", blank="negative")
+    np.testing.assert_allclose(soft.annotation.targets[:, 3], [0.4, 0, 0.4], rtol=1e-6)
+    mixed = table(tmp_path, "file,A,B,kind\na.png,1,0,x\na.png,1,1,y\nb.png,0,0,x\nc.png,1,1,y\n", "mixed.csv")
+    assert load_folder(folder, mixed, label_columns=["A", "B", "kind"]).ids == ["b.png", "c.png"]  # nor x nor y
 
 
 def test_copies_of_a_file_in_class_folders(tmp_path):

@@ -533,3 +533,41 @@ def test_normal_beside_another_name_is_a_name(tmp_path):
     assert data.space.names == ("mass", "normal", "tube")
     with pytest.raises(LabelError, match="both no finding and a finding"):
         load_folder(folder, table(tmp_path, "file,f\n0.png,No Finding|tube\n1.png,tube\n"), joined_column="f")
+
+
+# --- columns of 0 and 1 beside one that is called as labels are ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [("diagnosis", ["nevus", "mole", "nevus", "mole"]), ("Labels", ["['a', 'b']", "['c']", "['a']", "[]"])],
+)
+def test_a_stray_column_of_0_and_1_is_not_taken_for_the_label(tmp_path, name, cells):
+    folder = images(tmp_path, *(f"{i}.png" for i in range(4)))
+    lines = [f'{i}.png,{i % 2},"{cell}"' for i, cell in enumerate(cells)]
+    labels = table(tmp_path, "\n".join([f"file,biopsy,{name}", *lines]))
+    said = f"not clear which columns hold labels: biopsy of 0 and 1 \\(or such words\\), or {name}: name them with"
+    with pytest.raises(DataError, match=said):
+        load_folder(folder, labels)
+    assert load_folder(folder, labels, label_columns=["biopsy"]).space == LabelSpace.multilabel(["biopsy"])
+    few = table(tmp_path, "\n".join([f"file,biopsy,{name}", *(f"{i}.png,{i % 2},{i}" for i in range(4))]), "few.csv")
+    assert load_folder(folder, few).space.names == ("biopsy",)  # cells that do not repeat are no classes
+
+
+def test_columns_that_are_the_same_in_all_rows_are_no_labels_beside_others(tmp_path):
+    folder = images(tmp_path, *(f"{i}.png" for i in range(4)))
+    labels = table(tmp_path, "file,frames,kind\n0.png,1,a\n1.png,1,b\n2.png,1,a\n3.png,1,b\n")
+    data = load_folder(folder, labels)
+    assert (data.space.names, classes(data)) == (("kind",), ["a", "b", "a", "b"])
+    alone = table(tmp_path, "file,A,B\n0.png,1,0\n1.png,1,1\n", "alone.csv")
+    assert load_folder(folder, alone).space.names == ("A", "B")
+
+
+def test_a_class_that_says_that_nothing_is_known_is_told(tmp_path):
+    folder = images(tmp_path, *(f"{i}.png" for i in range(4)))
+    labels = table(tmp_path, "file,kind\n0.png,Normal\n1.png,Abnormal\n2.png,Uncertain\n3.png,Normal\n")
+    said = "'Uncertain' is a class of 'kind': if it means that nothing is known, pass --unlabeled Uncertain."
+    assert said in load_folder(folder, labels).notes
+    data = load_folder(folder, labels, unlabeled="Uncertain")
+    assert classes(data) == ["Normal", "Abnormal", None, "Normal"]
+    assert said not in data.notes

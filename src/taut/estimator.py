@@ -189,8 +189,9 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         if array.dtype == object:
             array = array.copy()
             array[pd.isna(array)] = None
-        if self.space is None and not isinstance(y, list | tuple):
-            array = without_text_holes(array, "nan")
+        if self.space is None:
+            # Of an array of text numpy has made these of holes; nobody calls a class "".
+            array = without_text_holes(array, "", *(() if isinstance(y, list | tuple) else ("nan", "None")))
         if text and not isinstance(self.unlabeled, str) and str(self.unlabeled) in array:
             raise LabelError(f"y is text with {str(self.unlabeled)!r} in it: make it a list or of dtype object")
         if array.ndim == 2 and array.dtype == object and not any(isinstance(value, str) for value in array.flat):

@@ -28,15 +28,15 @@ class ReadFlags:
     unannotated: Path | None = None
     """a folder of further images, without annotations, to train on beside those of a folder or a table."""
     format: str | None = None
-    """the table's format: chexpert, chexpert-5 (the five findings of its leader board), nih, or table for any other;
-    by default what its header speaks for."""
+    """the table's format: chexpert, chexpert-5 (the five findings of its leader board), mimic, nih, or table for any
+    other; by default what its header speaks for."""
     view: str | None = None
-    """the images of CheXpert (frontal, lateral, AP, PA) or NIH (AP, PA) to take."""
+    """the images of CheXpert (frontal, lateral, AP, PA), MIMIC-CXR or NIH (AP, PA) to take."""
     uncertain: str | None = None
     """what -1 cells become: latent (the default), positive, negative, ignore or soft=P, for all labels or by label, as
     in 'latent,Edema=positive'."""
     blank: str | None = None
-    """what blank cells become, likewise: latent by default, but negative in CheXpert's tables."""
+    """what blank cells become, likewise: latent by default, but negative in CheXpert's and MIMIC-CXR's tables."""
     prevalence: str | None = None
     """prior probabilities of labels, as in 'Edema=0.1,Fracture=0.02', or of classes, as in 'cat=0.9' or
     'grade=high=0.1', or a YAML file of them."""

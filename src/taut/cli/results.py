@@ -129,7 +129,9 @@ def evaluate(
     chosen = None if whole else split or ("test" if has_test else None)
     dataset = dataset.part(chosen) if chosen else dataset
     if data is None and tested is None and chosen is None:
-        print("taut: there is no test part; these are the images that the run was trained on", file=sys.stderr)
+        held = dataset.split is not None and bool((dataset.split == "valid").any())
+        also = "; --split valid evaluates those that were held out to calibrate it" if held else ""
+        print(f"taut: there is no test part; these are the images that the run was trained on{also}", file=sys.stderr)
     elif data is not None and (warning := seen_before(saved, dataset)) is not None:
         print(f"taut: {warning}", file=sys.stderr)
     for note in [*(f"{source.data}: {note}" for note in dataset.notes), *unscored(dataset)]:

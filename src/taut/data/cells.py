@@ -163,10 +163,11 @@ def _value(fate: str) -> float:
 
 def settle_together(
     space: LabelSpace, codes: NDArray[np.int64], policy: CellPolicy, images: NDArray[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
     """Values, as from `settle`, and codes [N, k] where the rows of one image [N] say together what each says in part.
 
-    A cell is blank that no row fills in. Rows of which a cell differs stay as they are.
+    A cell is blank that no row fills in. Yes/no cells that differ are uncertain where rows agree on another one, as
+    those of several readers do, which the sentences tell. Other rows of which a cell differs stay as they are.
     """
     codes, rows = codes.copy(), np.flatnonzero(pd.Series(images).duplicated(keep=False))
     values = settle(space, codes, replace(policy, blank="latent"))
@@ -174,13 +175,21 @@ def settle_together(
     known = pd.DataFrame(np.where(latent, np.nan, values[rows])).groupby(keys)
     low, high = known.transform("min").to_numpy(), known.transform("max").to_numpy()
     unknown = np.isnan(low)
-    agree = ((low == high) | unknown).all(axis=1, keepdims=True)
+    yes_no = np.array([label.classes == YES_NO for label in space])
+    differ, shared = ~unknown & (low != high), (low == high) & (known.transform("count").to_numpy() > 1)
+    readers = shared.any(axis=1) & differ.any(axis=1) & ~differ[:, ~yes_no].any(axis=1)
+    agree = (readers | ~differ.any(axis=1))[:, None]
     said = pd.DataFrame(np.where(latent & ~unknown, UNCERTAIN, codes[rows])).groupby(keys)
     # Of what states no class, uncertain says more than blank does, and blank more than UNSAID.
     code = np.where(unknown, said.transform("min"), said.transform("max"))
     values[rows] = np.where(agree & ~unknown, low, values[rows])
-    codes[rows] = np.where(agree, code, codes[rows])
-    return np.where(codes == BLANK, settle(space, codes, policy), values), codes
+    codes[rows] = np.where(agree, np.where(differ, UNCERTAIN, code), codes[rows])
+    doubtful = np.zeros(codes.shape, dtype=bool)
+    doubtful[rows] = agree & differ
+    values = np.where((codes == BLANK) | doubtful, settle(space, codes, policy), values)
+    count = len(np.unique(keys[readers]))
+    words = "image has rows that differ" if count == 1 else "images have rows that differ"
+    return values, codes, [f"{count:,} {words} in some yes/no cells: these cells are uncertain."] if count else []
 
 
 def annotate(space: LabelSpace, values: NDArray[np.float64]) -> Annotation:

@@ -1,4 +1,4 @@
-"""CheXpert's tables (Irvin et al. 2019): 1, 0, −1 and blank cells; patient and study in the paths."""
+"""CheXpert's tables (Irvin et al. 2019): 1, 0, −1 and blank cells; patient and study in the paths; and MIMIC-CXR's."""
 
 from __future__ import annotations
 
@@ -27,11 +27,38 @@ OFFICIAL = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Ef
 """The findings of the leader board."""
 
 PATH = "Path"
+PATIENT, STUDY, IMAGE = "subject_id", "study_id", "dicom_id"
 
 
 def recognises(table: pd.DataFrame) -> bool:
     """Whether a table's header is CheXpert's."""
     return {PATH, "Frontal/Lateral"} <= set(table.columns) and bool(set(FINDINGS) & set(table.columns))
+
+
+def recognises_mimic(table: pd.DataFrame) -> bool:
+    """Whether a table's header is that of MIMIC-CXR's labels (Johnson et al. 2019), which CheXpert's labeller made."""
+    there = set(table.columns)
+    return {PATIENT, STUDY} <= there and len(set(FINDINGS) & there) >= len(FINDINGS) // 2
+
+
+def mimic_layout(table: pd.DataFrame) -> Layout:
+    """The observations of MIMIC-CXR's table, patients as groups; blank ("not mentioned") counts as negative.
+
+    Images are named by `dicom_id` where it is there. Raises DataError for a table without its columns.
+    """
+    if not recognises_mimic(table):
+        raise DataError(f"--format mimic: the table has no columns {PATIENT!r} and {STUDY!r}, or too few observations")
+    labels = tuple(name for name in FINDINGS if name in table.columns)
+    return Layout(
+        table,
+        path=IMAGE if IMAGE in table.columns else None,
+        labels=labels,
+        yes_no=FINDINGS,
+        group=PATIENT,
+        views=("ViewPosition",),
+        blank="negative",
+        note=f"Read as MIMIC-CXR's table: {len(labels)} observations, patients from {PATIENT!r}.",
+    )
 
 
 def layout(table: pd.DataFrame) -> Layout:

@@ -150,7 +150,8 @@ def load_embeddings(
     policy = chosen_policy(uncertain, blank, listing.blank)
     for name in listing.placed:
         listing.entries[name] = one_of_image(listing.entries[name], listing.entries["image"])
-    values, codes = settle_together(listing.space, listing.codes, policy, listing.entries["image"].to_numpy())
+    of = listing.entries["image"].to_numpy()
+    values, codes, differing = settle_together(listing.space, listing.codes, policy, of)
     rows, notes = _choose(listing, values, skipped, path)
     entries, codes = listing.entries.iloc[rows], codes[rows]
     images = entries["image"].to_numpy()
@@ -172,7 +173,7 @@ def load_embeddings(
         ids=ids,
         groups=None if listing.grouped is None else groups.to_numpy(dtype=str),
         split=None if split.isna().all() else split.fillna("train").to_numpy(dtype=str),
-        notes=[*notes, *inputs.notes, *told, *cell_notes(listing.space, codes, policy), *known],
+        notes=[*notes, *differing, *inputs.notes, *told, *cell_notes(listing.space, codes, policy), *known],
         cells=codes.astype(np.int16),
         policy=policy,
         lines=entries["row"].fillna(0).to_numpy(dtype=np.int64),

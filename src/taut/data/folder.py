@@ -30,7 +30,7 @@ from taut.data.subfolders import from_subfolders
 from taut.data.table import listed, plural, read_table
 from taut.labels import LabelSpace, Scalar
 
-DEFAULT_SIZE = 64
+DEFAULT_SIZE, MUCH = 64, 4  # pixels a side, and how much smaller is worth a word
 SKIPS = {
     "view": ("row shows another view", "rows show another view"),
     "unlisted": ("row is in no list of files", "rows are in no list of files"),
@@ -76,17 +76,17 @@ def load_folder(
         these are the subfolders; and without subfolders all images are unannotated, which needs `space`.
     unannotated: a folder of further images without annotation, for training; one in `folder` is no class. Copies of
         other images are left out, and their ids are relative to it, after its name where another image has such an id.
-    format: "chexpert", "chexpert-5" (the five findings of its leader board), "nih" or "table" (none of them); by
-        default what the table's header speaks for, which the notes tell.
+    format: "chexpert", "chexpert-5" (the five findings of its leader board), "mimic", "nih" or "table" (none of them);
+        by default what the table's header speaks for, which the notes tell.
     path_column, label_columns: the format's; else `find_path_column` and `read_labels` say what is taken.
     joined_column: a column of names joined by `separator`, by default "|", or of lists of them; yes/no labels.
     group, split_column: columns of patients (or the like; by default the format's), and of "train", "valid", "test".
-    view: of CheXpert's (frontal, lateral, AP, PA) and NIH's (AP, PA) images, the ones to take.
+    view: of CheXpert's (frontal, lateral, AP, PA), MIMIC-CXR's and NIH's (AP, PA) images, the ones to take.
     train_list, test_list: text files of images, one a line, in the place of a split column; without the first all that
         the second does not name is for training.
     auxiliary: columns that the encoder learns from beside the labels, and that are not predicted (`read_auxiliary`).
     uncertain, blank: what −1 and blank cells of yes/no labels become, as `CellPolicy` says; −1 is latent by default,
-        and blank is latent too but for CheXpert's tables, where it is negative ("not mentioned").
+        and blank is latent too but for CheXpert's and MIMIC-CXR's tables, where it is negative ("not mentioned").
     image_size: height and width [pixels], one number or two; by default images of one size up to 64 stay as they
         are, and others become squares of their longest side, 64 at most.
     channels: 1 or 3; by default 1 if all images, or all but two in a hundred, are grey.
@@ -218,6 +218,7 @@ class _Reading:
             split=None if split.isna().all() else split.fillna("train").to_numpy(dtype=str),
             notes=[
                 *self._summary(),
+                *self.differing,
                 *self.listing.notes,
                 *cell_notes(self.listing.space, self.listing.codes[rows], self.policy),
                 *([auxiliary.describe()] if auxiliary is not None else []),
@@ -287,7 +288,7 @@ class _Reading:
         lower = said["rank"] < said.groupby("image")["rank"].transform("max")
         best = said[~lower].copy()
         at = best.index.to_numpy()
-        self.values[at], self.listing.codes[at] = settle_together(
+        self.values[at], self.listing.codes[at], self.differing = settle_together(
             self.listing.space, self.listing.codes[at], self.policy, best["image"].to_numpy()
         )
         best[list(range(self.values.shape[1]))] = self.values[at]
@@ -327,7 +328,8 @@ def _choose_shape(
     if sizes != [(height, width)]:
         low, high = sizes[0], sizes[-1]
         given = f"{low[0]}x{low[1]}" + ("" if low == high else f" to {high[0]}x{high[1]}")
-        notes.append(f"Images of {given} pixels (height x width) are resized to {height}x{width}.")
+        hint = "; --image-size sets another side" if image_size is None and longest > MUCH * height else ""
+        notes.append(f"Images of {given} pixels (height x width) are resized to {height}x{width}{hint}.")
     grey = sum(header.grey for header in headers)
     coloured = len(headers) - grey
     usual = 1 if grey >= GREY * len(headers) else 3

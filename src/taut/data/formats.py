@@ -17,7 +17,13 @@ READERS: dict[str, Reader] = {
     "table": Layout,
     "chexpert": chexpert.layout,
     "chexpert-5": chexpert.official_layout,
+    "mimic": chexpert.mimic_layout,
     "nih": nih.layout,
+}
+RECOGNISED: dict[str, Callable[[pd.DataFrame], bool]] = {
+    "chexpert": chexpert.recognises,
+    "mimic": chexpert.recognises_mimic,
+    "nih": nih.recognises,
 }
 
 
@@ -27,8 +33,7 @@ def find_layout(table: pd.DataFrame, name: str | None = None) -> Layout:
     Raises DataError for an unknown name, and for a table without the columns of the format.
     """
     if name is None:
-        recognised = (key for key, room in (("chexpert", chexpert), ("nih", nih)) if room.recognises(table))
-        name = next(recognised, "table")
+        name = next((key for key, recognises in RECOGNISED.items() if recognises(table)), "table")
     if name not in READERS:
         raise DataError(f"--format {name!r} is not one of {', '.join(READERS)}")
     return READERS[name](table)

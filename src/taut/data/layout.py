@@ -50,7 +50,7 @@ def choose_view(layout: Layout, view: str) -> pd.Series[bool]:
     columns = [name for name in layout.views if name in layout.table.columns]
     if not columns:
         raise DataError(
-            f"--view {view} is for tables of CheXpert and NIH with a column of views, which this one has not"
+            f"--view {view} is for tables of CheXpert, MIMIC-CXR and NIH with a column of views, which this one has not"
         )
     for name in columns:
         shown = layout.table[name].str.casefold() == view.casefold()

@@ -47,7 +47,7 @@ def pixel_key(pixels: NDArray[Any]) -> str | None:
     """The hash of one image [C, H, W], None where it is of one colour."""
     if np.all(pixels == pixels[:, :1, :1]):
         return None
-    return hashlib.blake2b(np.ascontiguousarray(pixels).reshape(-1).view(np.uint8), digest_size=16).hexdigest()
+    return hashlib.blake2b(np.ascontiguousarray(pixels).data.cast("B"), digest_size=16).hexdigest()
 
 
 def units(dataset: Dataset) -> NDArray[np.intp]:

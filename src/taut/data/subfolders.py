@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from taut.data.listing import Listing, entries_of
 from taut.data.naming import BESIDE, folder_part, is_unlabeled
 from taut.data.table import case_notes, class_text, listed, plural
 from taut.labels import LabelError, LabelSpace, Scalar
+
+ARCHIVE = re.compile(r"(?:images?|imgs?|parts?|batch|archive|chunk|volume|disk)[ _-]*\d+$", re.IGNORECASE)
 
 
 def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None, unlabeled: Scalar | None = -1) -> Listing:
@@ -43,6 +46,11 @@ def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None, un
             raise DataError(
                 f"{folder} has one subfolder for a class, {found[0]!r}: at least two are needed, or a table with "
                 f"--labels{hint}"
+            )
+        if tables and len({re.sub(r"\d+$", "", name) for name in found}) == 1 and re.search(ARCHIVE, found[0]):
+            raise DataError(
+                f"{folder}: the subfolders {listed(found)} are called as parts of an archive: pass a table with "
+                f"--labels{hint}, or give them other names if they are the classes"
             )
         _check_depth(folder, [part for part, name in zip(parts, names, strict=True) if name is not None])
         space = LabelSpace.multiclass(found)

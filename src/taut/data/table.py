@@ -24,6 +24,10 @@ from taut.values import is_one_hot, whole_numbers
 EMPTY = ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"]
 STRANGE = {"text": 0.5, "number": 0.1}  # share of other cells up to which a column was to be a yes/no label
 UNSURE = ("uncertain", "equivocal", "?")
+LABEL_NAMES = (  # of columns that are probably meant, in small letters
+    *("label", "labels", "class", "classes", "class_name", "category", "target", "species"),
+    *("diagnosis", "dx", "finding", "findings", "grade", "level", "severity", "stage"),
+)
 WORDS = {
     **dict.fromkeys(("yes", "y", "true", "positive", "present"), "1"),
     **dict.fromkeys(("no", "n", "false", "negative", "absent"), "0"),
@@ -231,7 +235,13 @@ def _class_notes(label: Label, codes: NDArray[np.int64]) -> list[str]:
     """The classes that a column was found to have, in which a slip of the pen is one, and what may be slips."""
     counts = np.bincount(codes[codes >= 0], minlength=len(label.classes))
     shown = listed([f"{value} ({plural(n, 'row', 'rows')})" for value, n in zip(label.classes, counts, strict=True)])
-    return [f"Classes of {label.name!r}: {shown}.", *case_notes([str(value) for value in label.classes])]
+    names = [str(value) for value in label.classes]
+    unsure = [
+        f"{name!r} is a class of {label.name!r}: if it means that nothing is known, pass --unlabeled {name}."
+        for name in names
+        if name.lower() in UNSURE
+    ]
+    return [f"Classes of {label.name!r}: {shown}.", *case_notes(names), *unsure]
 
 
 def case_notes(names: Sequence[str]) -> list[str]:
@@ -276,6 +286,15 @@ def _choose_columns(table: pd.DataFrame, rest: list[str], space: LabelSpace | No
     if space is not None and set(space.names) <= set(rest):
         return list(space.names)
     yes_no = [name for name in rest if _is_yes_no(table[name])]
+    others = [name for name in rest if name not in yes_no]
+    if yes_no and others and all(table[name].notna().all() and table[name].nunique() == 1 for name in yes_no):
+        rest, yes_no = others, []  # columns that are the same in all rows tell nothing
+    named = [name for name in others if name.lower() in LABEL_NAMES and _may_be_classes(table[name].dropna())]
+    if yes_no and named:
+        raise DataError(
+            f"it is not clear which columns hold labels: {listed(yes_no)} of 0 and 1 (or such words), or "
+            f"{listed(named)}: name them with --label-columns, or a column of joined names with --joined-column"
+        )
     if yes_no or not rest:
         return yes_no
     if len(rest) > 1:
@@ -297,6 +316,11 @@ def _choose_columns(table: pd.DataFrame, rest: list[str], space: LabelSpace | No
             f"{mark!r}, or with --label-columns if each cell is one class"
         )
     return rest
+
+
+def _may_be_classes(cells: Column) -> bool:
+    """Whether cells, none of them blank, repeat as classes do, or are lists of names."""
+    return 1 < cells.nunique() <= len(cells) // 2 or (len(cells) > 0 and are_lists(cells))
 
 
 def _numbers(cells: Column, words: Mapping[str, str] | None = None) -> NDArray[np.float64]:

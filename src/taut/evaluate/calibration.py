@@ -174,7 +174,7 @@ def calibrate_on(model: LabelVAE, logits: Tensor, held: Dataset, method: str, th
     if method == "none":
         return "not calibrated, as the plan says"
     if not fitted:
-        return f"not calibrated: too few annotations among the {where}"
+        return f"not calibrated: too few annotations, or of one class alone, among the {where}"
     maps_too = method == "isotonic" and model.isotonic is None
     return f"calibrated {fitted} of {len(model.sizes)} label(s) on {where}" + (
         f"; isotonic maps need {LEAST_ISOTONIC} annotated ones of a label and {LEAST_OF_CLASS} of each of its classes, "
