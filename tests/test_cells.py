@@ -173,7 +173,7 @@ def test_a_table_by_every_policy_and_what_its_notes_say(tmp_path: Path) -> None:
 
 def test_rows_contradict_by_what_their_cells_become(tmp_path: Path) -> None:
     folder = images(tmp_path, "a.png", "b.png")
-    labels = table(tmp_path, "file,A,B\na.png,1,-1\na.png,1,0\nb.png,1,0\n")
+    labels = table(tmp_path, "file,A,B\na.png,,-1\na.png,,0\nb.png,1,0\n")
     assert load_folder(folder, labels).ids == ["a.png", "b.png"]
     assert load_folder(folder, labels, uncertain="positive", blank="negative").ids == ["b.png"]
 

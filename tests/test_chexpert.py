@@ -249,7 +249,7 @@ def test_mimics_table_is_recognised(tmp_path: Path) -> None:
     assert data.space == LabelSpace.multilabel(FINDINGS)
     assert data.groups is not None
     assert data.groups.tolist() == ["1", "1", "2"]
-    np.testing.assert_equal(yes(data)[:, :3], [[1, 0, 0], [0, np.nan, 0], [0, 0, 0]])
+    np.testing.assert_equal(np.array(yes(data))[:, :3], [[1, 0, 0], [0, np.nan, 0], [0, 0, 0]])
     assert data.annotation.observed[:, 2:].all()
     assert "Read as MIMIC-CXR's table: 14 observations, patients from 'subject_id'." in data.notes
     plain = load_dataset(str(folder), labels=labels, format="table")

@@ -234,9 +234,10 @@ lost.png,A
 def test_rows_of_one_image_name_their_findings_together(tmp_path):
     folder = images(tmp_path, "a.png", "b.png", "c.png", "d.png")
     data = load_folder(folder, table(tmp_path, LONG), joined_column="found")
-    assert data.ids == ["a.png", "b.png", "c.png"]  # d.png is said to have nothing and something
-    np.testing.assert_equal(yes(data), [[1, 1, 0], [0, 0, 0], [0, 0, 1]])
-    assert "3 rows or files repeat an image, 2 rows or files contradict each other" in data.notes[0]
+    assert data.ids == ["a.png", "b.png", "c.png", "d.png"]  # which is said to have nothing and something
+    np.testing.assert_equal(yes(data), [[1, 1, 0], [0, 0, 0], [0, 0, 1], [0, 0, np.nan]])
+    assert "4 rows or files repeat an image" in data.notes[0]
+    assert "1 image has rows that differ in some yes/no cells: these cells are uncertain." in data.notes
 
 
 @pytest.mark.parametrize("mark", [";", ",", " "])
@@ -571,3 +572,9 @@ def test_a_class_that_says_that_nothing_is_known_is_told(tmp_path):
     data = load_folder(folder, labels, unlabeled="Uncertain")
     assert classes(data) == ["Normal", "Abnormal", None, "Normal"]
     assert said not in data.notes
+
+
+def test_a_column_that_says_nothing_is_no_column_of_names(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png")
+    data = load_folder(folder, table(tmp_path, "notes,id,A\n,a,1\n,b,0\n"))
+    np.testing.assert_equal(yes(data), [[1], [0]])

@@ -125,6 +125,8 @@ def _end_like_images(cells: Column) -> bool:
 
 
 def _bases(cells: Column) -> Column:
+    if cells.empty:
+        return cells  # of which pandas makes no parts
     return cells.str.replace("\\", "/", regex=False).str.rpartition("/")[2]
 
 
