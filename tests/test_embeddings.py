@@ -181,6 +181,10 @@ def test_rows_that_annotate_other_cells_of_one_input_are_one(tmp_path: Path) -> 
     data = load_embeddings(write(tmp_path / "e.npy"), table(tmp_path, lines))
     assert list(data.ids) == ["0", "2", "3", "4", "5"]
     assert data.annotation.targets[0].tolist() == [0, 1, 1, 0]
+    lines = "row,sick,mass\n0,1,0\n0,1,1\n97,1,0\n98,1,1\n"
+    data = load_embeddings(write(tmp_path / "e.npy"), table(tmp_path, lines))
+    assert data.annotation.observed[0].tolist() == [True, False]
+    assert "1 image has rows that differ in some yes/no cells: these cells are uncertain." in data.notes
 
 
 def test_ids_may_be_bytes_and_other_arrays_objects(tmp_path: Path) -> None:

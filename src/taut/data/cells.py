@@ -164,10 +164,11 @@ def _value(fate: str) -> float:
 def settle_together(
     space: LabelSpace, codes: NDArray[np.int64], policy: CellPolicy, images: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
-    """Values, as from `settle`, and codes [N, k] where the rows of one image [N] say together what each says in part.
+    """Values, as from `settle`, and codes [N, k] where the rows of one image say together what each says in part.
 
     A cell is blank that no row fills in. Yes/no cells that differ are uncertain where rows agree on another one, as
     those of several readers do, which the sentences tell. Other rows of which a cell differs stay as they are.
+    images: [N] numbers of the rows' images, below 0 for those that are not there.
     """
     codes, rows = codes.copy(), np.flatnonzero(pd.Series(images).duplicated(keep=False))
     values = settle(space, codes, replace(policy, blank="latent"))
@@ -187,7 +188,7 @@ def settle_together(
     doubtful = np.zeros(codes.shape, dtype=bool)
     doubtful[rows] = agree & differ
     values = np.where((codes == BLANK) | doubtful, settle(space, codes, policy), values)
-    count = len(np.unique(keys[readers]))
+    count = len(np.unique(keys[readers & (keys >= 0)]))  # below 0 is what is not there
     words = "image has rows that differ" if count == 1 else "images have rows that differ"
     return values, codes, [f"{count:,} {words} in some yes/no cells: these cells are uncertain."] if count else []
 
