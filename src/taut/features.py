@@ -23,7 +23,7 @@ from tqdm import tqdm
 from taut.data.cache import MAP_BYTES, cache_root, writers
 from taut.data.dataset import DataError, Dataset
 from taut.data.leakage import pixel_key, pixel_keys
-from taut.data.mapped import MappedRows, Origin, is_mapped
+from taut.data.mapped import Origin, is_mapped
 from taut.data.partial import Rows, partials, recover
 from taut.nn.encoders import IMAGENET, TIMM, Features, make_encoder
 from taut.nn.weights import load_weights
@@ -214,8 +214,7 @@ class FrozenEncoder(nn.Module):
         """The dataset with the features of its images in their place."""
         keys = pixel_keys(dataset)
         # Others may have been changed in place since they were hashed.
-        kept = isinstance(dataset.x, MappedRows) or is_mapped(dataset.x)
-        x = self.features(dataset.x, dataset.name, keys if kept else None)
+        x = self.features(dataset.x, dataset.name, keys if is_mapped(dataset.x) else None)
         note = f"The {self.width} features of {self.about.given} stand in for the images; its weights stay as they are."
         origin = Origin(x, keys=keys)
         return dataclasses.replace(dataset, x=x, origin=origin, notes=[*dataset.notes, note])

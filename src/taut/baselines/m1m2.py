@@ -72,7 +72,8 @@ class Second:
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         """The mean and the log-variance of p(z1|z2,c), side by side: [N, 2·D1]."""
-        return self.decoder.second(z, c).float()  # type: ignore[no-any-return]
+        parameters: Tensor = self.decoder.second(z, c)
+        return parameters.float()
 
     def log_likelihood(self, z1: Tensor, parameters: Tensor) -> Tensor:
         """log p(z1|z2,c), [N] nats."""

@@ -34,7 +34,12 @@ class MappedRows:
 
 
 def is_mapped(x: Any) -> bool:
-    """Whether an array is a memory map or a view of one; the type does not tell, as rows of a map keep it in memory."""
+    """Whether an array is a memory map, a view of one, or rows of one that stay on the disk.
+
+    The type alone does not tell, as rows of a map that are in memory keep it.
+    """
+    if isinstance(x, MappedRows):
+        return True
     while isinstance(x, np.ndarray):
         x = x.base
     return isinstance(x, mmap)

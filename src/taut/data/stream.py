@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from taut.data.augment import Augment
 from taut.data.dataset import Dataset
-from taut.data.mapped import MappedRows, is_mapped
+from taut.data.mapped import is_mapped
 from taut.facts import SHARED
 from taut.nn.vae import LabelVAE
 from taut.objective import Batch, SecondView
@@ -90,8 +90,7 @@ class Stream:
         self.process, self.processes = process, processes
         self.x = dataset.x
         # What is read from a disk is read while the batch before is learnt from.
-        mapped = isinstance(dataset.x, MappedRows) or is_mapped(dataset.x)
-        self._reader = ThreadPoolExecutor(1) if mapped else None
+        self._reader = ThreadPoolExecutor(1) if is_mapped(dataset.x) else None
         self._ahead: tuple[int, Future[NDArray[Any]]] | None = None
         self.targets = torch.from_numpy(dataset.annotation.targets)
         self.observed = torch.from_numpy(observed)
