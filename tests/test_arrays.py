@@ -63,6 +63,16 @@ def test_images_with_classes(tmp_path):
     assert data.name == "pack.npz"
 
 
+def test_a_square_may_have_more_bands_than_pixels_a_side(tmp_path):
+    x = pixels(4, 6, 6, 20)
+    y = np.array([0, 1, 0, 1])
+    last, first = (load_npz(save(tmp_path, x=array, y=y)).x for array in (x, x.transpose(0, 3, 1, 2)))
+    np.testing.assert_array_equal(last, x.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(first, last)
+    with pytest.raises(DataError, match="or which are square"):
+        load_npz(save(tmp_path, x=pixels(4, 7, 6, 20), y=y))
+
+
 def test_a_column_of_classes_is_one_label(tmp_path):
     data = load_npz(save(tmp_path, x=pixels(3, 2, 2), y=np.array([[0], [1], [2]])))
     assert data.space.sizes == (3,)

@@ -129,6 +129,83 @@ def test_subfolders_that_all_have_the_same_subfolders_are_not_guessed(tmp_path):
     assert load_folder(folder).space.labels[0].classes == ("north", "south")
 
 
+def test_parts_below_the_classes(tmp_path):
+    folder = images(tmp_path, *(f"{kind}/{part}/1.png" for kind in ("cat", "dog") for part in ("train", "val")))
+    paint(folder / "dog" / "Test" / "2.png")
+    paint(folder / "unlabeled" / "3.png")
+    data = load_folder(folder)
+    found = dict(zip(data.ids, zip(data.split, classes(data), strict=True), strict=True))
+    assert found == {
+        "cat/train/1.png": ("train", "cat"),
+        "cat/val/1.png": ("valid", "cat"),
+        "dog/Test/2.png": ("test", "dog"),
+        "dog/train/1.png": ("train", "dog"),
+        "dog/val/1.png": ("valid", "dog"),
+        "unlabeled/3.png": ("train", None),
+    }
+    paint(folder / "dog" / "4.png")  # which is in no part, so that the folders below are none
+    assert load_folder(folder).split is None
+
+
+def test_the_folder_of_a_part_that_an_archive_has_twice_is_one(tmp_path):
+    folder = images(tmp_path, *(f"seg_train/seg_train/{kind}/1.png" for kind in ("cat", "dog")), "seg_test/test/2.png")
+    paint(folder / "unlabeled" / "unlabeled" / "3.png")
+    data = load_folder(folder)
+    found = dict(zip(data.ids, zip(data.split, classes(data), strict=True), strict=True))
+    assert found == {
+        "seg_test/test/2.png": ("test", None),
+        "seg_train/seg_train/cat/1.png": ("train", "cat"),
+        "seg_train/seg_train/dog/1.png": ("train", "dog"),
+        "unlabeled/unlabeled/3.png": ("train", None),
+    }
+    vehicles = images(tmp_path / "v", "train/train/1.png", "train/car/2.png", "test/train/3.png", "test/car/4.png")
+    assert classes(load_folder(vehicles)) == ["car", "train", "car", "train"]
+
+
+def test_subfolders_without_an_image_are_told(tmp_path):
+    folder = images(tmp_path, "cat/1.png", "dog/2.png")
+    (folder / "cow").mkdir()
+    (folder / ".cache").mkdir()
+    assert "Subfolders without an image, which are no classes: cow." in load_folder(folder).notes
+
+
+@pytest.mark.parametrize(
+    ("names", "positive"),
+    [
+        (("Abnormal", "NORMAL"), "Abnormal"),
+        (("Parasitized", "Uninfected"), "Parasitized"),
+        (("with_mask", "without_mask"), "with_mask"),
+        (("cracked", "uncracked"), "cracked"),
+        (("COVID", "non-COVID"), "COVID"),
+        (("benign", "malignant"), "malignant"),
+        (("cat", "dog"), "dog"),
+        (("no", "normal"), "normal"),
+    ],
+)
+def test_of_two_classes_the_one_that_says_no_goes_first(tmp_path, names, positive):
+    folder = images(tmp_path, *(f"{name}/1.png" for name in names))
+    data = load_folder(folder)
+    assert data.space.labels[0].classes[1] == positive
+    assert classes(data) == [file.split("/")[0] for file in data.ids]
+    rows = "".join(f"{name}/1.png,{name}\n" for name in names)
+    assert load_folder(folder, table(tmp_path, "file,kind\n" + rows)).space.labels[0].classes[1] == positive
+
+
+def test_two_images_of_one_subject_are_told_where_nothing_says_whose_they_are(tmp_path):
+    names = [f"{i}_{side}.png" for i in (10, 11, 12) for side in ("left", "right")]
+    folder = images(tmp_path, *names, "other.png")
+    header = "file,subject,sick\n"
+    labels = table(tmp_path, header + "".join(f"{name},{name[:2]},{name[1]}\n" for name in names))
+    columns = ["sick"]
+    start = "Images such as '10_left.png' and '10_right.png' seem to be of one subject"
+    notes = load_folder(folder, labels, label_columns=columns).notes
+    assert sum(note.startswith(start) for note in notes) == 1
+    notes = load_folder(folder, labels, label_columns=columns, group="subject").notes
+    assert not any("of one subject" in note for note in notes)
+    alone = images(tmp_path / "b", *(f"{kind}/{i}_left.png" for i in range(3) for kind in ("cat", "dog")), "1_l.png")
+    assert not any("of one subject" in note for note in load_folder(alone).notes)
+
+
 def test_a_class_may_be_called_as_a_part_is_but_not_two(tmp_path):
     vehicles = images(tmp_path / "a", "car/1.png", "train/2.png", "unlabelled/3.png")
     assert classes(load_folder(vehicles)) == ["car", "train", None]
@@ -437,6 +514,8 @@ def test_a_column_of_names_without_endings_is_found(tmp_path):
     rows = "".join(f"{i % 3},{i}\n" for i in range(6))
     data = load_folder(numbers, table(tmp_path, "grade,number\n" + rows))
     assert (data.ids[1], classes(data)[1]) == ("1.png", "1")
+    few = table(tmp_path, "image_id,grade\n" + "".join(f"{100 + i}z,{i % 2}\n" for i in range(6)) + "10a,1\n")
+    assert load_folder(folder, few).notes[0] == "Left out: 6 rows name images that are not there."
     rows = "".join(f"{i},{5 - i}\n" for i in range(6))
     with pytest.raises(DataError, match="no column of the table looks like image files"):
         load_folder(numbers, table(tmp_path, "one,two\n" + rows))

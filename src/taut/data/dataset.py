@@ -169,14 +169,15 @@ def _ends_with_channels(shape: tuple[int, ...]) -> bool:
     first, last = shape[1] in USUAL_CHANNELS, shape[3] in USUAL_CHANNELS
     if first or last:
         return last and (not first or shape[1] == shape[2])
-    return shape[3] < min(shape[1:3])
+    # A square is two sides of an image, however many bands there are.
+    return shape[3] < min(shape[1:3]) or (shape[1] == shape[2] and shape[2] != shape[3])
 
 
 def as_images(x: NDArray[Any], name: str, white: float | None = None, channels: int | None = None) -> NDArray[Any]:
     """Arrays of images as [N, C, H, W] uint8 or float32 in [0, 1]; feature vectors [N, F] as float32.
 
     Accepts [N, H, W], [N, H, W, C] and [N, C, H, W] of uint8, bool or numbers from 0 to white, above which they are cut
-    off. C is 1, 3 or 4, or any other number below both sides.
+    off. C is 1, 3 or 4, or any other number that is below both sides or beside two equal ones.
     channels: of the images of a model; a fourth channel is alpha and dropped where it has three, and where nobody says
         how many it has and the fourth is the same everywhere.
     white: `pixel_max` of the training images, so that no image's scale depends on the others of its array; by
@@ -192,10 +193,11 @@ def as_images(x: NDArray[Any], name: str, white: float | None = None, channels: 
         x = x[:, None]
     elif x.ndim == 4 and _ends_with_channels(x.shape):
         x = x.transpose(0, 3, 1, 2)
-    if x.ndim != 4 or not (x.shape[1] in USUAL_CHANNELS or x.shape[1] < min(x.shape[2:])):
+    square = x.ndim == 4 and x.shape[1] != x.shape[2] == x.shape[3]
+    if x.ndim != 4 or not (x.shape[1] in USUAL_CHANNELS or x.shape[1] < min(x.shape[2:]) or square):
         raise DataError(
             f"{name}: inputs of shape {list(x.shape)} are neither feature vectors [N, F] nor images whose channels, "
-            "first or last, are 1, 3, 4 or fewer than the pixels of a side"
+            "first or last, are 1, 3, 4 or fewer than the pixels of a side, or which are square"
         )
     if x.shape[1] == 4 and (channels == 3 or (channels is None and x.size and x[:, 3].min() == x[:, 3].max())):
         x = x[:, :3]

@@ -26,6 +26,7 @@ from taut.data.dicom import Header
 from taut.data.files import SEVERAL, SUFFIXES, find_images
 from taut.data.listing import Listing, TableOptions, from_table, one_of_image, with_unannotated
 from taut.data.named import ELSEWHERE, images_beside, images_of_table, outside
+from taut.data.naming import sides_note
 from taut.data.subfolders import from_subfolders
 from taut.data.table import listed, plural, read_table
 from taut.labels import LabelSpace, Scalar
@@ -146,7 +147,8 @@ def load_folder(
         note = f"{plural(len(paths), 'image', 'images')} of {unannotated} added: unannotated."
         listing = with_unannotated(listing, names, np.arange(len(paths)) + len(files), note)
         files, ids = files + paths, ids + names
-    listing = dataclasses.replace(listing, notes=[*notes, *listing.notes])
+    sides = sides_note(ids) if listing.grouped is None else []
+    listing = dataclasses.replace(listing, notes=[*notes, *listing.notes, *sides])
     check_policy(listing.space, uncertain, blank)
     policy = chosen_policy(uncertain, blank, listing.blank)
     return _Reading(folder, files, ids, listing, policy, skipped).dataset(image_size, channels, white)

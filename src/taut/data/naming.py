@@ -31,6 +31,12 @@ PATIENTS = (*PEOPLE, "participant", "participantid", "caseid", "lesionid")
 KINDS = ("", "id", "name", "path")
 IMAGES = ("id", "path", *(f"{what}{kind}" for what in ("image", "img", "file") for kind in KINDS))
 BESIDE = ("set", "seg", "data", "images")  # in the name of a folder beside that of a part
+NEGATIVE = (  # pieces of the name of a class that is not the one to be found
+    *("no", "not", "non", "none", "without", "absent", "negative", "neg"),
+    *("normal", "healthy", "benign", "control", "uninfected", "unaffected", "undamaged"),
+)
+UN = ("un", "non", "not", "no")  # before the name of the other class, as in "Uninfected", "NonDemented" or "notumor"
+SIDES = re.compile(r"(.+[_\- ])(left|right|od|os|l|r)", re.IGNORECASE)
 
 
 def folder_part(name: str) -> str | None:
@@ -44,6 +50,43 @@ def is_unlabeled(name: str) -> bool:
     """Whether a folder is called as one of images without annotation, such as "Un-annotated" or "unlabeled_images"."""
     pieces = re.split(r"[_\- ]", name.lower().rstrip("0123456789"))
     return "".join(piece for piece in pieces if piece not in BESIDE) in UNLABELED
+
+
+def classes_in_order(names: Sequence[str]) -> list[str]:
+    """The sorted names of classes, but of two the one that says no goes first, as the last one is what is to be found.
+
+    Such as Normal of Abnormal and Normal, "no tumor" of "no tumor" and "a tumor", or Uninfected of Infected and that.
+    """
+    found = sorted(names)
+    if len(found) == 2 and _says_no(found[1], found[0]) and not _says_no(*found):
+        found.reverse()
+    return found
+
+
+def _says_no(name: str, other: str) -> bool:
+    """Whether the name of one of two classes says that what the other names is not there."""
+    pieces, whole, rest = (
+        re.split(r"[^a-z]+", name.lower()),
+        *(re.sub(r"[^a-z]", "", n.lower()) for n in (name, other)),
+    )
+    return any(piece in NEGATIVE for piece in pieces) or any(whole == start + rest for start in UN)
+
+
+def sides_note(names: Sequence[str]) -> list[str]:
+    """What to say of images that are called left and right of one subject, where most are."""
+    found = [SIDES.fullmatch(name.rpartition("/")[2].rpartition(".")[0]) for name in names]
+    sides: dict[str, dict[str, str]] = {}
+    for name, match in zip(names, found, strict=True):
+        if match is not None:
+            sides.setdefault(match[1].lower(), {})[match[2].lower()] = name
+    pairs = [list(subject.values()) for subject in sides.values() if len(subject) > 1]
+    if 4 * len(pairs) < len(names):
+        return []
+    first, second = pairs[0][:2]
+    return [
+        f"Images such as {first!r} and {second!r} seem to be of one subject, and a split may part them: a table's "
+        "column of subjects and --group keep them together."
+    ]
 
 
 def known_names(names: Sequence[str], where: str) -> dict[str, str]:

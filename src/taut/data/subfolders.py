@@ -10,7 +10,7 @@ import numpy as np
 from taut.data.cells import UNSAID
 from taut.data.dataset import DataError
 from taut.data.listing import Listing, entries_of
-from taut.data.naming import BESIDE, folder_part, is_unlabeled
+from taut.data.naming import BESIDE, classes_in_order, folder_part, is_unlabeled
 from taut.data.table import case_notes, class_text, listed, plural
 from taut.labels import LabelError, LabelSpace, Scalar
 
@@ -27,13 +27,14 @@ def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None, un
     parts = [file.split("/") for file in files]
     folders = {name for part in parts for name in part[:-1]}
     bare_names = {name for name in folders if is_unlabeled(name) or name.lower() == str(unlabeled).lower()}
+    parts = _parts_first(parts, bare_names)
     splits = _split_folders(folder, parts, bare_names)
     if splits is not None:
         # A folder of images without annotations is no class in its part either.
-        parts = [part[1:] if len(part) > 1 and part[0] not in bare_names else part for part in parts]
+        parts = _below_parts(parts, bare_names)
         bare_names |= _beside(parts, splits)
     names = [part[0] if len(part) > 1 and part[0] not in bare_names else None for part in parts]
-    found = sorted({name for name in names if name is not None})
+    found = classes_in_order(list({name for name in names if name is not None}))
     tables = sorted(path.name for path in folder.glob("*.csv"))
     hint = f" (such as {listed(tables, 3)})" if tables else ""
     if space is None and not found:
@@ -72,10 +73,42 @@ def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None, un
     unused = f" (and not what --labels {listed(tables, 3)} would say)" if tables else ""
     notes = [f"Classes are the subfolders: {listed(found)}{unused}."] if found else []
     notes += case_notes(found)
+    notes += _empty(folder, folders) if found else []
     if unlabeled not in (None, -1) and not any(name.lower() == str(unlabeled).lower() for name in folders):
         notes.append(f"No subfolder is called {str(unlabeled)!r}, which --unlabeled names.")
     notes += [f"{plural(bare, 'image is', 'images are')} in no subfolder of a class: unannotated."] if bare else []
     return Listing(entries, space, codes, notes=notes)
+
+
+def _parts_first(parts: list[list[str]], bare_names: set[str]) -> list[list[str]]:
+    """The paths of files with the part of a split before the class, where each class has folders of the parts alone."""
+    tops = {part[0] for part in parts if len(part) > 1} - bare_names
+    inner = {part[1] if len(part) > 2 else "" for part in parts if len(part) > 1 and part[0] in tops}
+    known = {folder_part(name) for name in inner}
+    if None in known or len(known) < 2 or any(folder_part(top) for top in tops):
+        return parts
+    return [[part[1], part[0], *part[2:]] if len(part) > 1 and part[0] in tops else part for part in parts]
+
+
+def _below_parts(parts: list[list[str]], bare_names: set[str]) -> list[list[str]]:
+    """The paths of files below the folder of their part; one that an archive has twice, test/test, is one."""
+    inner: dict[str, set[str]] = {}
+    for part in parts:
+        inner.setdefault(part[0], set()).add(part[1] if len(part) > 2 else "")
+    twice = {top for top, names in inner.items() if all(folder_part(name) == folder_part(top) for name in names)}
+    return [
+        part if len(part) < 2 or part[0] in bare_names else part[2:] if part[0] in twice else part[1:] for part in parts
+    ]
+
+
+def _empty(folder: Path, folders: set[str]) -> list[str]:
+    """What to say of the subfolders that no image is in, which a user may take for classes."""
+    bare = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and path.name not in folders
+    )
+    return [f"Subfolders without an image, which are no classes: {listed(bare)}."] if bare else []
 
 
 def _beside(parts: list[list[str]], splits: list[str]) -> set[str]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from taut.data.cells import BLANK, UNCERTAIN, UNSAID
 from taut.data.dataset import DataError
 from taut.data.joined import SEPARATOR, Column, are_lists, other_separator
-from taut.data.naming import is_unnamed
+from taut.data.naming import classes_in_order, is_unnamed
 from taut.data.signed import SIGNED_NO, is_signed, signed
 from taut.labels import Label, LabelError, LabelSpace, Scalar
 from taut.values import is_one_hot, whole_numbers
@@ -393,7 +393,7 @@ def _classes(texts: Column, separator: str | None) -> tuple[str, ...]:
     if np.any(numbers != np.round(numbers), where=~np.isnan(numbers)):
         raise DataError(f"column {name!r} holds continuous values such as {texts.iloc[0]}, which are not classes")
     numeric = len(numbers) > 0 and not np.isnan(numbers).any()
-    classes = tuple(sorted(set(texts), key=float)) if numeric else tuple(sorted(set(texts)))
+    classes = tuple(sorted(set(texts), key=float) if numeric else classes_in_order(list(set(texts))))
     if len(classes) < 2:
         raise LabelError(f"label {name!r} has {len(classes)} class {list(classes)}: at least two are needed")
     return classes
