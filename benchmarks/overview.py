@@ -107,7 +107,9 @@ def overview(folder: Path = RESULTS) -> str:
         others = ", ".join(f"{word} {shown(value, digits)}" for word, value in found.items())
         worst = f", the worst {cell['max']:.{digits}f}" if row.figure == "error" and cell["n"] > 4 else ""
         own = shown(cell, digits) + worst
-        lines.append(f"| {row.setting} | {name} | {own} | {others} | {cell['n']} | `{row.file}` |")
+        every = max(value["n"] for value in summary[row.own].values())
+        draws = f"{cell['n']} of {every} that reached it" if cell["n"] < every else str(every)
+        lines.append(f"| {row.setting} | {name} | {own} | {others} | {draws} | `{row.file}` |")
     return "\n".join(lines)
 
 

@@ -157,6 +157,8 @@ def test_the_term_is_the_cross_entropy_of_what_is_known() -> None:
 @pytest.mark.parametrize("name", ["tighter-elbo", "supervised"])
 def test_what_is_known_of_unannotated_inputs_reaches_the_encoder(name: str) -> None:
     data = made()
+    assert data.auxiliary is not None
+    data.auxiliary.annotation.observed[:20] = False  # of which only unannotated inputs tell
     plan = override(plan_of(data, tiny, objective=name), {"train.batch_labelled": 8, "train.batch_unlabelled": 8}, "")
     model = build_model(data, plan, fingerprint(data))
     batch = batch_of(data, plan, model)
@@ -171,6 +173,8 @@ def test_what_is_known_of_unannotated_inputs_reaches_the_encoder(name: str) -> N
     assert head is not None
     assert head.weight.grad is not None
     assert head.weight.grad.abs().sum() > 0
+    reached = [weight.grad for weight in model.encoder.parameters() if weight.grad is not None]
+    assert sum(float(gradient.abs().sum()) for gradient in reached) > 0
     doubled = build_objective(model, override(plan, {"objective.auxiliary": 0.0}, ""), fingerprint(data))
     torch.manual_seed(0)
     silent = doubled.loss(model.eval(), batch, 0).total

@@ -829,6 +829,7 @@ SMALL: dict[str, Any] = {
     "train.batch_labelled": 32,
     "train.batch_unlabelled": 64,
     "train.precision": "fp32",
+    "train.folds": 0,
     "model.width": 8,
     "model.decoder_width": 8,
 }

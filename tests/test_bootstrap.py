@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from conftest import Array
 from taut.evaluate.bootstrap import _decisions, _draws, bootstrap_intervals
 from taut.evaluate.metrics import label_figures
 from taut.labels import LabelSpace
+from taut.report.tables import evaluation_text
 from tiny import NAN, vectors
 
 SEVERAL = LabelSpace.multilabel(3)
@@ -128,6 +130,34 @@ def test_a_class_of_few_patients_has_no_interval() -> None:
     alone = bootstrap_intervals(q, vectors(y, SEVERAL, groups=np.arange(60) // 20), 100)
     assert alone["error_low"] is None  # three groups in all
     assert alone["per_label"]["label_1"]["error_low"] is None
+
+
+def test_draws_that_are_all_alike_have_exact_bounds_or_none() -> None:
+    """Six patients found of six, and no error of 50: Clopper and Pearson, by scipy's beta quantiles."""
+    y = (np.arange(50) < 6).astype(float)[:, None]
+    q, space = np.concatenate([0.9 - 0.8 * y, 0.1 + 0.8 * y], axis=1), LabelSpace.multilabel(1)
+    for patients, positive in ((None, 6), (np.r_[0, np.arange(49)], 5)):
+        data = vectors(y, space, groups=patients)
+        row = bootstrap_intervals(q, data, 100, decided=space.decide(q))["per_label"]["label_0"]
+        all_of = 50 if patients is None else 49
+        assert row["sensitivity_low"] == pytest.approx(beta.ppf(0.025, positive, 1), abs=1e-5)
+        assert row["specificity_low"] == pytest.approx(beta.ppf(0.025, 44, 1), abs=1e-5)
+        assert row["error_high"] == pytest.approx(100 * beta.ppf(0.975, 1, all_of), abs=1e-3)
+        assert (row["sensitivity_high"], row["specificity_high"], row["error_low"]) == (1, 1, 0)
+        assert {row[f"{name}_{end}"] for name in ("auroc", "ap", "f1") for end in ("low", "high")} == {None}
+    row = bootstrap_intervals(q[:, ::-1], data, 100)["per_label"]["label_0"]
+    assert (row["error_low"], row["error_high"]) == (pytest.approx(100 * beta.ppf(0.025, 49, 1), abs=1e-3), 100)
+
+
+def test_labels_of_too_few_patients_are_named_beside_the_means() -> None:
+    q, y = some()
+    assert bootstrap_intervals(q, vectors(y, SEVERAL), 20)["thin_labels"] == []
+    y[:, 1] = np.arange(60) < 4
+    y[:, 2] = 1  # of which there is no figure that needs both classes
+    found = bootstrap_intervals(q, vectors(y, SEVERAL), 20)
+    assert found["thin_labels"] == ["label_1"]
+    figures = {"data": "d", "split": "test", "images": 60, "auroc_macro": 0.7, "per_label": {}, **found}
+    assert "too narrow: of label_1 one class is in fewer than 5 images" in evaluation_text({**figures, "per_label": {}})
 
 
 def test_a_label_that_a_draw_lacks_stays_in_the_mean() -> None:

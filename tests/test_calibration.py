@@ -62,7 +62,8 @@ def test_isotonic_maps_are_scikit_learns() -> None:
         seen = annotation.observed[:, j]
         for c in range(block.start, block.stop):
             least = 1 / (seen.sum() + 2)
-            want = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
+            others = block.stop - block.start - 1
+            want = IsotonicRegression(y_min=least / others, y_max=1 - least, out_of_bounds="clip")
             want.fit(q[seen, c], annotation.targets[seen, c])
             np.testing.assert_allclose(mapped[:, c], want.predict(new[:, c]), atol=1e-5)
     np.testing.assert_allclose(mapped[:, 5:], new[:, 5:], atol=1e-6)  # 99 annotated ones of one class: as they are
@@ -80,6 +81,19 @@ def test_too_few_or_one_sided_annotations_have_no_map() -> None:
     for count, mapped in ((4, False), (5, True)):
         rare = (np.arange(150)[:, None] < count).astype(float)
         assert (fit_isotonic(q, YES_NO.encode(rare), YES_NO) is not None) == mapped
+
+
+def test_maps_leave_the_most_probable_of_many_classes_as_sure_as_the_images_allow() -> None:
+    """A classifier without an error on 100 images of ten classes may be sure to 1 − 1/102, and not to 10/11 alone."""
+    classes = np.repeat(np.arange(10), 10)
+    q = np.full((100, 10), 0.02)
+    q[np.arange(100), classes] = 0.82
+    space = LabelSpace.multiclass(10)
+    knots = fit_isotonic(q, space.encode(classes), space)
+    assert knots is not None
+    mapped = latent.piecewise_linear(torch.from_numpy(q), knots).numpy()
+    mapped /= mapped.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(mapped[np.arange(100), classes], 1 - 1 / 102, atol=1e-5)
 
 
 def test_a_class_that_is_not_held_out_can_still_be_predicted() -> None:
@@ -260,6 +274,17 @@ def test_isotonic_maps_that_are_not_possible_are_said_not_to_be_there() -> None:
     note = calibrate(model, held.rows(np.arange(60)), "isotonic")
     assert "isotonic maps need 100 annotated ones of a label and 5 of each of its classes, so these are" in note
     assert model.isotonic is None
+
+
+def test_an_earlier_calibration_is_forgotten() -> None:
+    model, held = overconfident()
+    calibrate(model, held.rows(np.arange(300)), "isotonic")
+    for method in ("isotonic", "temperature", "none"):
+        calibrate(model, held, method)
+        fresh, _ = overconfident()
+        calibrate(fresh, held, method)
+        assert (model.isotonic is None) == (method != "isotonic")
+        np.testing.assert_array_equal(predict_probabilities(model, held.x), predict_probabilities(fresh, held.x))
 
 
 def test_the_plan_chooses_the_calibration() -> None:

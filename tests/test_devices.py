@@ -63,6 +63,8 @@ def model(monkeypatch: pytest.MonkeyPatch) -> LabelVAE:
     ids=["predict", "table", "evaluate", "explain", "calibrate"],
 )
 def test_nothing_asks_the_device_for_float64(use: Callable[[LabelVAE], Any], model: LabelVAE) -> None:
+    with pytest.raises(TypeError, match="the device has no float64"):
+        model.prepare(torch.from_numpy(DATA.x[:1])).double()
     use(model)
 
 

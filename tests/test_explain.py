@@ -19,7 +19,7 @@ from taut.labels import Label, LabelSpace
 from taut.nn.vae import LabelVAE
 from taut.report.explain import attribute, draw_explanation, explain, find_label
 from taut.rules import make_plan
-from tiny import NAN, SEVERAL, cells, images, some_known, tiny, vectors
+from tiny import SEVERAL, cells, images, some_known, tiny, vectors
 
 MIX = LabelSpace((Label("grade", ("a", "b", "c")), Label("sick", (0, 1)), Label("a=b", ("no", "yes"))))
 
@@ -218,8 +218,3 @@ def test_the_picture_has_a_panel_for_each_part(tmp_path: Path) -> None:
             colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
         assert len(np.unique(colours, axis=0)) > 20
     assert wide == [4 * 300, 2 * 300]
-
-
-def test_unknown_cells_do_not_matter() -> None:
-    data = images(np.full((5, 2), NAN), SEVERAL)
-    assert explain(model_of(data), data.x[:1], "a").classes == (0, 1)

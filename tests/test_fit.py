@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from taut.fit import fit, hold_out, own_valid, plan_of
 from taut.labels import Label, LabelError, LabelSpace
 from taut.looks import Looks
 from taut.objective import Batch
-from taut.plan import Plan, TrainPlan
+from taut.plan import Plan, TrainPlan, override
 from taut.rules import FOLDS, make_plan
 from taut.run import Run
 from taut.tighter import dilution
@@ -477,6 +479,58 @@ def test_the_time_of_a_step_is_measured_on_a_copy() -> None:
     plan = tiny()(make_plan(facts))
     assert 1e-5 < step_seconds(data, plan, facts) < 5
     assert plan.train.steps == 6
+
+
+@pytest.mark.parametrize(
+    ("total", "early"), [(None, 0.15), (400.0, 0.15), (40.0, round(20 * 100 / 64) / 200), (4.0, 0.5), (0.0, 0.5)]
+)
+def test_steps_before_estimates_count_are_timed_by_themselves(
+    total: float | None, early: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An onset that few steps put off, as the measured ones would, made steps seem cheaper than they are."""
+    data = images(some_known())
+    facts = dataclasses.replace(fingerprint(data), images=60_000, annotated_images=100, fully_annotated_images=100)
+    plan = make_plan(facts)
+    plan.train.steps = 2000
+    seen = []
+
+    def timed(model: Any, objective: Any, stream: Any, short: Plan, **_: Any) -> Any:
+        begin, full = objective.onset
+        assert begin in (0, short.train.steps)
+        assert full == begin
+        seen.append(short.train.steps)
+        return SimpleNamespace(step_seconds=0.1 if begin else 0.2)
+
+    monkeypatch.setattr("taut.budget.train", timed)
+    found = step_seconds(data, plan, facts, math.inf, total)
+    assert found == pytest.approx(0.2 - 0.1 * early, abs=1e-6)
+    assert seen == [6, 20]
+    step_seconds(data, plan, facts, 1.0, total)
+    assert seen == [6, 20, 6, 6]
+    assert (plan.train.steps, plan.objective.onset) == (2000, 0.15)
+
+
+@pytest.mark.parametrize("others", [None, 30])
+def test_only_who_names_the_images_without_annotation_chooses_them(
+    others: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a tenth is held out, the plan of the rest would have others, and nobody has chosen those."""
+    data = images(some_known(900, 400))
+    said: list[bool] = []
+
+    def stop(*arguments: Any) -> str:
+        said.append(arguments[5])
+        raise DataError("enough")
+
+    monkeypatch.setattr("taut.fit.fit_to_budget", stop)
+
+    def change(plan: Plan) -> Plan:
+        return plan if others is None else override(plan, {"train.batch_unlabelled": others}, "test")
+
+    assert plan_of(data).train.valid_fraction > 0
+    with pytest.raises(DataError, match="enough"):
+        fit(data, change, minutes=1.0, quiet=True)
+    assert said == [others is not None]
 
 
 # --- the weight of annotated images -------------------------------------------------------------------------

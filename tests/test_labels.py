@@ -371,7 +371,7 @@ def test_any_table_is_encoded_or_refused_with_a_sentence(table: Array, unlabeled
     try:
         space = LabelSpace.infer(table, unlabeled)
         annotation = space.encode(table, unlabeled)
-    except ValueError as error:
+    except LabelError as error:
         check_sentence(str(error))
         return
     check(space, annotation)
@@ -390,7 +390,7 @@ def test_any_table_is_encoded_or_refused_with_a_sentence(table: Array, unlabeled
 def test_any_table_fits_a_given_space_or_is_refused_with_a_sentence(table: Array, space: LabelSpace) -> None:
     try:
         annotation = space.encode(table)
-    except ValueError as error:
+    except LabelError as error:
         check_sentence(str(error))
         return
     check(space, annotation)

@@ -66,6 +66,20 @@ def test_the_latest_look_that_is_not_clearly_worse_than_the_best_is_kept(
         assert float(next(looks.kept.parameters()).flatten()[0]) == kept
 
 
+def test_images_of_one_patient_vary_together() -> None:
+    """Two images of each of four patients that are alike tell no more than one of each."""
+    values = torch.tensor([0.4, 0.1, 0.3, 0.2])
+    model = small_model(vectors([0, 1, 2, 0]))
+    alone = Looks(model, vectors([0, 1, 2, 0]), 4)
+    pairs = Looks(model, vectors([0, 0, 1, 1, 2, 2, 0, 0], groups=list("aabbccdd")), 4)
+    own = Looks(model, vectors([0, 0, 1, 1, 2, 2, 0, 0]), 4)
+    error = float(alone._standard_error(values))
+    assert error == pytest.approx(float(values.std(correction=0)) / 2)
+    assert float(pairs._standard_error(values.repeat_interleave(2))) == pytest.approx(error)
+    assert float(own._standard_error(values.repeat_interleave(2))) == pytest.approx(error / 2**0.5)
+    assert "group" not in pairs.state_dict()
+
+
 def test_a_slow_decline_does_not_creep(monkeypatch: pytest.MonkeyPatch) -> None:
     data = vectors([0, 1, 2] * 10)
     model = small_model(data)

@@ -124,6 +124,19 @@ def test_each_reference_image_is_judged_by_the_others() -> None:
     assert np.mean(own) > np.mean(above) + 0.005  # what it mends
 
 
+def test_reference_images_that_were_trained_on_do_not_count_in_their_own_distances() -> None:
+    """Of new vectors as many as should are above the 95th percentile of 60 that made the Gaussians themselves."""
+    rng, above = np.random.default_rng(0), []
+    data = vectors(np.zeros(60), features=5)
+    for seed in range(12):
+        known = vectors(np.zeros(60), features=5, seed=seed)
+        model = fresh(data)
+        model.ood = fit_ood(model, known.x, known.x[:0], decodes=False)
+        new = rng.normal(size=(400, 5)).astype(np.float32)
+        above.append(np.mean(ood_percentiles(model, ood_scores(model, new)) > 95))
+    assert np.mean(above) == pytest.approx(0.05, abs=0.03)
+
+
 def test_a_score_depends_on_its_image_alone(model: LabelVAE, digits: Dataset) -> None:
     x = digits.x[:40]
     scores = ood_scores(model, x)

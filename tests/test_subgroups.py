@@ -80,6 +80,7 @@ def test_figures_of_the_values_of_a_column(hospital: Path, tmp_path: Path, capsy
         "column": "sex", "values": ["F", "M"], "too_small": {"X": 4}, "unknown": 2
     }  # fmt: skip
     assert [row["images"] for row in by["values"].values()] == [24, 22]
+    assert "these means are not over the same labels" not in said
     taut("evaluate", run, "--resamples", 50)
     assert json.loads((run / "evaluation.json").read_text()) == figures
     # Each is what an evaluation of its images alone would say, of other data too.
@@ -93,6 +94,12 @@ def test_figures_of_the_values_of_a_column(hospital: Path, tmp_path: Path, capsy
         for row in (alone, alone["by"]["values"][value]):
             for figure in ("images", "auroc_macro", "ap_macro", "error", "ece", "error_low", "elbo"):
                 assert row[figure] == pytest.approx(by["values"][value][figure], rel=1e-4), figure
+    cells = pd.read_csv(hospital, dtype=str, keep_default_na=False)
+    cells.loc[(cells["sex"] == "F") & (cells["part"] == "test"), "Mass"] = "0"
+    cells.to_csv(hospital, index=False)
+    capsys.readouterr()
+    taut("evaluate", run, "--by", "sex", "--resamples", 50)
+    assert "these means are not over the same labels" in capsys.readouterr().out
     assert f"{hospital}: --by 'age' is not a column" in said_of_failure(capsys, "evaluate", run, "--by", "age")
     assert "no value has the 20 annotated images" in said_of_failure(capsys, "evaluate", run, "--by", "patient")
 

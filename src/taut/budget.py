@@ -15,6 +15,7 @@ from taut.facts import Facts
 from taut.looks import MOST_JUDGES, Looks, can_judge
 from taut.plan import Plan
 from taut.rules import LEARNT, is_finished
+from taut.tighter import onset_steps
 from taut.train import processes, train
 
 MEASURED_STEPS, LEAST_STEPS, LEAST_SHARED = 20, 20, 100
@@ -27,20 +28,34 @@ FIRST_PASSES, MOST_FIRST = 50, 200_000  # over what is annotated, up to so many 
 RESERVE = 0.9  # share of a time budget for steps and looks; the rest is start-up, calibration and a noisy machine
 
 
-def step_seconds(dataset: Dataset, plan: Plan, facts: Facts, most: float = math.inf) -> float:
-    """The time of a training step, measured on a copy that is thrown away.
+def step_seconds(
+    dataset: Dataset, plan: Plan, facts: Facts, most: float = math.inf, total: float | None = None
+) -> float:
+    """The mean time of a training's steps, measured on copies that are thrown away.
 
-    most: seconds that measuring should take; where steps are slow, only six are measured.
+    Steps before estimates count are cheaper than the others: each kind is measured by itself, and counts as often as a
+    training has it.
+    most: seconds that measuring should take; where steps are slow, only six are measured.  total: seconds that all
+    steps should take; by default there are as many as the plan says.
     """
-    short, seconds = copy.deepcopy(plan), 0.0
-    for short.train.steps in (FIRST_STEPS, MEASURED_STEPS):
-        if seconds * short.train.steps > most:
-            break
-        model = build_model(dataset, short, facts)
-        objective = build_objective(model, short, facts)
-        found = train(model, objective, build_stream(dataset, short, objective), short, quiet=True).step_seconds
-        seconds = broadcast_object_list([found])[0]  # all processes must go on, or none
-    return seconds
+    early = _measured(dataset, plan, facts, FIRST_STEPS, onset=1.0)
+    count = MEASURED_STEPS if early * MEASURED_STEPS <= most else FIRST_STEPS
+    late = _measured(dataset, plan, facts, count, onset=0.0)
+    whole = copy.deepcopy(plan)
+    if total is not None:
+        whole.train.steps = max(LEAST_STEPS, int(total / late))
+    share = onset_steps(whole, facts)[0] / whole.train.steps
+    return share * min(early, late) + (1 - share) * late
+
+
+def _measured(dataset: Dataset, plan: Plan, facts: Facts, steps: int, onset: float) -> float:
+    """The time of a step of a training of so many, all before (1) or after (0) the onset of estimates."""
+    short = copy.deepcopy(plan)
+    short.train.steps, short.objective.onset, short.objective.full = steps, onset, onset
+    model = build_model(dataset, short, facts)
+    objective = build_objective(model, short, facts)
+    found = train(model, objective, build_stream(dataset, short, objective), short, quiet=True).step_seconds
+    return float(broadcast_object_list([found])[0])  # all processes must go on, or none
 
 
 def look_seconds(dataset: Dataset, held: Dataset, plan: Plan, facts: Facts) -> float:
@@ -77,15 +92,15 @@ def fit_to_budget(
     # All processes must take the same number of steps: the first one's measurement counts.
     began, quick = time.perf_counter(), MOST_FOR_MEASURING * 60 * minutes
     look = 0.0 if held is None else look_seconds(dataset, held, plan, facts)
-    step = step_seconds(dataset, plan, facts, quick)
-    # Of measuring the reserve is for what was meant; the rest is taken from the steps.
     seconds = RESERVE * 60 * minutes / (1 + plan.train.folds)
+    step = step_seconds(dataset, plan, facts, quick, seconds)
+    # Of measuring the reserve is for what was meant; the rest is taken from the steps.
     others = plan.train.batch_unlabelled if chosen else affordable(plan, facts, seconds, step)
     others = broadcast_object_list([others])[0]
     fewer = others < plan.train.batch_unlabelled
     if fewer:
         plan.train.batch_unlabelled = others
-        step = step_seconds(dataset, plan, facts, quick)
+        step = step_seconds(dataset, plan, facts, quick, seconds)
     slow = max(0.0, time.perf_counter() - began - quick)
     seconds, look, slow = broadcast_object_list([step, look, slow])
     total, measured = max(0.0, RESERVE * 60 * minutes - slow), f"a step takes {1000 * seconds:.1f} ms here"

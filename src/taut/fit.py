@@ -184,7 +184,7 @@ def fit(
         tell(note)
     folds = plan.train.folds
     if minutes is not None:
-        chosen = plan.train.batch_unlabelled != planned
+        chosen = _chooses_others(change, plan)
         notes.append(fit_to_budget(training, plan, facts, minutes, judges_of(dataset, held), chosen))
         tell(notes[-1])
     # What cannot be built is refused before the folder has a plan, which would be in the way of another.
@@ -196,6 +196,13 @@ def fit(
     return _train_and_calibrate(
         dataset, training, held, plan, facts, run=run, again=False, notes=told, quiet=quiet, tell=tell, hurried=hurried
     )
+
+
+def _chooses_others(change: Callable[[Plan], Plan], plan: Plan) -> bool:
+    """Whether changes decide how many images without annotation are in a batch, whatever was planned."""
+    others = plan.train.batch_unlabelled + 1
+    asked = change(override(plan, {"train.batch_unlabelled": others}, "batch"))
+    return asked.train.batch_unlabelled != others
 
 
 def resume(dataset: Dataset, run: Run, quiet: bool = False, tell: Callable[[str], None] = lambda note: None) -> Fitted:

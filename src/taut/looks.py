@@ -36,8 +36,9 @@ class Looks(nn.Module):
     Looks are judged by the NLL of held-out annotations after a slope and shifts of each label's logits were fitted on
     them. Without the shifts a method that moves the frequency of its predictions seems to get worse while the order
     of the images gets better.
-    Clearly worse is by more than two standard errors of the mean difference between images: where held-out images do
-    not tell looks apart, the last weights stay, at which the learning rate has come to rest.
+    Clearly worse is by more than two standard errors of the mean difference between images, those of one patient (or
+    other group) counting as one that varies: where held-out images do not tell looks apart, the last weights stay, at
+    which the learning rate has come to rest.
     Everything that a resumed training must know is a buffer or a weight.
 
     held: images with annotations, of which 2,000 judge.  count: how many looks a training has.
@@ -45,6 +46,7 @@ class Looks(nn.Module):
 
     step: Tensor
     least: Tensor
+    group: Tensor
 
     def __init__(self, model: LabelVAE, held: Dataset, count: int) -> None:
         super().__init__()
@@ -55,6 +57,12 @@ class Looks(nn.Module):
         self.kept = copy.deepcopy(model).requires_grad_(False).eval()
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("least", torch.full((len(rows),), torch.inf))
+        whose = (
+            np.arange(len(rows))
+            if self.held.groups is None
+            else np.unique(self.held.groups, return_inverse=True)[1].ravel()
+        )
+        self.register_buffer("group", torch.from_numpy(np.asarray(whose, dtype=np.int64)), persistent=False)
 
     def train(self, mode: bool = True) -> Looks:
         """Set the mode; the kept weights are always in evaluation mode."""
@@ -76,10 +84,15 @@ class Looks(nn.Module):
         better = bool(worse.mean() < 0)  # by an infinity at the first look
         if better:
             self.least.copy_(nll)
-        if better or bool(worse.mean() <= CLEARLY * worse.std(correction=0) / math.sqrt(len(worse))):
+        if better or bool(worse.mean() <= CLEARLY * self._standard_error(worse)):
             self.kept.load_state_dict(model.state_dict())
             self.step.fill_(step)
         return float(nll.mean())
+
+    def _standard_error(self, values: Tensor) -> Tensor:
+        """The standard error of the mean of values [N] of which those of one group vary together (Liang 1986)."""
+        sums = values.new_zeros(int(self.group.max()) + 1).index_add(0, self.group, values - values.mean())
+        return sums.square().sum().sqrt() / len(values)
 
 
 def held_out_nll(model: LabelVAE, held: Dataset) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from dataclasses import dataclass, field
@@ -237,10 +238,6 @@ def override(plan: Plan, changes: dict[str, Any], where: str) -> Plan:
 
     Raises DataError naming the field that does not exist or whose value does not fit.
     """
-    from jsonargparse import ArgumentParser  # slow to import, and not needed to predict
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Plan, "plan", instantiate=False)
     flat = flatten(dataclasses.asdict(plan))
     for name, value in flatten(changes).items():
         if name not in flat:
@@ -249,7 +246,7 @@ def override(plan: Plan, changes: dict[str, Any], where: str) -> Plan:
             raise DataError(f"{where}: {name!r} is not a field of a plan; there are {', '.join(there)}")
         flat[name] = value
     try:
-        parsed = parser.parse_object({"plan": _nest(flat)})
+        parsed = _parser().parse_object({"plan": _nest(flat)})
         changed = _build(parsed["plan"])
     except Exception as error:  # jsonargparse raises its own and argparse's errors
         text = " ".join(str(error).split())
@@ -257,6 +254,16 @@ def override(plan: Plan, changes: dict[str, Any], where: str) -> Plan:
     _check_ranges(changed, where)
     _settle_calibration(changed, flatten(changes), where)
     return changed
+
+
+@functools.cache
+def _parser() -> Any:
+    """The parser of plans, whose making takes longer than what it parses."""
+    from jsonargparse import ArgumentParser  # slow to import, and not needed to predict
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Plan, "plan", instantiate=False)
+    return parser
 
 
 def _check_ranges(plan: Plan, where: str) -> None:

@@ -311,7 +311,6 @@ def _loop(
 
 def usual_time(times: list[float]) -> float:
     """The mean time of a step without the first two of them and the slowest tenth of the others; 0 of none."""
-    # Not the median: the steps before estimates count are cheaper than the others.
     warm = sorted(times[WARMING_STEPS:] or times)
     return float(np.mean(warm[: max(1, int(0.9 * len(warm)))])) if warm else 0.0
 

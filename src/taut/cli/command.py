@@ -88,8 +88,9 @@ def command(*, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]],
     return lambda function: Command(function, without)
 
 
-def build_parser(commands: Mapping[str, Command]) -> Any:
-    """The parser of all commands."""
+@functools.cache
+def build_parser(commands: tuple[Command, ...]) -> Any:
+    """The parser of all commands, which is made once."""
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -99,8 +100,8 @@ def build_parser(commands: Mapping[str, Command]) -> Any:
         formatter_class=_formatter(),  # the commands have it too
     )
     subcommands = parser.add_subcommands(dest="command")
-    for name, item in commands.items():
-        subcommands.add_subcommand(name, item.parser())
+    for item in commands:
+        subcommands.add_subcommand(item.name, item.parser())
     return parser
 
 
@@ -117,7 +118,7 @@ def parse(arguments: list[str], commands: Mapping[str, Command]) -> tuple[Comman
             shown = [f"`taut {name}`" for name in planned]
             raise DataError(f"--{next(iter(changes))} is for {', '.join(shown[:-1])} and {shown[-1]}")
         rest += ["--changes", json.dumps(changes)]
-    parser = build_parser(commands)
+    parser = build_parser(tuple(commands.values()))
     parsed = parser.parse_args(rest)
     return commands[parsed.command], parser.instantiate(parsed)[parsed.command].as_dict()
 

@@ -14,6 +14,7 @@ from taut.data.dataset import Dataset
 LEVEL = 0.95
 CELLS = 500_000  # resamples times images that are in memory at once
 LEAST_GROUPS = 5  # of a class: of fewer, draws hardly differ, and an interval would claim to know what nobody can
+WHOLE = {"error": 100.0, "sensitivity": 1.0, "specificity": 1.0}  # what a share of groups is at most
 NEEDS = {"error": ("all",), "sensitivity": ("yes",), "specificity": ("no",)}  # the others need both classes
 
 
@@ -31,9 +32,11 @@ def bootstrap_intervals(
 
     Whole groups are drawn where the dataset has them, else images; every label sees the same draws, so that the
     intervals of the means over labels (error, auroc_macro, …) account for labels that vary together.
-    Returns {name_low, name_high} of the means, `per_label` with those of each label, and `resampled`, over what.
+    Returns {name_low, name_high} of the means, `per_label` with those of each label, `resampled`, over what, and
+    `thin_labels`, those of which a class is in fewer than 5 groups, so that the means' intervals are too narrow.
     A figure of a label has None where a class that it needs is in fewer than 5 groups (the error: all images are); a
-    mean has the label's figure of the whole set in draws that lack one of its classes.
+    mean has the label's figure of the whole set in draws that lack one of its classes. Where all draws are alike, as of
+    6 patients found of 6, shares of groups have the exact bound of Clopper and Pearson (1934), and rankings none.
     """
     names = np.arange(len(dataset)) if dataset.groups is None else dataset.groups
     groups = np.unique(names, return_inverse=True)[1].ravel()
@@ -58,15 +61,18 @@ def bootstrap_intervals(
         rows = [np.where(np.isnan(v := row[figure]), v[0], v) for row in whole.values() if figure in row]
         if rows:
             result |= _interval(total, np.mean(rows, axis=0)[1:], count)
+    thin: list[str] = []
     per_label: dict[str, dict[str, float | None]] = {name: {} for name in whole}
     for j, (label, block) in enumerate(zip(dataset.space, dataset.space.blocks, strict=True)):
         known = dataset.annotation.observed[:, j]
         truth, of = dataset.annotation.targets[known, block].argmax(axis=1), groups[known]
         there = {"all": len(np.unique(of)), "yes": len(np.unique(of[truth == 1])), "no": len(np.unique(of[truth == 0]))}
+        if "auroc" in whole[label.name] and min(there["yes"], there["no"]) < LEAST_GROUPS:
+            thin.append(label.name)
         for figure, values in whole[label.name].items():
             fewest = min(there[part] for part in NEEDS.get(figure, ("yes", "no")))
             per_label[label.name] |= _interval(figure, values[1:], fewest)
-    return {**result, "per_label": per_label}
+    return {**result, "thin_labels": thin, "per_label": per_label}
 
 
 def _draws(groups: int, resamples: int, chunk: int, seed: int) -> Iterator[NDArray[np.float64]]:
@@ -125,9 +131,15 @@ def _decisions(
 
 
 def _interval(name: str, values: NDArray[np.float64], groups: int) -> dict[str, float | None]:
-    """The percentiles of the draws in which a figure is defined; None for one that so many groups are too few for."""
+    """The percentiles of the draws in which a figure is defined; None where groups are too few."""
     known = values[~np.isnan(values)]
     if groups < LEAST_GROUPS:
         return {f"{name}_low": None, f"{name}_high": None}
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if low == high:
+        whole = WHOLE.get(name)
+        if whole is None:
+            return {f"{name}_low": None, f"{name}_high": None}
+        slack = whole * (1 - ((1 - LEVEL) / 2) ** (1 / groups))
+        low, high = max(0.0, low - slack), min(whole, high + slack)
     return {f"{name}_low": round(float(low), 6), f"{name}_high": round(float(high), 6)}

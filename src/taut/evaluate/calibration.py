@@ -73,9 +73,9 @@ def _log_temperature(blocks: list[Block], expected: float) -> float:
 def fit_isotonic(probabilities: NDArray[Any], annotation: Annotation, space: LabelSpace) -> Tensor | None:
     """Isotonic maps of each class against the rest (Zadrozny 2002): knots [W, 2, K] for `latent.piecewise_linear`.
 
-    probabilities: [N, W].  The values stay at least 1/(n + 2) from 0 and 1 for n annotated images, since so many cannot
-    show that a probability is smaller. A label with fewer than 100 annotated images, or with fewer than 5 of one of its
-    classes, keeps its probabilities; None where all do.
+    probabilities: [N, W].  For n annotated images the values stay at most 1 − 1/(n + 2), since so many cannot show that
+    the other classes together are less probable, and at least an equal share of the rest. A label with fewer than 100
+    annotated images, or with fewer than 5 of one of its classes, keeps its probabilities; None where all do.
     """
     maps: list[NDArray[np.float64]] = [np.array([[0.0, 1.0], [0.0, 1.0]])] * space.width
     fitted = False
@@ -86,7 +86,8 @@ def fit_isotonic(probabilities: NDArray[Any], annotation: Annotation, space: Lab
             continue
         fitted, least = True, 1 / (len(truth) + 2)
         for c in range(block.start, block.stop):
-            isotonic = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
+            share = least / (block.stop - block.start - 1)
+            isotonic = IsotonicRegression(y_min=share, y_max=1 - least, out_of_bounds="clip")
             isotonic.fit(probabilities[seen, c], truth[:, c - block.start])
             maps[c] = np.stack([isotonic.X_thresholds_, isotonic.y_thresholds_])
     if not fitted:
@@ -160,7 +161,10 @@ def calibrate_on(model: LabelVAE, logits: Tensor, held: Dataset, method: str, th
     much like it.
     method: "temperature"; "isotonic", maps of the probabilities after the temperatures; or "none".
     threshold: see `fit_thresholds`; they are thresholds of calibrated probabilities.  where: names the images.
+    An earlier calibration of the model is forgotten.
     """
+    model.temperature.fill_(1.0)
+    model.isotonic = None
     if method != "none":
         model.temperature.copy_(fit_temperatures(logits, held.annotation, model.log_prior.cpu(), model.sizes))
     logits = logits.double()

@@ -80,11 +80,18 @@ def fit_ood(model: LabelVAE, training: NDArray[Any], held: NDArray[Any], decodes
     if len(training) < LEAST_IMAGES:
         return None
     known = _Terms(model, _some(training), decodes)
-    z_mean, z_precision, _ = _gaussian(known.z)
-    logits_mean, logits_precision, _ = _gaussian(known.logits)
+    z_mean, z_precision, z_shrinkage = _gaussian(known.z)
+    logits_mean, logits_precision, logits_shrinkage = _gaussian(known.logits)
     distances = {"place": (z_mean, z_precision), "logits": (logits_mean, logits_precision)}
     held_out = len(held) >= LEAST_HELD
     table = (_Terms(model, _some(held), decodes) if held_out else known).statistics(distances)
+    if not held_out:
+        own = {
+            "place": _left_out(known.z - z_mean, z_precision, z_shrinkage),
+            "logits": _left_out(known.logits - logits_mean, logits_precision, logits_shrinkage),
+        }
+        for name in own.keys() & set(known.names):
+            table[:, known.names.index(name)] = np.log(np.maximum(own[name], 1e-6))
     centre, spread = table.mean(axis=0), np.maximum(table.std(axis=0), SMALLEST_SPREAD)
     reference = (table - centre) / spread
     _, precision, shrinkage = _gaussian(reference)

@@ -13,7 +13,7 @@ SHOWN = (
     "annotated", "class", "positives", "classes", "auroc", "ap", "error", "f1", "sensitivity", "specificity",
     "threshold", "ece", "nll",
 )  # fmt: skip
-COMPARED = ("images", "auroc_macro", "ap_macro", "error", "ece")
+COMPARED = ("images", "macro_labels", "auroc_macro", "ap_macro", "error", "ece")
 
 
 def evaluation_table(figures: dict[str, Any]) -> pd.DataFrame:
@@ -35,6 +35,11 @@ def evaluation_text(figures: dict[str, Any]) -> str:
         for name in MEANS
         if name in figures
     ]
+    if thin := figures.get("thin_labels"):
+        lines.append(
+            f"the intervals of these means are too narrow: of {listed(thin)} one class is in fewer than 5 "
+            f"{figures['resampled'].split()[-1]}"
+        )
     lines += ["", _table(figures["per_label"], SHOWN)]
     return "\n".join([*lines, "", *_by(figures["by"])] if "by" in figures else lines)
 
@@ -44,6 +49,12 @@ def _by(by: dict[str, Any]) -> list[str]:
     lines = [f"by {by['column']}:", _table(by["values"], COMPARED)]
     if small := [f"{value} ({count})" for value, count in by["too_small"].items()]:
         lines.append(f"too few annotated images for figures: {listed(small)}")
+    ranked = {
+        tuple(name for name, row in figures["per_label"].items() if row.get("auroc") is not None)
+        for figures in by["values"].values()
+    }
+    if len(ranked) > 1:
+        lines.append("these means are not over the same labels: evaluation.json has those of each (per_label)")
     if by["unknown"]:
         lines.append(f"{plural(by['unknown'], 'image has', 'images have')} no {by['column']}")
     return lines
