@@ -8,7 +8,7 @@ from PIL import Image
 from packs import PACKS, needs
 from taut.data import load_dataset
 from taut.data.arrays import load_npz
-from taut.data.dataset import DataError
+from taut.data.dataset import DataError, as_images
 from taut.data.resized import resized
 from taut.labels import LabelError, LabelSpace
 
@@ -529,6 +529,23 @@ def test_pack_of_jpegs():
     assert data.space.labels[0].classes[0] == "airplane"
     assert np.bincount(data.annotation.targets.argmax(axis=1)).tolist() == [1000] * 10
     assert 100 < data.x.mean() < 140
+
+
+@pytest.mark.parametrize(
+    ("brightest", "white"), [(3000, 4095), (4095, 4095), (4096, 8191), (300, 511), (40_000, 65_535)]
+)
+def test_white_of_whole_numbers_is_the_greatest_of_as_many_bits(tmp_path, brightest, white):
+    x = np.random.default_rng(0).integers(0, brightest // 2, (30, 8, 8)).astype(np.uint16)
+    x[0, 0, 0] = brightest
+    data = load_npz(save(tmp_path, x=x, y=np.arange(30) % 2))
+    assert data.pixel_max == white
+    np.testing.assert_allclose(data.x[:, 0], x / white, rtol=1e-6)
+    # One hot pixel of other images is cut off, and another scale is still refused.
+    x[1, 1, 1] = 65_535
+    np.testing.assert_allclose(as_images(x, "x", white)[:, 0], np.minimum(x / white, 1), rtol=1e-6)
+    if white < 30_000:
+        with pytest.raises(DataError, match="expected 0 to"):
+            as_images(x.astype(np.int64) * 10 * white // brightest, "x", white)
 
 
 def test_images_of_a_pack_are_resized(tmp_path):

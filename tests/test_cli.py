@@ -479,6 +479,23 @@ def test_plan_prints_facts_and_decisions(pack: Path, capsys: Capture) -> None:
     assert set(decisions) == {"model", "objective", "train", "augment", "seed"}
 
 
+def test_an_image_size_may_be_of_two_sides(tmp_path: Path, capsys: Capture) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "lines.npz", x=rng.integers(0, 256, (12, 8, 40), dtype=np.uint8), y=np.arange(12) % 2)
+    for size, shape in (("6x20", "6x20"), ("6,20", "6x20"), ("10", "10x10")):
+        taut("plan", tmp_path / "lines.npz", "--image-size", size)
+        assert f"8x40 pixels (height x width) are resized to {shape}." in capsys.readouterr().out
+    run = tmp_path / "run"
+    taut("train", tmp_path / "lines.npz", "--image-size", "6x20", *FLAGS, "--out", run, "--quiet")
+    assert Run(run).load_model().architecture.shape == (1, 6, 20)
+    taut("predict", run, tmp_path / "lines.npz", "--out", tmp_path / "p.csv")
+    taut("evaluate", run, "--split", "train")
+    capsys.readouterr()
+    for size in ("wide", "6x20x3", "1.5", "6x"):
+        said = refused(capsys, "plan", tmp_path / "lines.npz", "--image-size", size)
+        assert said == f"--image-size {size!r} is neither a side in pixels nor HEIGHTxWIDTH, as in 32x512"
+
+
 def test_a_plan_that_was_written_is_the_plan_of_a_training(vectors: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "plan.yaml"
     taut("plan", vectors, *FLAGS, "--out", out)
@@ -486,6 +503,8 @@ def test_a_plan_that_was_written_is_the_plan_of_a_training(vectors: Path, tmp_pa
     taut("train", vectors, "--plan", out, "--out", tmp_path / "run")
     assert yaml.safe_load((tmp_path / "run" / "plan.yaml").read_text()) == yaml.safe_load(out.read_text())
     assert str(out) in refused(capsys, "plan", vectors, "--out", out)
+    assert "ends in .yaml, and no run folder" in refused(capsys, "plan", vectors, "--out", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_plan_says_how_long_a_training_takes(
@@ -1002,7 +1021,7 @@ def test_bad_flags_exit_with_an_error(
     with pytest.raises(SystemExit) as caught:
         taut(*arguments)
     assert caught.value.code not in (0, None)
-    assert named in capsys.readouterr().err.splitlines()[-1]
+    assert named in capsys.readouterr().err.split("error:")[-1]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -1038,7 +1057,7 @@ def test_the_flags_of_the_plan_are_in_the_help(command: str, capsys: Capture, mo
         "--model.z_given_c {true,false} (default false)  Whether z has the posterior q(z|x,c) of M2 instead of q(z|x).",
     ):
         assert lines[line.split()[0]] == line
-    assert "are resized; by default those of a folder or a table to 64" in " ".join(shown.split())
+    assert "are resized, or height and width, as in 32x512; by default those of a folder" in " ".join(shown.split())
 
 
 def test_what_the_help_calls_planned_is_what_the_rules_decide(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -306,6 +306,15 @@ def test_groups_that_cannot_be_spared_are_not_held_out() -> None:
         assert len(hold_out(data, plan)[1]) == pytest.approx(held, abs=1)
 
 
+def test_groups_that_fall_short_of_a_calibration_are_not_held_out() -> None:
+    plan = Plan(train=TrainPlan(valid_fraction=0.1))
+    for size, held in ((28, 0), (31, 31)):  # 30 annotations are the least to judge by
+        groups = np.repeat(np.arange(11), size)
+        data = vectors(some_known(len(groups), len(groups)), groups=groups)
+        kept, found = hold_out(data, plan)
+        assert (len(kept), len(found)) == (11 * size - held, held)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_no_group_is_on_both_sides(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -413,6 +422,24 @@ def test_images_without_annotation_take_the_time_that_the_annotated_ones_leave(
     plan = make_plan(dataclasses.replace(facts, annotated_images=40, fully_annotated_images=40))
     fit_to_budget(data, plan, dataclasses.replace(facts, annotated_images=40, fully_annotated_images=40), minutes)
     assert plan.train.batch_unlabelled == 256
+
+
+def test_a_long_budget_takes_no_more_than_twenty_times_the_steps_where_nothing_judges(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("taut.budget.step_seconds", lambda *_: 0.01)
+    monkeypatch.setattr("taut.budget.look_seconds", lambda *_: 0.0)
+    data = vectors(some_known(60, 40))
+    for planned, folds, steps in ((400, 0, 10_000), (400, 3, 10_000), (600, 0, 12_000)):
+        plan = Plan()
+        plan.train.steps, plan.train.folds = planned, folds
+        said = fit_to_budget(data, plan, fingerprint(data), 60.0)
+        assert (plan.train.steps, plan.train.folds) == (steps, folds)
+        assert f"324000 steps fit into 90% of 60 minutes; {steps} are taken, 20 times as many as without" in said
+        fit_to_budget(data, plan, fingerprint(data), 0.5)
+        assert plan.train.steps == 2700 // (1 + folds)
+    fit_to_budget(data, plan, fingerprint(data), 60.0, data)  # looks say when to stop
+    assert plan.train.steps == 324_000
 
 
 @pytest.mark.parametrize(("look", "looks", "steps"), [(0.05, 16, 95), (0.5, 1, 110), (2.0, 0, 135)])

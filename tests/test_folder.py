@@ -514,8 +514,6 @@ def test_a_column_of_names_without_endings_is_found(tmp_path):
     rows = "".join(f"{i % 3},{i}\n" for i in range(6))
     data = load_folder(numbers, table(tmp_path, "grade,number\n" + rows))
     assert (data.ids[1], classes(data)[1]) == ("1.png", "1")
-    few = table(tmp_path, "image_id,grade\n" + "".join(f"{100 + i}z,{i % 2}\n" for i in range(6)) + "10a,1\n")
-    assert load_folder(folder, few).notes[0] == "Left out: 6 rows name images that are not there."
     rows = "".join(f"{i},{5 - i}\n" for i in range(6))
     with pytest.raises(DataError, match="no column of the table looks like image files"):
         load_folder(numbers, table(tmp_path, "one,two\n" + rows))
@@ -738,6 +736,14 @@ def test_whole_numbers_that_shared_a_column_with_blanks_are_the_same_groups(tmp_
     rows = "".join(f"{name}.png,{cell},1\n" for name, cell in zip("abc", cells, strict=True))
     data = load_folder(folder, table(tmp_path, "file,who,A\n" + rows), group="who")
     assert data.groups.tolist() == ["17", f"{folder}:b.png", "8"]
+
+
+def test_long_images_are_told_how_to_keep_their_shape(tmp_path):
+    folder = images(tmp_path, "a/1.png", "b/2.png", size=(10, 90))
+    assert "resized to 64x64; --image-size 10x90 keeps their shape." in load_folder(folder).notes[-1]
+    assert load_folder(folder, image_size=(10, 90)).x.shape == (2, 1, 10, 90)
+    paint(folder / "b" / "3.png", size=(90, 10))
+    assert "keeps their shape" not in load_folder(folder).notes[-1]
 
 
 def test_a_report_of_nothing(tmp_path):

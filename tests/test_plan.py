@@ -183,6 +183,20 @@ def test_a_handful_without_annotation_gets_no_part_of_the_batches() -> None:
     assert planned(images(some_known(60, 57))).train.batch_unlabelled == 3
 
 
+@pytest.mark.parametrize(
+    ("annotated", "rows"),
+    [(3000, (96, 224)), (6000, (192, 128)), (8000, (256, 64)), (8500, (128, 23)), (9700, (128, 16))],
+)
+def test_where_nearly_all_is_annotated_the_rest_has_its_share_of_a_batch(annotated: int, rows: tuple[int, int]) -> None:
+    facts = dataclasses.replace(
+        fingerprint(images(some_known())), images=10_000, annotated_images=annotated, fully_annotated_images=annotated
+    )
+    train = make_plan(facts).train
+    assert (train.batch_labelled, train.batch_unlabelled) == rows
+    few = dataclasses.replace(facts, images=60, annotated_images=57, fully_annotated_images=57)
+    assert (make_plan(few).train.batch_labelled, make_plan(few).train.batch_unlabelled) == (64, 3)
+
+
 def test_what_is_annotated_is_passed_over_several_times() -> None:
     facts = fingerprint(images(some_known(60, 60)))
     for annotated, labelled in ((60_000, 128), (200, 64)):
@@ -421,6 +435,14 @@ def test_colour_gets_a_gaussian_likelihood_and_colour_views() -> None:
     # Noise between 0 and 255 has a variance of 1/12 of the square of white.
     assert colour.objective.reconstruction == pytest.approx(grey.objective.reconstruction / 3 / 12, rel=0.02)
     assert colour.objective.beta_z == colour.objective.reconstruction
+
+
+def test_dim_channels_of_a_microscope_are_no_grey_picture_and_keep_their_decoder() -> None:
+    x = (0.004 * np.random.default_rng(0).random((50, 5, 32, 32))).astype(np.float32)
+    plan = planned(made(x, np.arange(50) % 3, ONE))
+    assert plan.model.likelihood == "gaussian"
+    assert 0 < plan.objective.beta_z < 1e-8
+    assert planned(made(x[:, :1], np.arange(50) % 3, ONE)).model.likelihood == "bernoulli"
 
 
 @pytest.mark.parametrize("ground", [0, 255])

@@ -11,7 +11,7 @@ from taut.data.dataset import DataError, Dataset
 from taut.data.embedded import digits
 from taut.data.split import draw_fraction, draw_per_class, hide, parse_fractions, split_by, split_off, stratify
 from taut.labels import Annotation, LabelSpace
-from tiny import vectors
+from tiny import made, vectors
 
 NAN = float("nan")
 
@@ -101,6 +101,16 @@ def test_a_fraction_of_one_label_is_stratified(fraction: float) -> None:
     annotation = draw_fraction(dataset, fraction, seed=0)
     only_hides(annotation, dataset)
     assert np.nansum(annotation.targets, axis=0).tolist() == [60 * fraction, 40 * fraction, 20 * fraction]
+
+
+def test_a_class_of_one_image_leaves_the_others_stratified() -> None:
+    dataset = classes()
+    y = dataset.annotation.targets.argmax(axis=1)
+    only = made(dataset.x, np.where(np.arange(len(y)) == 0, 3, y), LabelSpace.multiclass(4))
+    counts = np.nansum(only.annotation.targets, axis=0)
+    for seed in range(5):
+        kept = np.nansum(draw_fraction(only, 0.25, seed=seed).targets, axis=0)
+        np.testing.assert_allclose(kept[:3], 0.25 * counts[:3], atol=1.01)
 
 
 def test_a_fraction_of_images_keeps_or_hides_whole_rows() -> None:

@@ -25,6 +25,7 @@ JUDGES = 300  # held-out images on which a look is timed
 MOST_FOR_LOOKS = 1 / 3  # of a time budget
 FEWEST_OTHERS = 4  # images without annotation in a batch, where time is short
 FIRST_PASSES, MOST_FIRST = 50, 200_000  # over what is annotated, up to so many images in all, which come first
+MOST_TIMES, USUAL_STEPS = 20, 500  # a budget's steps over the plan's, or over these, where nothing says when to stop
 RESERVE = 0.9  # share of a time budget for steps and looks; the rest is start-up, calibration and a noisy machine
 
 
@@ -86,7 +87,8 @@ def fit_to_budget(
     held: the images that looks judge by; there are only so many looks as fit into a third of the budget.
     chosen: whether somebody chose how many images without annotation are in a batch; if not, see `affordable`.
     All trainings of a plan with folds share the budget alike; where that leaves fewer than 100 steps for each, there
-    are no folds.  Raises DataError for a budget that is not positive.
+    are no folds. Where no held-out image judges, there are at most 20 times as many steps as the plan has, or 10,000.
+    Raises DataError for a budget that is not positive.
     """
     check_budget(minutes)
     # All processes must take the same number of steps: the first one's measurement counts.
@@ -111,9 +113,17 @@ def fit_to_budget(
         measured += f" and a look {1000 * look:.0f} ms, of which {fewer} in place of {plan.train.looks} are taken"
         plan.train.looks = fewer
     fitting = int((total - plan.train.looks * look) / seconds)
+    judged = held is not None and can_judge(held) and plan.train.looks
+    most = math.inf if judged else MOST_TIMES * max(plan.train.steps, USUAL_STEPS)
     measured += ", so that"
     budget = f"{RESERVE:.0%} of {minutes:g} minutes" + (f" less {slow:.0f} s of measuring" if slow >= 1 else "")
     trainings = 1 + plan.train.folds
+    if fitting // trainings > most:
+        plan.train.steps = int(most)
+        return (
+            f"{measured} {fitting} steps fit into {budget}; {most} are taken, {MOST_TIMES} times as many as without a "
+            "budget, since no held-out image would tell when to stop"
+        )
     if trainings > 1 and fitting // trainings >= LEAST_SHARED:
         plan.train.steps = fitting // trainings
         return (

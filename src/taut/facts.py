@@ -116,7 +116,8 @@ def _of_inputs(dataset: Dataset) -> dict[str, Any]:
     return {
         "images": len(x),
         "shape": tuple(x.shape[1:]),
-        "grey": dataset.is_image and bool(_is_grey(sample).mean() >= GREY),
+        # Two or five channels are of a microscope and no colours, however alike they are.
+        "grey": dataset.is_image and x.shape[1] in (1, 3) and bool(_is_grey(sample).mean() >= GREY),
         "mean": tuple(float(v) for v in mean),
         "std": tuple(float(v) for v in np.where(std > least, std, 1.0 if dataset.is_image else 0.0)),
         "spacing": 0.0 if dataset.is_image else round(_spacing(x, mean, std * (std > least)), 6),

@@ -24,6 +24,7 @@ from taut.evaluate.calibration import LEAST_OBSERVED, calibrate, calibrate_on
 from taut.evaluate.ood import fit_ood
 from taut.facts import Facts, fingerprint
 from taut.folds import cross_fit
+from taut.looks import can_judge
 from taut.nn.vae import LabelVAE
 from taut.plan import MOST_FOLDS, Plan, override
 from taut.rules import make_plan, uncalibrated
@@ -140,6 +141,9 @@ def hold_out(dataset: Dataset, plan: Plan) -> tuple[NDArray[np.intp], NDArray[np
         valid = valid | np.isin(rows, chosen)
         if dataset.groups is not None:
             valid |= np.isin(dataset.groups, np.unique(dataset.groups[chosen]))
+            enough = share * len(annotated) >= LEAST_OBSERVED
+            if enough and not can_judge(judges_of(dataset, np.flatnonzero(valid))):
+                valid = own_valid(dataset)  # whole groups that fall short of what they would be held out for
     return rows[~valid], rows[valid]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from taut.data import EMBEDDED, PUBLIC
+from taut.data import EMBEDDED, PUBLIC, DataError
 from taut.labels import Scalar
 
 PATHS = ("labels", "images", "unannotated", "train_list", "test_list", "weights")
@@ -42,9 +43,10 @@ class ReadFlags:
     'grade=high=0.1', or a YAML file of them."""
     group: str | None = None
     """the column or array whose values (patients) stay on one side of every split."""
-    image_size: int | None = None
-    """side in pixels to which images are resized; by default those of a folder or a table to 64, or less where all are
-    smaller, and with --frozen to what its encoder takes; those of an .npz file stay as they are."""
+    image_size: int | str | None = None
+    """side in pixels to which images are resized, or height and width, as in 32x512; by default those of a folder or a
+    table to 64, or less where all are smaller, and with --frozen to what its encoder takes; those of an .npz file stay
+    as they are."""
     channels: int | None = None
     """1 reads the images of a folder or a table as grey, 3 as RGB; by default RGB where more than two in a hundred
     are in colour. Of arrays with a fourth channel 3 drops it and 4 keeps it; by default it goes where it is the same
@@ -76,8 +78,21 @@ class ReadFlags:
         for name in ("label_columns", "auxiliary"):
             if isinstance(values[name], str):
                 values[name] = [part.strip() for part in values[name].split(",")]
+        values["image_size"] = self.size
         values["unlabeled"] = -1 if self.unlabeled is None else scalar(self.unlabeled)
         return values
+
+    @property
+    def size(self) -> int | tuple[int, int] | None:
+        """What --image-size says; DataError where it is neither a number nor two."""
+        if not isinstance(self.image_size, str):
+            return self.image_size
+        sides = re.fullmatch(r"(\d+) ?[xX×,] ?(\d+)", self.image_size.strip())
+        if sides is None:
+            raise DataError(
+                f"--image-size {self.image_size!r} is neither a side in pixels nor HEIGHTxWIDTH, as in 32x512"
+            )
+        return int(sides[1]), int(sides[2])
 
     def arguments(self) -> list[str]:
         """DATA and the flags that are given, as a command line has them."""

@@ -117,7 +117,12 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
             train.batch_unlabelled, train.unannotated = rows + others, round(others / (rows + others), 3)
     else:
         train.batch_labelled = max(total // 5, round(total * facts.annotated_images / facts.images))
-        train.batch_unlabelled = min(total - train.batch_labelled, unfinished)
+        others = total - train.batch_labelled
+        if train.batch_labelled > total - total // 5:
+            # Nearly all is annotated: a batch like those of cross-entropy, of which the others have their share.
+            train.batch_labelled = max(total // 5, min(few, facts.annotated_images))
+            others = max(16, round(train.batch_labelled * unfinished / facts.annotated_images))
+        train.batch_unlabelled = min(others, unfinished)
     if facts.images < SMALL and facts.labels == 1:  # several labels take longer to learn
         train.steps = 500
     known = max(facts.annotated_cells, default=0)
@@ -158,7 +163,7 @@ def _plan_augmentation(plan: Plan, facts: Facts) -> None:
         # As strong as this on six data sets of vectors, half of them with several labels: less taught less. But not
         # beyond what is near: where there are few features, or many vectors, it would hide what tells classes apart. Of
         # two spirals with 100 annotations 0.5 left an error of 31 %, 0.02 left 2 % (neighbours are 0.013 apart).
-        augment.noise, augment.drop = min(NOISE, round(facts.spacing, 4)) or NOISE, 0.3
+        augment.noise, augment.drop = min(NOISE, facts.spacing or NOISE), 0.3
         return
     augment.strong, augment.scale = 1.0, 0.1
     if plan.model.encoder == "conv":
@@ -247,7 +252,7 @@ def _plan_objective(plan: Plan, facts: Facts) -> None:
             # that of grey pixels. Of canvases of CIFAR-10's photographs average precision was 0.51 without it, 0.52
             # with it, and 0.53 without a decoder (one draw).
             variance = float(np.mean([std**2 for std in facts.std if std <= 0.5] or [1.0]))
-            objective.reconstruction = objective.beta_z = round(objective.beta_z * variance, 8)
+            objective.reconstruction = objective.beta_z = float(f"{objective.beta_z * variance:.3g}")
     else:
         objective.reconstruction = objective.beta_z = 1.0 / max(1, sum(std > 0 for std in facts.std))
         if facts.labels == 1 and facts.spacing < 1:

@@ -252,10 +252,10 @@ def _load_images(
         frozen = FrozenEncoder.find(source.frozen, source.weights)
     if frozen is not None and is_folder(source.data):
         channels, *sides = frozen.about.shape
-        for flag, value, takes in (("image-size", source.image_size, sides), ("channels", source.channels, [channels])):
-            if value is not None and any(value != side for side in takes):
-                shown = "x".join(map(str, frozen.about.shape))
-                raise DataError(f"--{flag} {value}: --frozen {source.frozen} takes images of {shown}; leave it out")
+        for flag, value, takes in (("image-size", source.size, sides), ("channels", source.channels, [channels])):
+            if value is not None and list(value if isinstance(value, tuple) else [value] * len(takes)) != list(takes):
+                shown, given = "x".join(map(str, frozen.about.shape)), getattr(source, flag.replace("-", "_"))
+                raise DataError(f"--{flag} {given}: --frozen {source.frozen} takes images of {shown}; leave it out")
         white = Run(source.frozen).pixel_max() if Path(source.frozen).is_dir() else None
         dataset = load_source(source, space, skipped, frozen.about.shape, white)
     else:

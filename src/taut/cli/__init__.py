@@ -47,7 +47,7 @@ def train(
     Args:
         source: what to train on.
         decisions: what replaces planned decisions.
-        minutes: a budget; the number of steps and the schedules are fitted to it.
+        minutes: a budget of training, once the data are read; the number of steps and the schedules are fitted to it.
         out: the run folder to write.
         resume: go on with the interrupted run in --out, with its own flags.
         quiet: no progress bar.
@@ -101,6 +101,8 @@ def plan(source: DataFlags, decisions: PlanFlags, time: bool = False, out: Path 
         time: take a few steps, and say how long the training would take here.
         out: a YAML file to write the decisions to, for --plan of other commands.
     """
+    if out is not None and out.suffix.lower() not in (".yaml", ".yml"):
+        raise DataError(f"--out {out}: `taut plan` writes decisions to a file that ends in .yaml, and no run folder")
     if out is not None and out.exists():
         raise DataError(f"--out {out}: the file is there already; choose another")
     decisions.check()

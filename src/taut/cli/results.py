@@ -70,7 +70,7 @@ def evaluate(
         group: the column, or array, of patients of these data; by default the run's, where they have it.
         uncertain: what -1 cells of these data become, as in `taut train`; by default as in the run.
         blank: what their blank cells become, likewise.
-        view: the images of a table of CheXpert or NIH to take.
+        view: the images of a table of CheXpert, MIMIC-CXR or NIH to take.
         path_column: the column of their table that names the images.
         format: the format of their table.
         json: print one JSON object on the last line.
@@ -176,7 +176,7 @@ def predict(
             are), or an .npz, .npy or Parquet file.
         out: the CSV file to write.
         root: where the images of a table are; by default in its folder, or where those of the run are.
-        view: of a table of CheXpert or NIH the images to take; by default the run's, where a row shows it.
+        view: of a table of CheXpert, MIMIC-CXR or NIH the images to take; by default the run's, where a row shows it.
         path_column: the column of a table that names the images.
     """
     folder = Run(run)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 USUAL_CHANNELS = (1, 3, 4)
 GREY = 0.98  # a set is grey where this share of its images has no colour: a few scans have coloured marks
 SPLITS = ("train", "valid", "test")
+USUAL = 0.999  # share of the pixels that tell an image's scale
 SMALL = 16  # bytes of which none is above are masks of 0 and 1 or digits of 0 to 16, and no dark images
 
 
@@ -144,11 +145,14 @@ class Dataset:
 def pixel_max(x: NDArray[Any]) -> float:
     """White on the scale of some images: the usual one where it fits, else the brightest pixel (digits of 0 to 16).
 
-    For bytes that is 255, unless none is above `SMALL`.
+    For bytes that is 255, unless none is above `SMALL`; for greater whole numbers the greatest of as many bits: 4095
+    where the brightest is 3000.
     """
     high = float(x.max()) if x.size else 1.0
     if x.dtype == np.uint8:
         return high if 0 < high <= SMALL else 255.0
+    if x.dtype.kind in "iu" and 255 < high <= 65535:
+        return 2.0 ** int(high).bit_length() - 1
     return 1.0 if high <= 1 else next((top for top in (255.0, 65535.0) if top / 2 < high <= top), high)
 
 
@@ -209,6 +213,8 @@ def as_images(x: NDArray[Any], name: str, white: float | None = None, channels: 
     low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 1.0)
     if not np.isfinite(high - low):
         raise DataError(f"{name}: NaN or infinity among the pixels")
+    if high > 2 * white:
+        high = float(np.quantile(x, USUAL))  # a pixel that is hot or saturated is no other scale
     dark = 128 * high < white and bool(np.any(x % 1))  # [0, 1] where the training images had [0, 255]
     if low < 0 or high > 2 * white or dark:
         raise DataError(f"{name}: pixel values from {low:g} to {high:g}: expected 0 to {white:g}")

@@ -84,8 +84,8 @@ def find_path_column(table: pd.DataFrame, files: list[str]) -> tuple[str, list[s
     """The column that names images, and what is worth telling of it.
 
     One most of whose cells end like an image file, and of several the one that names most files; else one most of whose
-    cells are names of files without their ending, or some are and its name says so. DataError where there is none,
-    where several of the latter differ, or where the table has no header.
+    cells are names of files without their ending. DataError where there is none, where several of the latter differ,
+    or where the table has no header.
     """
     names = [str(name) for name in table.columns if not is_unnamed(str(name))]
     ending = [name for name in names if _end_like_images(table[name].dropna())]
@@ -100,15 +100,12 @@ def find_path_column(table: pd.DataFrame, files: list[str]) -> tuple[str, list[s
         best = ending[int(np.argmax(counts))]
         return best, [f"Images are named by {best!r}, and not by {listed([n for n in ending if n != best])}."]
     stems = {_composed(_stem(file)) for file in files}
-    known = {name: _bases(table[name].dropna()).map(_composed).isin(stems) for name in names}
-    named = [name for name in names if known[name].mean() >= 0.5]
+    named = [name for name in names if _bases(table[name].dropna()).map(_composed).isin(stems).mean() >= 0.5]
     small = [name for name in named if table[name].dropna().str.fullmatch(SMALL_NUMBER).all()]
     differ = [name for name in small if 2 * table[name].nunique() > len(table)]
     found = [name for name in named if name not in small]
     if not found and len(differ) == 1:
         found = differ
-    if not found:
-        found = [name for name in names if says_image(name) and known[name].any()]  # most files may not be there
     if len(found) > 1:
         # A number of the row can be the name of another row's image.
         found = [name for name in found if says_image(name)] or found

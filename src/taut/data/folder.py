@@ -32,6 +32,7 @@ from taut.data.table import listed, plural, read_table
 from taut.labels import LabelSpace, Scalar
 
 DEFAULT_SIZE, MUCH = 64, 4  # pixels a side, and how much smaller is worth a word
+LONG = 2  # how much longer one side of all images is than the other, for a square to be worth a word
 SKIPS = {
     "view": ("row shows another view", "rows show another view"),
     "unlisted": ("row is in no list of files", "rows are in no list of files"),
@@ -331,6 +332,10 @@ def _choose_shape(
         low, high = sizes[0], sizes[-1]
         given = f"{low[0]}x{low[1]}" + ("" if low == high else f" to {high[0]}x{high[1]}")
         hint = "; --image-size sets another side" if image_size is None and longest > MUCH * height else ""
+        shapes = [max(size) / min(size) for size in sizes]
+        if image_size is None and min(shapes) >= LONG and len({tall > wide for tall, wide in sizes}) == 1:
+            tall, wide = sizes[len(sizes) // 2]
+            hint = f"; --image-size {tall}x{wide} keeps their shape"
         notes.append(f"Images of {given} pixels (height x width) are resized to {height}x{width}{hint}.")
     grey = sum(header.grey for header in headers)
     coloured = len(headers) - grey

@@ -84,6 +84,8 @@ def _choose(dataset: Dataset, fraction: float, rng: np.random.Generator) -> NDAr
     if len(dataset.space) == 1 and known.all():
         classes = dataset.annotation.targets.argmax(axis=1)
         counts = np.bincount(classes)
+        classes = np.where(counts[classes] < 2, counts.argmax(), classes)  # an only image cannot be on both sides
+        counts = np.bincount(classes)
         enough = counts[counts > 0].min() >= 2 and (counts > 0).sum() <= fraction * len(index)
         if enough and (counts > 0).sum() <= (1 - fraction) * len(index):
             return _first(StratifiedShuffleSplit(1, train_size=fraction, random_state=state), dataset, classes)
