@@ -276,6 +276,13 @@ def test_isotonic_maps_that_are_not_possible_are_said_not_to_be_there() -> None:
     assert model.isotonic is None
 
 
+def test_that_a_stated_prevalence_calibrates_nothing_is_said() -> None:
+    model, held = overconfident()
+    held.prevalence = {held.space.names[0]: 0.02}
+    said = calibrate(model, held, "temperature")
+    assert said.endswith("held out, whose frequencies they are calibrated to, and not to those that are stated")
+
+
 def test_an_earlier_calibration_is_forgotten() -> None:
     model, held = overconfident()
     calibrate(model, held.rows(np.arange(300)), "isotonic")

@@ -140,6 +140,11 @@ def test_images_of_every_layout_and_features(shape: tuple[int, ...], prepared: t
     assert model.transform(x).shape == (24, model.plan_.model.z_dim)
     assert model.reconstruct(x).shape == (24, *prepared)
     assert model.sample(y[:5]).shape == (5, *prepared)
+    if len(prepared) == 3:
+        first = x if x.shape[1:] == prepared else x.reshape(24, *shape[:2], -1).transpose(0, 3, 1, 2)
+        same = tiny().fit(first, y)
+        np.testing.assert_array_equal(model.predict_proba(x), same.predict_proba(first))
+        np.testing.assert_array_equal(model.reconstruct(x), same.reconstruct(first))
 
 
 @pytest.mark.parametrize("shape", [(60, 8, 8), (60, 8, 8, 3), (60, 5)])

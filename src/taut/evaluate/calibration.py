@@ -180,6 +180,8 @@ def calibrate_on(model: LabelVAE, logits: Tensor, held: Dataset, method: str, th
     if not fitted:
         return f"not calibrated: too few annotations, or of one class alone, among the {where}"
     maps_too = method == "isotonic" and model.isotonic is None
+    if held.prevalence:
+        where += ", whose frequencies they are calibrated to, and not to those that are stated"
     return f"calibrated {fitted} of {len(model.sizes)} label(s) on {where}" + (
         f"; isotonic maps need {LEAST_ISOTONIC} annotated ones of a label and {LEAST_OF_CLASS} of each of its classes, "
         "so these are temperatures"
