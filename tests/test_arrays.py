@@ -69,7 +69,7 @@ def test_a_square_may_have_more_bands_than_pixels_a_side(tmp_path):
     last, first = (load_npz(save(tmp_path, x=array, y=y)).x for array in (x, x.transpose(0, 3, 1, 2)))
     np.testing.assert_array_equal(last, x.transpose(0, 3, 1, 2))
     np.testing.assert_array_equal(first, last)
-    with pytest.raises(DataError, match="or which are square"):
+    with pytest.raises(DataError, match="or another number beside two equal sides"):
         load_npz(save(tmp_path, x=pixels(4, 7, 6, 20), y=y))
 
 
@@ -543,9 +543,11 @@ def test_white_of_whole_numbers_is_the_greatest_of_as_many_bits(tmp_path, bright
     # One hot pixel of other images is cut off, and another scale is still refused.
     x[1, 1, 1] = 65_535
     np.testing.assert_allclose(as_images(x, "x", white)[:, 0], np.minimum(x / white, 1), rtol=1e-6)
+    np.testing.assert_allclose(as_images(x[1:2], "x", white)[:, 0], np.minimum(x[1:2] / white, 1), rtol=1e-6)
     if white < 30_000:
-        with pytest.raises(DataError, match="expected 0 to"):
-            as_images(x.astype(np.int64) * 10 * white // brightest, "x", white)
+        for other in (10 * x[1:2].astype(np.int64) * white // brightest, np.concatenate([x, 0 * x[:1] + 3 * white])):
+            with pytest.raises(DataError, match="expected 0 to"):
+                as_images(other, "x", white)
 
 
 def test_images_of_a_pack_are_resized(tmp_path):

@@ -149,6 +149,17 @@ def test_draws_that_are_all_alike_have_exact_bounds_or_none() -> None:
     assert (row["error_low"], row["error_high"]) == (pytest.approx(100 * beta.ppf(0.025, 49, 1), abs=1e-3), 100)
 
 
+def test_the_bound_of_a_mean_counts_what_is_annotated() -> None:
+    y = np.full((500, 1), NAN)
+    y[:100, 0] = np.arange(100) % 2
+    q, space = np.stack([1 - np.arange(500) % 2, np.arange(500) % 2], axis=1).astype(float), LabelSpace.multilabel(1)
+    found = bootstrap_intervals(q, vectors(y, space), 50)
+    assert found["error_high"] == found["per_label"]["label_0"]["error_high"] == pytest.approx(3.6217, abs=1e-3)
+    # Alike in every draw but neither none nor all: one image of each patient is wrong.
+    halves = vectors(np.ones((20, 1)), space, groups=np.repeat(np.arange(10), 2))
+    assert bootstrap_intervals(q[:20], halves, 50)["error_low"] is None
+
+
 def test_labels_of_too_few_patients_are_named_beside_the_means() -> None:
     q, y = some()
     assert bootstrap_intervals(q, vectors(y, SEVERAL), 20)["thin_labels"] == []
@@ -157,7 +168,9 @@ def test_labels_of_too_few_patients_are_named_beside_the_means() -> None:
     found = bootstrap_intervals(q, vectors(y, SEVERAL), 20)
     assert found["thin_labels"] == ["label_1"]
     figures = {"data": "d", "split": "test", "images": 60, "auroc_macro": 0.7, "per_label": {}, **found}
-    assert "too narrow: of label_1 one class is in fewer than 5 images" in evaluation_text({**figures, "per_label": {}})
+    assert "macro means are too narrow: of label_1 one class is in fewer than 5 images" in evaluation_text(
+        {**figures, "per_label": {}}
+    )
 
 
 def test_a_label_that_a_draw_lacks_stays_in_the_mean() -> None:

@@ -280,7 +280,7 @@ def test_that_a_stated_prevalence_calibrates_nothing_is_said() -> None:
     model, held = overconfident()
     held.prevalence = {held.space.names[0]: 0.02}
     said = calibrate(model, held, "temperature")
-    assert said.endswith("held out, whose frequencies they are calibrated to, and not to those that are stated")
+    assert said.endswith("held out; probabilities are for the frequencies among these, not for the stated ones")
 
 
 def test_an_earlier_calibration_is_forgotten() -> None:

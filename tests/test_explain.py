@@ -19,7 +19,7 @@ from taut.labels import Label, LabelSpace
 from taut.nn.vae import LabelVAE
 from taut.report.explain import attribute, draw_explanation, explain, find_label
 from taut.rules import make_plan
-from tiny import SEVERAL, cells, images, some_known, tiny, vectors
+from tiny import NAN, SEVERAL, cells, images, some_known, tiny, vectors
 
 MIX = LabelSpace((Label("grade", ("a", "b", "c")), Label("sick", (0, 1)), Label("a=b", ("no", "yes"))))
 
@@ -218,3 +218,13 @@ def test_the_picture_has_a_panel_for_each_part(tmp_path: Path) -> None:
             colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
         assert len(np.unique(colours, axis=0)) > 20
     assert wide == [4 * 300, 2 * 300]
+
+
+def test_cells_of_which_nothing_is_known_do_not_matter() -> None:
+    data = images(np.full((5, 2), NAN), SEVERAL)
+    model = model_of(data)
+    found = explain(model, data.x[:1], "b")
+    assert found.classes == (0, 1)
+    np.testing.assert_allclose(found.probability, predict_probabilities(model, data.x[:1], False)[0, 2:], rtol=1e-5)
+    assert found.decoded is not None
+    assert np.isfinite(found.decoded).all()

@@ -145,6 +145,10 @@ def test_parts_below_the_classes(tmp_path):
     }
     paint(folder / "dog" / "4.png")  # which is in no part, so that the folders below are none
     assert load_folder(folder).split is None
+    for names in (("images", "masks"), ("fold1", "fold_2")):
+        other = images(tmp_path / names[0], *(f"{name}/{part}/1.png" for name in names for part in ("train", "val")))
+        with pytest.raises(DataError, match="all have the same subfolders train, val"):
+            load_folder(other)
 
 
 def test_the_folder_of_a_part_that_an_archive_has_twice_is_one(tmp_path):
@@ -176,6 +180,11 @@ def test_subfolders_without_an_image_are_told(tmp_path):
         (("Parasitized", "Uninfected"), "Parasitized"),
         (("with_mask", "without_mask"), "with_mask"),
         (("cracked", "uncracked"), "cracked"),
+        (("Demented", "NonDemented"), "Demented"),
+        (("Normal", "Non-normal"), "Non-normal"),
+        (("normal", "Non-Normal"), "Non-Normal"),
+        (("safe", "unsafe"), "unsafe"),
+        (("CO2", "NO2"), "NO2"),
         (("COVID", "non-COVID"), "COVID"),
         (("benign", "malignant"), "malignant"),
         (("cat", "dog"), "dog"),
@@ -189,6 +198,10 @@ def test_of_two_classes_the_one_that_says_no_goes_first(tmp_path, names, positiv
     assert classes(data) == [file.split("/")[0] for file in data.ids]
     rows = "".join(f"{name}/1.png,{name}\n" for name in names)
     assert load_folder(folder, table(tmp_path, "file,kind\n" + rows)).space.labels[0].classes[1] == positive
+    np.savez(tmp_path / "pack.npz", x=np.zeros((2, 8, 8), np.uint8), y=np.array(names))
+    data = load_dataset(str(tmp_path / "pack.npz"))
+    assert data.space.labels[0].classes[1] == positive
+    assert classes(data) == list(names)
 
 
 def test_two_images_of_one_subject_are_told_where_nothing_says_whose_they_are(tmp_path):
@@ -265,6 +278,7 @@ def test_a_link_to_the_unannotated_is_no_class(tmp_path):
         data = load_folder(folder, unannotated=named_so)
         assert data.space.labels[0].classes == ("cat", "dog")
         assert len(data) == 3
+        assert not any("without an image" in note for note in data.notes)
 
 
 def test_folders_that_may_not_be_read_are_told(tmp_path, monkeypatch):
@@ -742,8 +756,11 @@ def test_long_images_are_told_how_to_keep_their_shape(tmp_path):
     folder = images(tmp_path, "a/1.png", "b/2.png", size=(10, 90))
     assert "resized to 64x64; --image-size 10x90 keeps their shape." in load_folder(folder).notes[-1]
     assert load_folder(folder, image_size=(10, 90)).x.shape == (2, 1, 10, 90)
-    paint(folder / "b" / "3.png", size=(90, 10))
-    assert "keeps their shape" not in load_folder(folder).notes[-1]
+    for other in ((90, 10), (10, 40)):
+        paint(folder / "b" / "3.png", size=other)
+        assert "keeps their shape" not in load_folder(folder).notes[-1]
+    large = images(tmp_path / "large", "a/1.png", "b/2.png", size=(200, 800))
+    assert "; --image-size 64x256 keeps their shape." in load_folder(large).notes[-1]
 
 
 def test_a_report_of_nothing(tmp_path):

@@ -75,7 +75,9 @@ def test_images_of_one_patient_vary_together() -> None:
     own = Looks(model, vectors([0, 0, 1, 1, 2, 2, 0, 0]), 4)
     error = float(alone._standard_error(values))
     assert error == pytest.approx(float(values.std(correction=0)) / 2)
-    assert float(pairs._standard_error(values.repeat_interleave(2))) == pytest.approx(error)
+    assert float(pairs._standard_error(values.repeat_interleave(2))) == pytest.approx(error * (4 / 3) ** 0.5)
+    one = Looks(model, vectors([0, 1, 2, 0], groups=["a"] * 4), 4)
+    assert float(one._standard_error(values)) == float("inf")
     assert float(own._standard_error(values.repeat_interleave(2))) == pytest.approx(error / 2**0.5)
     assert "group" not in pairs.state_dict()
 

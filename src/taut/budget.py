@@ -120,9 +120,10 @@ def fit_to_budget(
     trainings = 1 + plan.train.folds
     if fitting // trainings > most:
         plan.train.steps = int(most)
+        each = f" in each of {trainings} trainings" if trainings > 1 else ""
         return (
-            f"{measured} {fitting} steps fit into {budget}; {most} are taken, {MOST_TIMES} times as many as without a "
-            "budget, since no held-out image would tell when to stop"
+            f"{measured} {fitting} steps fit into {budget}; {most} are taken{each}, the most where no held-out image "
+            "would tell when to stop"
         )
     if trainings > 1 and fitting // trainings >= LEAST_SHARED:
         plan.train.steps = fitting // trainings

@@ -127,23 +127,22 @@ def hold_out(dataset: Dataset, plan: Plan) -> tuple[NDArray[np.intp], NDArray[np
     leave nothing that could be spared. That a group is in the dataset's own "valid" part and outside it is for
     `check_leakage` to refuse.
     """
-    rows = np.arange(len(dataset))
-    valid = own_valid(dataset)
-    if plan.train.valid_fraction > 0 and not own_part_calibrates(dataset):
-        annotated = np.flatnonzero(dataset.annotation.observed.any(axis=1) & ~valid)
-        share = plan.train.valid_fraction
-        try:
-            chosen = annotated[split_off(dataset.rows(annotated), share, plan.seed)]
-        except DataError:
-            return rows[~valid], rows[valid]
-        if len(chosen) > MOST_OF_SHARE * share * len(annotated):
-            return rows[~valid], rows[valid]  # whole groups, without which too little would be left
-        valid = valid | np.isin(rows, chosen)
-        if dataset.groups is not None:
-            valid |= np.isin(dataset.groups, np.unique(dataset.groups[chosen]))
-            enough = share * len(annotated) >= LEAST_OBSERVED
-            if enough and not can_judge(judges_of(dataset, np.flatnonzero(valid))):
-                valid = own_valid(dataset)  # whole groups that fall short of what they would be held out for
+    rows, own = np.arange(len(dataset)), own_valid(dataset)
+    if plan.train.valid_fraction == 0 or own_part_calibrates(dataset):
+        return rows[~own], rows[own]
+    annotated = np.flatnonzero(dataset.annotation.observed.any(axis=1) & ~own)
+    wanted = plan.train.valid_fraction * len(annotated)
+    try:
+        chosen = annotated[split_off(dataset.rows(annotated), plan.train.valid_fraction, plan.seed)]
+    except DataError:
+        return rows[~own], rows[own]
+    valid = own | np.isin(rows, chosen)
+    if dataset.groups is not None:
+        valid |= np.isin(dataset.groups, np.unique(dataset.groups[chosen]))
+    # Whole groups may leave too little to learn from, or too few to calibrate on.
+    short = wanted >= LEAST_OBSERVED and not can_judge(judges_of(dataset, np.flatnonzero(valid)))
+    if len(chosen) > MOST_OF_SHARE * wanted or short:
+        valid = own
     return rows[~valid], rows[valid]
 
 

@@ -91,8 +91,12 @@ class Looks(nn.Module):
 
     def _standard_error(self, values: Tensor) -> Tensor:
         """The standard error of the mean of values [N] of which those of one group vary together (Liang 1986)."""
-        sums = values.new_zeros(int(self.group.max()) + 1).index_add(0, self.group, values - values.mean())
-        return sums.square().sum().sqrt() / len(values)
+        groups = int(self.group.max()) + 1
+        sums = values.new_zeros(groups).index_add(0, self.group, values - values.mean())
+        if groups == 1:
+            return values.new_tensor(math.inf)  # nothing says how groups vary
+        few = 1.0 if groups == len(values) else math.sqrt(groups / (groups - 1))
+        return few * sums.square().sum().sqrt() / len(values)
 
 
 def held_out_nll(model: LabelVAE, held: Dataset) -> Tensor:

@@ -262,7 +262,8 @@ def _load_images(
         side = usual_side(source.frozen) if is_folder(source.data) else None
         dataset = load_source(dataclasses.replace(source, image_size=source.image_size or side), space, skipped)
         frozen = frozen or FrozenEncoder.find(source.frozen, source.weights, dataset.x.shape[1:])
-        frozen.check(dataset.x.shape[1:], dataset.name, f": --image-size {frozen.about.shape[1]} resizes them")
+        sides = sorted(set(frozen.about.shape[1:]), key=frozen.about.shape[1:].index)
+        frozen.check(dataset.x.shape[1:], dataset.name, f": --image-size {'x'.join(map(str, sides))} resizes them")
         if (made := usual_side(source.frozen)) is not None and min(dataset.x.shape[2:]) < made / 2:
             dataset.notes.append(f"{source.frozen} is made for {made} pixels a side: --image-size {made} resizes.")
     if keep is not None and processes().is_main_process:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taut.data.naming import classes_in_order
 from taut.labels import LabelError, LabelSpace, Scalar
 from taut.values import without_text_holes
 
@@ -54,7 +55,15 @@ def named_annotations(
         y = y.astype(object)
         y[holes] = None
     names = labels if labels is not None and len(labels) == 1 else None
-    return y, unlabeled, space or LabelSpace.infer(y, unlabeled, names)
+    return y, unlabeled, space or _in_order(LabelSpace.infer(y, unlabeled, names))
+
+
+def _in_order(space: LabelSpace) -> LabelSpace:
+    """An only label's classes that are text, as those of folders and tables are ordered."""
+    label = space.labels[0]
+    if not all(isinstance(value, str) for value in label.classes):
+        return space
+    return LabelSpace.multiclass(classes_in_order([str(value) for value in label.classes]), label.name)
 
 
 def uncertain_cells(y: NDArray[Any]) -> NDArray[np.bool_]:

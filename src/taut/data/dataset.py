@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 USUAL_CHANNELS = (1, 3, 4)
 GREY = 0.98  # a set is grey where this share of its images has no colour: a few scans have coloured marks
 SPLITS = ("train", "valid", "test")
-USUAL = 0.999  # share of the pixels that tell an image's scale
+HOT = 0.001  # share of an image's pixels, or one of them, that say nothing of its scale
 SMALL = 16  # bytes of which none is above are masks of 0 and 1 or digits of 0 to 16, and no dark images
 
 
@@ -201,7 +201,7 @@ def as_images(x: NDArray[Any], name: str, white: float | None = None, channels: 
     if x.ndim != 4 or not (x.shape[1] in USUAL_CHANNELS or x.shape[1] < min(x.shape[2:]) or square):
         raise DataError(
             f"{name}: inputs of shape {list(x.shape)} are neither feature vectors [N, F] nor images whose channels, "
-            "first or last, are 1, 3, 4 or fewer than the pixels of a side, or which are square"
+            "first or last, are 1, 3, 4 or fewer than the pixels of a side, or another number beside two equal sides"
         )
     if x.shape[1] == 4 and (channels == 3 or (channels is None and x.size and x[:, 3].min() == x[:, 3].max())):
         x = x[:, :3]
@@ -213,8 +213,8 @@ def as_images(x: NDArray[Any], name: str, white: float | None = None, channels: 
     low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 1.0)
     if not np.isfinite(high - low):
         raise DataError(f"{name}: NaN or infinity among the pixels")
-    if high > 2 * white:
-        high = float(np.quantile(x, USUAL))  # a pixel that is hot or saturated is no other scale
+    if high > 2 * white and (x > 2 * white).reshape(len(x), -1).sum(axis=1).max() <= max(1, HOT * x[0].size):
+        high = white  # a pixel that is hot or saturated is no other scale
     dark = 128 * high < white and bool(np.any(x % 1))  # [0, 1] where the training images had [0, 255]
     if low < 0 or high > 2 * white or dark:
         raise DataError(f"{name}: pixel values from {low:g} to {high:g}: expected 0 to {white:g}")

@@ -32,7 +32,7 @@ from taut.data.table import listed, plural, read_table
 from taut.labels import LabelSpace, Scalar
 
 DEFAULT_SIZE, MUCH = 64, 4  # pixels a side, and how much smaller is worth a word
-LONG = 2  # how much longer one side of all images is than the other, for a square to be worth a word
+LONG, ALIKE = 2, 1.1  # how much longer one side of all images is, and how alike, for a square to be worth a word
 SKIPS = {
     "view": ("row shows another view", "rows show another view"),
     "unlisted": ("row is in no list of files", "rows are in no list of files"),
@@ -138,7 +138,7 @@ def load_folder(
         given = options.given() + [flag for flag, value in cells.items() if value is not None]
         if given:
             raise DataError(f"{', '.join(given)} is for columns of a table: pass the table with --labels")
-        listing = from_subfolders(folder, files, space, unlabeled)
+        listing = from_subfolders(folder, files, space, unlabeled, unannotated)
     else:
         listing = from_table(folder, files, labels, options, space, unlabeled, uncertain, table)
     ids = list(files)
@@ -148,7 +148,8 @@ def load_folder(
         note = f"{plural(len(paths), 'image', 'images')} of {unannotated} added: unannotated."
         listing = with_unannotated(listing, names, np.arange(len(paths)) + len(files), note)
         files, ids = files + paths, ids + names
-    sides = sides_note(ids) if listing.grouped is None else []
+    named = [ids[i] for i in listing.entries["image"].unique() if i >= 0]
+    sides = sides_note(named) if listing.grouped is None else []
     listing = dataclasses.replace(listing, notes=[*notes, *listing.notes, *sides])
     check_policy(listing.space, uncertain, blank)
     policy = chosen_policy(uncertain, blank, listing.blank)
@@ -332,10 +333,11 @@ def _choose_shape(
         low, high = sizes[0], sizes[-1]
         given = f"{low[0]}x{low[1]}" + ("" if low == high else f" to {high[0]}x{high[1]}")
         hint = "; --image-size sets another side" if image_size is None and longest > MUCH * height else ""
-        shapes = [max(size) / min(size) for size in sizes]
-        if image_size is None and min(shapes) >= LONG and len({tall > wide for tall, wide in sizes}) == 1:
-            tall, wide = sizes[len(sizes) // 2]
-            hint = f"; --image-size {tall}x{wide} keeps their shape"
+        ratios = sorted(high / wide for high, wide in sizes)
+        if image_size is None and max(ratios[0], 1 / ratios[-1]) >= LONG and ratios[-1] <= ALIKE * ratios[0]:
+            high, wide = sizes[len(sizes) // 2]
+            scale = min(1.0, MUCH * DEFAULT_SIZE / max(high, wide))
+            hint = f"; --image-size {max(1, round(scale * high))}x{max(1, round(scale * wide))} keeps their shape"
         notes.append(f"Images of {given} pixels (height x width) are resized to {height}x{width}{hint}.")
     grey = sum(header.grey for header in headers)
     coloured = len(headers) - grey

@@ -33,9 +33,10 @@ IMAGES = ("id", "path", *(f"{what}{kind}" for what in ("image", "img", "file") f
 BESIDE = ("set", "seg", "data", "images")  # in the name of a folder beside that of a part
 NEGATIVE = (  # pieces of the name of a class that is not the one to be found
     *("no", "not", "non", "none", "without", "absent", "negative", "neg"),
-    *("normal", "healthy", "benign", "control", "uninfected", "unaffected", "undamaged"),
+    *("normal", "healthy", "benign", "control", "uninfected", "unaffected", "undamaged", "uncracked", "unbroken"),
 )
-UN = ("un", "non", "not", "no")  # before the name of the other class, as in "Uninfected", "NonDemented" or "notumor"
+NOT = ("non", "not", "no")  # before the name of the other class, as in "NonDemented" or "notumor"
+NO_CLASS = re.compile(r"(image|img|mask|label|annotation)s?|gt|seg|data|(fold|split|cv)[ _-]*\d+", re.IGNORECASE)
 SIDES = re.compile(r"(.+[_\- ])(left|right|od|os|l|r)", re.IGNORECASE)
 
 
@@ -65,15 +66,14 @@ def classes_in_order(names: Sequence[str]) -> list[str]:
 
 def _says_no(name: str, other: str) -> bool:
     """Whether the name of one of two classes says that what the other names is not there."""
-    pieces, whole, rest = (
-        re.split(r"[^a-z]+", name.lower()),
-        *(re.sub(r"[^a-z]", "", n.lower()) for n in (name, other)),
-    )
-    return any(piece in NEGATIVE for piece in pieces) or any(whole == start + rest for start in UN)
+    pieces, others = (re.split(r"[^a-z0-9]+", text.lower()) for text in (name, other))
+    if any("".join(pieces) == start + "".join(others) for start in NOT):
+        return not any(piece in NEGATIVE for piece in others)  # Non-normal says yes
+    return any(piece in NEGATIVE for piece in pieces)
 
 
 def sides_note(names: Sequence[str]) -> list[str]:
-    """What to say of images that are called left and right of one subject, where most are."""
+    """What to say of images that are called left and right of one subject, where half or more are."""
     found = [SIDES.fullmatch(name.rpartition("/")[2].rpartition(".")[0]) for name in names]
     sides: dict[str, dict[str, str]] = {}
     for name, match in zip(names, found, strict=True):

@@ -10,17 +10,24 @@ import numpy as np
 from taut.data.cells import UNSAID
 from taut.data.dataset import DataError
 from taut.data.listing import Listing, entries_of
-from taut.data.naming import BESIDE, classes_in_order, folder_part, is_unlabeled
+from taut.data.naming import BESIDE, NO_CLASS, classes_in_order, folder_part, is_unlabeled
 from taut.data.table import case_notes, class_text, listed, plural
 from taut.labels import LabelError, LabelSpace, Scalar
 
 ARCHIVE = re.compile(r"(?:images?|imgs?|parts?|batch|archive|chunk|volume|disk)[ _-]*\d+$", re.IGNORECASE)
 
 
-def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None, unlabeled: Scalar | None = -1) -> Listing:
+def from_subfolders(
+    folder: Path,
+    files: list[str],
+    space: LabelSpace | None,
+    unlabeled: Scalar | None = -1,
+    unannotated: Path | None = None,
+) -> Listing:
     """The listing of a folder without a table: a class for each subfolder, or no annotations at all.
 
     unlabeled: the subfolder of images without annotation, beside "unlabeled" and the like (`is_unlabeled`).
+    unannotated: a folder of such images whose files are not among these.
 
     Raises DataError or LabelError where there is no label space, or one that the subfolders do not fit.
     """
@@ -73,7 +80,7 @@ def from_subfolders(folder: Path, files: list[str], space: LabelSpace | None, un
     unused = f" (and not what --labels {listed(tables, 3)} would say)" if tables else ""
     notes = [f"Classes are the subfolders: {listed(found)}{unused}."] if found else []
     notes += case_notes(found)
-    notes += _empty(folder, folders) if found else []
+    notes += _empty(folder, folders, unannotated) if found else []
     if unlabeled not in (None, -1) and not any(name.lower() == str(unlabeled).lower() for name in folders):
         notes.append(f"No subfolder is called {str(unlabeled)!r}, which --unlabeled names.")
     notes += [f"{plural(bare, 'image is', 'images are')} in no subfolder of a class: unannotated."] if bare else []
@@ -85,7 +92,7 @@ def _parts_first(parts: list[list[str]], bare_names: set[str]) -> list[list[str]
     tops = {part[0] for part in parts if len(part) > 1} - bare_names
     inner = {part[1] if len(part) > 2 else "" for part in parts if len(part) > 1 and part[0] in tops}
     known = {folder_part(name) for name in inner}
-    if None in known or len(known) < 2 or any(folder_part(top) for top in tops):
+    if None in known or len(known) < 2 or any(folder_part(top) or NO_CLASS.fullmatch(top) for top in tops):
         return parts
     return [[part[1], part[0], *part[2:]] if len(part) > 1 and part[0] in tops else part for part in parts]
 
@@ -101,12 +108,14 @@ def _below_parts(parts: list[list[str]], bare_names: set[str]) -> list[list[str]
     ]
 
 
-def _empty(folder: Path, folders: set[str]) -> list[str]:
+def _empty(folder: Path, folders: set[str], unannotated: Path | None) -> list[str]:
     """What to say of the subfolders that no image is in, which a user may take for classes."""
+    others = None if unannotated is None else unannotated.resolve()
     bare = sorted(
         path.name
         for path in folder.iterdir()
         if path.is_dir() and not path.name.startswith(".") and path.name not in folders
+        if others is None or not others.is_relative_to(path.resolve())
     )
     return [f"Subfolders without an image, which are no classes: {listed(bare)}."] if bare else []
 

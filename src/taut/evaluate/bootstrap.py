@@ -35,8 +35,9 @@ def bootstrap_intervals(
     Returns {name_low, name_high} of the means, `per_label` with those of each label, `resampled`, over what, and
     `thin_labels`, those of which a class is in fewer than 5 groups, so that the means' intervals are too narrow.
     A figure of a label has None where a class that it needs is in fewer than 5 groups (the error: all images are); a
-    mean has the label's figure of the whole set in draws that lack one of its classes. Where all draws are alike, as of
-    6 patients found of 6, shares of groups have the exact bound of Clopper and Pearson (1934), and rankings none.
+    mean has the label's figure of the whole set in draws that lack one of its classes. Where none or all are right in
+    every draw, as of 6 patients found of 6, error, sensitivity and specificity have the exact bound of Clopper and
+    Pearson (1934); other figures that are the same in every draw have None.
     """
     names = np.arange(len(dataset)) if dataset.groups is None else dataset.groups
     groups = np.unique(names, return_inverse=True)[1].ravel()
@@ -56,22 +57,25 @@ def bootstrap_intervals(
                 figures[label.name].setdefault(name, []).append(values)
     whole = {name: {figure: np.concatenate(parts) for figure, parts in row.items()} for name, row in figures.items()}
     result: dict[str, Any] = {"resampled": f"{count} {'images' if dataset.groups is None else 'groups'}"}
-    for figure in ("error", "auroc", "ap", "f1", "sensitivity", "specificity"):
-        total = figure if figure == "error" else f"{figure}_macro"
-        rows = [np.where(np.isnan(v := row[figure]), v[0], v) for row in whole.values() if figure in row]
-        if rows:
-            result |= _interval(total, np.mean(rows, axis=0)[1:], count)
     thin: list[str] = []
     per_label: dict[str, dict[str, float | None]] = {name: {} for name in whole}
+    annotated = [count]  # groups, of the label that fewest are of
     for j, (label, block) in enumerate(zip(dataset.space, dataset.space.blocks, strict=True)):
         known = dataset.annotation.observed[:, j]
         truth, of = dataset.annotation.targets[known, block].argmax(axis=1), groups[known]
         there = {"all": len(np.unique(of)), "yes": len(np.unique(of[truth == 1])), "no": len(np.unique(of[truth == 0]))}
+        if len(of):
+            annotated.append(there["all"])
         if "auroc" in whole[label.name] and min(there["yes"], there["no"]) < LEAST_GROUPS:
             thin.append(label.name)
         for figure, values in whole[label.name].items():
             fewest = min(there[part] for part in NEEDS.get(figure, ("yes", "no")))
             per_label[label.name] |= _interval(figure, values[1:], fewest)
+    for figure in ("error", "auroc", "ap", "f1", "sensitivity", "specificity"):
+        total = figure if figure == "error" else f"{figure}_macro"
+        rows = [np.where(np.isnan(v := row[figure]), v[0], v) for row in whole.values() if figure in row]
+        if rows:
+            result |= _interval(total, np.mean(rows, axis=0)[1:], count, min(annotated))
     return {**result, "thin_labels": thin, "per_label": per_label}
 
 
@@ -130,16 +134,21 @@ def _decisions(
         }
 
 
-def _interval(name: str, values: NDArray[np.float64], groups: int) -> dict[str, float | None]:
-    """The percentiles of the draws in which a figure is defined; None where groups are too few."""
+def _interval(
+    name: str, values: NDArray[np.float64], groups: int, annotated: int | None = None
+) -> dict[str, float | None]:
+    """The percentiles of the draws in which a figure is defined; None where groups are too few.
+
+    annotated: the groups that an exact bound is of, by default all.
+    """
     known = values[~np.isnan(values)]
     if groups < LEAST_GROUPS:
         return {f"{name}_low": None, f"{name}_high": None}
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     if low == high:
-        whole = WHOLE.get(name)
-        if whole is None:
+        whole = WHOLE.get(name, -1.0)
+        if low not in (0, whole) or whole < 0:
             return {f"{name}_low": None, f"{name}_high": None}
-        slack = whole * (1 - ((1 - LEVEL) / 2) ** (1 / groups))
+        slack = whole * (1 - ((1 - LEVEL) / 2) ** (1 / (annotated or groups)))
         low, high = max(0.0, low - slack), min(whole, high + slack)
     return {f"{name}_low": round(float(low), 6), f"{name}_high": round(float(high), 6)}

@@ -181,7 +181,7 @@ def calibrate_on(model: LabelVAE, logits: Tensor, held: Dataset, method: str, th
         return f"not calibrated: too few annotations, or of one class alone, among the {where}"
     maps_too = method == "isotonic" and model.isotonic is None
     if held.prevalence:
-        where += ", whose frequencies they are calibrated to, and not to those that are stated"
+        where += "; probabilities are for the frequencies among these, not for the stated ones"
     return f"calibrated {fitted} of {len(model.sizes)} label(s) on {where}" + (
         f"; isotonic maps need {LEAST_ISOTONIC} annotated ones of a label and {LEAST_OF_CLASS} of each of its classes, "
         "so these are temperatures"

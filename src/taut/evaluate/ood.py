@@ -84,14 +84,11 @@ def fit_ood(model: LabelVAE, training: NDArray[Any], held: NDArray[Any], decodes
     logits_mean, logits_precision, logits_shrinkage = _gaussian(known.logits)
     distances = {"place": (z_mean, z_precision), "logits": (logits_mean, logits_precision)}
     held_out = len(held) >= LEAST_HELD
-    table = (_Terms(model, _some(held), decodes) if held_out else known).statistics(distances)
-    if not held_out:
-        own = {
-            "place": _left_out(known.z - z_mean, z_precision, z_shrinkage),
-            "logits": _left_out(known.logits - logits_mean, logits_precision, logits_shrinkage),
-        }
-        for name in own.keys() & set(known.names):
-            table[:, known.names.index(name)] = np.log(np.maximum(own[name], 1e-6))
+    if held_out:
+        table = _Terms(model, _some(held), decodes).statistics(distances)
+    else:
+        place = _left_out(known.z - z_mean, z_precision, z_shrinkage)
+        table = known.table(place, _left_out(known.logits - logits_mean, logits_precision, logits_shrinkage))
     centre, spread = table.mean(axis=0), np.maximum(table.std(axis=0), SMALLEST_SPREAD)
     reference = (table - centre) / spread
     _, precision, shrinkage = _gaussian(reference)
@@ -171,11 +168,16 @@ class _Terms:
         self.names = STATISTICS if decodes else STATISTICS[:WITHOUT_DECODER]
 
     def statistics(self, distances: dict[str, tuple[NDArray[Any], NDArray[Any]]]) -> NDArray[np.float64]:
-        """The statistics T(x) by name, side by side: [N, S]."""
+        """The statistics T(x), side by side [N, S], with distances from a mean by a precision."""
+        (z_mean, z_precision), (logits_mean, logits_precision) = distances["place"], distances["logits"]
+        place = _distance(self.z - z_mean, z_precision)
+        return self.table(place, _distance(self.logits - logits_mean, logits_precision))
+
+    def table(self, place: NDArray[np.float64], logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The statistics T(x), side by side [N, S], from distances [N]."""
         found = dict(self.logarithms)
-        for name, values in (("place", self.z), ("logits", self.logits)):
-            mean, precision = distances[name]
-            found[name] = np.log(np.maximum(_distance(values - mean, precision), 1e-6))
+        for name, value in (("place", place), ("logits", logits)):
+            found[name] = np.log(np.maximum(value, 1e-6))
         return np.stack([found[name] for name in self.names], axis=1)
 
 

@@ -37,7 +37,7 @@ def evaluation_text(figures: dict[str, Any]) -> str:
     ]
     if thin := figures.get("thin_labels"):
         lines.append(
-            f"the intervals of these means are too narrow: of {listed(thin)} one class is in fewer than 5 "
+            f"the intervals of macro means are too narrow: of {listed(thin)} one class is in fewer than 5 "
             f"{figures['resampled'].split()[-1]}"
         )
     lines += ["", _table(figures["per_label"], SHOWN)]
