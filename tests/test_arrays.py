@@ -73,6 +73,26 @@ def test_a_square_may_have_more_bands_than_pixels_a_side(tmp_path):
         load_npz(save(tmp_path, x=pixels(4, 7, 6, 20), y=y))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_pixels_that_are_no_numbers_are_refused(tmp_path, value):
+    x = pixels(4, 6, 6) / 255
+    x[2, 1, 1] = value
+    with pytest.raises(DataError, match=r"pack\.npz: NaN or infinity among the pixels"):
+        load_npz(save(tmp_path, x=x, y=np.array([0, 1, 0, 1])))
+
+
+def test_a_fourth_channel_is_kept_or_dropped_as_asked(tmp_path):
+    x, y = pixels(4, 6, 6, 4), np.array([0, 1, 0, 1])
+    path = str(save(tmp_path, x=x, y=y))
+    turned = x.transpose(0, 3, 1, 2)
+    for asked, wanted in ((None, turned), (4, turned), (3, turned[:, :3])):
+        np.testing.assert_array_equal(load_dataset(path, channels=asked).x, wanted)
+    x[..., 3] = 255
+    path = str(save(tmp_path, x=x, y=y))
+    for asked, count in ((None, 3), (4, 4), (3, 3)):
+        assert load_dataset(path, channels=asked).x.shape == (4, count, 6, 6)
+
+
 def test_a_column_of_classes_is_one_label(tmp_path):
     data = load_npz(save(tmp_path, x=pixels(3, 2, 2), y=np.array([[0], [1], [2]])))
     assert data.space.sizes == (3,)

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from commands import Capture, taut
+from commands import Capture, refused, taut
 from image_files import paint
 from taut.cli import results
+from taut.evaluate.predict import predict_probabilities
+from taut.run import Run
 from tiny import FLAGS
 
 
@@ -57,6 +59,49 @@ def test_an_interrupted_prediction_leaves_the_former_one(
     taut("predict", run, tmp_path / "new", "--out", out)
     assert out.read_bytes() == whole
     assert not part.exists()
+
+
+def test_inputs_that_cannot_be_predicted_leave_the_former_predictions(
+    run: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    paint(tmp_path / "new" / "1.png")
+    out = tmp_path / "p.csv"
+    taut("predict", run, tmp_path / "new", "--out", out)
+    whole = out.read_bytes()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "1.png").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "v.npz", x=np.random.default_rng(0).normal(size=(20, 4)), y=np.arange(20) % 2)
+    taut("train", tmp_path / "v.npz", *FLAGS, "--out", tmp_path / "vectors", "--quiet")
+    capsys.readouterr()
+    for model, given, said in (
+        (run, tmp_path / "gone.png", "gone.png does not exist"),
+        (run, tmp_path / "bad", "bad: no image can be read ("),
+        (run, tmp_path / "empty", "empty: no image can be read"),
+        (run, tmp_path / "v.npz", "v.npz"),
+        (tmp_path / "vectors", tmp_path / "new", "new: the model takes feature vectors, not images"),
+    ):
+        assert said in refused(capsys, "predict", model, given, "--out", out)
+        assert out.read_bytes() == whole
+        assert not out.with_suffix(".csv.part").exists()
+
+
+def test_a_valid_part_that_calibrated_is_the_one_that_is_evaluated(tmp_path: Path, capsys: Capture) -> None:
+    """Its images, and not those that a training without it would have held out; the others are the trained ones."""
+    rng = np.random.default_rng(0)
+    x, split = rng.integers(0, 256, (100, 8, 8), dtype=np.uint8), np.repeat(["train", "valid"], [60, 40])
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(100) % 2, split=split)
+    taut("train", tmp_path / "d.npz", *FLAGS, "--out", tmp_path / "run", "--quiet")
+    q = predict_probabilities(Run(tmp_path / "run").load_model(), x[:, None])
+    wrong = 100 * (q.argmax(axis=1) != np.arange(100) % 2)
+    for part, rows in (("valid", split == "valid"), ("train", split == "train")):
+        taut("evaluate", tmp_path / "run", "--split", part)
+        found = json.loads((tmp_path / "run" / f"evaluation-{part}" / "evaluation.json").read_text())
+        assert (found["images"], found["error"]) == (rows.sum(), pytest.approx(wrong[rows].mean(), abs=1e-4))
+    capsys.readouterr()
+    taut("evaluate", tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "there is no test part; these are the images that the run was trained on; --split valid evaluates" in said
 
 
 def test_a_link_to_predictions_stays_one(run: Path, tmp_path: Path) -> None:
