@@ -196,17 +196,20 @@ def filled(text: str, folder: Path = RESULTS) -> str:
 
 
 def draw_curves(axis: Axes, data: dict[str, Any]) -> None:
-    """The surrogate L (line) and the bound B (dashed) over the first draw's training."""
+    """The surrogate L (line) and the bound B (dashed) over the first draw's training, and on the right Δ = L − B."""
+    apart = axis.twinx()
     for draw in (d for d in data["draws"] if d["seed"] == 0):
         seconds = [row["seconds"] for row in draw["curve"]]
         (line,) = axis.plot(seconds, [row["bound"] for row in draw["curve"]], "--")
         if "surrogate" in draw["curve"][-1]:
             values = [row["surrogate"] for row in draw["curve"]]
             axis.plot(seconds, values, color=line.get_color(), label=draw["method"])
+            apart.plot(seconds, [row["gap"] for row in draw["curve"]], ":", color=line.get_color())
         else:
             line.set_label(draw["method"])
     axis.set(xlabel="seconds of training", ylabel="B (dashed) and L, nats", ylim=(-250, -80))
-    axis.legend()
+    apart.set(ylabel="Δ = L − B (dotted), nats", yscale="log")
+    axis.legend(loc="lower right")
 
 
 def draw_errors(axis: Axes, data: dict[str, Any]) -> None:

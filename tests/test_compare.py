@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from commands import Capture, refused, taut
 from taut import compare as module
 from taut.baselines import OBJECTIVES
-from taut.compare import FIGURES, compare, digest, label_table, pictures, read_rows, table
+from taut.compare import FIGURES, compare, digest, draw_points, label_table, pictures, read_rows, table
 from taut.data.auxiliary import read_auxiliary
 from taut.data.dataset import DataError, Dataset
 from taut.data.split import draw_fraction
@@ -486,6 +487,21 @@ def test_a_label_without_a_figure_has_none_in_the_table() -> None:
         {"label": "b", "method": "m", "error": "1.5 ± 0.7071", "auroc": "", "ap": "", "draws": 2},
     ]
     assert label_table(figures()).empty  # of an older version
+
+
+def test_a_picture_has_every_draw_the_mean_and_the_deviation() -> None:
+    axis = Figure().subplots()
+    draw_points(axis, {"a": [1.0, 3.0, 8.0], "b": [2.0], "c": []}, "error, %")
+    drawn = [(line.get_marker(), line.get_xdata(), set(line.get_ydata())) for line in axis.get_lines()]
+    dots = [(list(x), y) for marker, x, y in drawn if marker == "o"]
+    assert dots == [([1.0, 3.0, 8.0], {0}), ([2.0], {1}), ([], set())]
+    means = [(set(x), y) for marker, x, y in drawn if marker == "None" and len(y) == 2]
+    assert means == [({4.0}, {-0.3, 0.3}), ({2.0}, {0.7, 1.3})]
+    (bar,) = [container for container in axis.containers if container.has_xerr]
+    (ends,) = bar[2][0].get_segments()
+    np.testing.assert_allclose(ends[:, 0], [4 - 13**0.5, 4 + 13**0.5])
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["a", "b", "c"]
+    assert axis.get_xlabel() == "error, %"
 
 
 @pytest.mark.parametrize("methods", [["a"], ["a", "b"], [*"abcdefghijklmn"]])

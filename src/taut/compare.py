@@ -195,7 +195,7 @@ def _cell(values: Any) -> str:
 
 
 def pictures(rows: pd.DataFrame, folder: Path) -> list[Path]:
-    """One picture for each figure: every draw as a point, the mean as a line."""
+    """One picture for each figure: every draw as a point, the mean as a line with a bar of a standard deviation."""
     from matplotlib.figure import Figure  # slow to import
 
     paths = []
@@ -211,11 +211,14 @@ def pictures(rows: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def draw_points(axis: Any, values: dict[str, list[float]], label: str) -> None:
-    """A row for each method on matplotlib axes: every draw as a point, the mean as a line."""
+    """A row for each method on matplotlib axes: every draw a point, the mean a line, the standard deviation a bar."""
     for place, numbers in enumerate(values.values()):
         axis.plot(numbers, [place] * len(numbers), "o", alpha=0.6)
         if numbers:
-            axis.plot([float(np.mean(numbers))] * 2, [place - 0.3, place + 0.3], "k-")
+            mean = float(np.mean(numbers))
+            axis.plot([mean] * 2, [place - 0.3, place + 0.3], "k-")
+        if len(numbers) > 1:
+            axis.errorbar(mean, place, xerr=float(np.std(numbers, ddof=1)), color="k", capsize=3)
     axis.set_yticks(range(len(values)), list(values))
     axis.invert_yaxis()
     axis.set_xlabel(label)

@@ -14,6 +14,7 @@ class JointVAE(Unlabelled):
 
     It is eq. 16 with α = 0 on images without annotations: a reference for what the bound finds by itself. Its classes
     are clusters whose numbers mean nothing, so that its error says something only after they are matched with classes.
+    Several labels are several discrete latents, as in the paper, each with its own budget.
     Limits: C_z = 5 and C_c = log K nats are its authors' for digits; clusters follow style as readily as class.
     """
 

@@ -18,6 +18,8 @@ from taut.objective import Batch, LossTerms
 class M1M2(M2):
     """First a VAE without labels, p(x|z1)·p(z1); then M2 on its z1, q(c|z1), q(z2|z1,c), p(z1|z2,c).
 
+    ρ·E log p(x|z1) − β_z·KL(q(z1|x) ‖ p(z1)), and then M2's bound with log p(z1|z2,c) in the place of log p(x|z,c),
+    plus α·log q(c|z1) of what is annotated. Several yes/no labels are enumerated together, as in M2.
     The first half of the steps trains the VAE, the second half the rest on samples of q(z1|x), which learns no more;
     in each the learning rate rises and falls (Kingma 2014, sec. 2.3 and 4.1: z1 and z2 of 50 dimensions; α as in M2).
     p(z1|z2,c) is a Gaussian whose mean and log-variance are both functions of z2 and c, as in the paper's code: with a

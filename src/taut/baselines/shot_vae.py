@@ -24,6 +24,8 @@ MIX = 0.1  # of annotated images
 class ShotVAE(TighterELBO):
     """Eq. 13 with smoothed annotations, and mixed images whose posteriors are mixed alike (Feng 2021, eq. 7-12).
 
+    10⁻³·(−E log p(x|z,c) + 10⁻³·KL(q(z|x)‖p(z)) + 10⁻³·|KL(q(c|x)‖p(c)) − log K|) + α·KL(p̃‖q(c|x))
+    + t·KL(mix(q) ‖ q(c|mix(x))), with mix(a) = λ·a + (1 − λ)·a′ of two images, and t the rise of the last term.
     p̃ keeps 1 − 0.001 on the annotated class and spreads the rest evenly. Each unannotated image is mixed with the one
     whose q(z|x) is nearest, λ ~ Beta(2, 2) one a batch, and counts as exp(−5(1 − t)²) rises over the first 40 % of the
     steps. Annotated images are learnt from as mixtures with one another too, λ ~ Beta(0.1, 0.1).
