@@ -214,8 +214,9 @@ def draw_curves(axis: Axes, data: dict[str, Any]) -> None:
 
 def draw_errors(axis: Axes, data: dict[str, Any]) -> None:
     """The test error of snapshots over the seconds of every draw's training, and the error to beat."""
+    one = len(data["summary"]) == 1
     for draw in data["draws"]:
-        axis.plot(*zip(*draw["curve"], strict=True), label=f"draw {draw['seed']}")
+        axis.plot(*zip(*draw["curve"], strict=True), label=f"draw {draw['seed']}" if one else draw["method"])
     axis.axhline(3.12, color="grey", linestyle="--", label="smooth-ELBO, published")
     axis.set(xlabel="seconds of training", ylabel="test error, %", yscale="log")
     axis.legend()
@@ -256,6 +257,7 @@ PICTURES: dict[str, Callable[[Axes, dict[str, Any]], None]] = {
     "tightness": points("gap_11", "log p̂(x) − ELBO, nats"),
     "generative-augmented-100": points("error", "error on hidden images, %"),
     "generative-plain-100": points("error", "error on hidden images, %"),
+    "rivals-curves": draw_errors,
     "rivals-augmented": points("error", "test error, %"),
     "rivals-plain": points("error", "test error, %"),
 }

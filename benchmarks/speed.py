@@ -2,20 +2,25 @@
 
 Snapshots of the averaged weights are saved while a short plan runs, and evaluated after it has ended, so that no test
 image is seen before training is over. The schedule is that of the whole plan; a longer one would reach 3.12 % later.
+With names of objectives the curves of these instead, with augmentation and as `benchmarks.rivals` tuned them:
+`python -m benchmarks.speed 1 1.0 tighter-elbo vat mixmatch fixmatch m2 supervised`.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
 
-from benchmarks.common import RESULTS, numbers, record
-from benchmarks.mnist import changed, draw, parts
+from benchmarks import rivals
+from benchmarks.common import RESULTS, chosen, record
+from benchmarks.mnist import SETTINGS, changed, draw, parts
+from taut.baselines import DEFAULT
 from taut.build import build_model
 from taut.evaluate.metrics import label_figures
 from taut.evaluate.predict import predict_probabilities
@@ -25,6 +30,7 @@ from taut.run import Run
 
 TO_BEAT = 3.12
 EVERY = 20
+POINTS = 12  # of a rival's curve
 
 
 class Snapshots(Run):
@@ -44,17 +50,26 @@ class Snapshots(Run):
         return [(float(path.stem.split("-")[1]), path) for path in sorted(self.path.glob("[0-9]*.safetensors"))]
 
 
-def one(minutes: float, seed: int) -> dict[str, Any]:
-    """The test error over the seconds of training, and when it first stays under what is to beat."""
+def one(
+    minutes: float,
+    seed: int,
+    objective: str = DEFAULT,
+    changes: dict[str, Any] | None = None,
+    points: int | None = None,
+) -> dict[str, Any]:
+    """The test error over the seconds of training, and when it first stays under what is to beat.
+
+    points: how many of the snapshots are evaluated; by default all.
+    """
     training = draw(seed)
-    change = partial(changed, {"train.log_every": EVERY, "train.checkpoint_every": EVERY})
+    change = partial(changed, {**(changes or {}), "train.log_every": EVERY, "train.checkpoint_every": EVERY})
     with tempfile.TemporaryDirectory() as folder:
         run = Snapshots(folder)
-        fitted = fit(training, change, minutes, seed, run=run, quiet=True)
+        fitted = fit(training, change, minutes, seed, run=run, quiet=True, objective=objective)
         model = build_model(training, fitted.plan, fitted.facts).eval()
         model.views = fitted.model.views
         curve = []
-        for seconds, path in run.kept():
+        for seconds, path in run.kept()[:: max(1, len(run.kept()) // points) if points else 1]:
             weights = {name: value for name, value in load_file(path).items() if name.startswith("average.")}
             found = {name.removeprefix("average."): value for name, value in weights.items()}
             model.load_state_dict({**model.state_dict(), **found})
@@ -79,11 +94,24 @@ def until(curve: list[tuple[float, float]], bound: float = TO_BEAT) -> float | N
     return reached
 
 
-def main(seeds: int = 5, minutes: float = 0.7, folder: Path = RESULTS) -> None:
+def main(seeds: int = 5, minutes: float = 0.7, names: Collection[str] = (), folder: Path = RESULTS) -> None:
     """Measure draws 0 … seeds − 1."""
+    if names:
+        best = rivals.tuned("augmented", rivals.MINUTES, folder)
+        methods = {}
+        for name in names:
+            _, changes, share = best.get(name, ("plan", {}, 1.0))
+            changes = {**SETTINGS["augmented"], **changes}
+            methods[name] = partial(one, share * minutes, objective=name, changes=changes, points=POINTS)
+        about = (
+            f"MNIST, 100 labels, augmented, {minutes:g} min at most, rivals as they were tuned: test error over time"
+        )
+        record("rivals-curves", about, methods, range(seeds), folder)
+        return
     about = f"MNIST, 100 labels, a plan of {minutes:g} min: seconds until the test error stays under {TO_BEAT} %"
     record("mnist-speed", about, {"taut": partial(one, minutes)}, range(seeds), folder)
 
 
 if __name__ == "__main__":
-    main(*numbers())
+    counts, words = chosen(rivals.methods_with_labels())
+    main(*counts, names=words)

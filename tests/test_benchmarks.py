@@ -302,6 +302,28 @@ def test_the_speed_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(seconds) == 5  # 20 steps, one snapshot in 4
     assert draw["error"] == draw["curve"][-1][1]
     assert len({error for _, error in draw["curve"]}) > 1
+    # The curves of rivals, each with what it was tuned to.
+    tuned = {"supervised": ("slower", {"train.learning_rate": 1e-3}, 0.5)}
+    monkeypatch.setattr(speed.rivals, "tuned", lambda *_: tuned)
+    monkeypatch.setattr(speed, "POINTS", 2)
+    plans = []
+    usual = speed.fit
+
+    def fit(*arguments: Any, **named: Any) -> Any:
+        fitted = usual(*arguments, **named)
+        plans.append((fitted.plan.objective.name, fitted.plan.train.learning_rate, arguments[2]))
+        return fitted
+
+    monkeypatch.setattr(speed, "fit", fit)
+    speed.main(1, 0.02, ["supervised", "vat"], tmp_path)
+    assert [plans[0][0], plans[1][0]] == ["supervised", "vat"]
+    assert plans[0][1:] == (1e-3, 0.01)
+    assert plans[1][2] == 0.02
+    draws = json.loads((tmp_path / "rivals-curves.json").read_text())["draws"]
+    assert [(row["method"], len(row["curve"])) for row in draws] == [("supervised", 3), ("vat", 3)]
+    assert all(row["curve"][-1][1] == row["error"] for row in draws)
+    report.pictures(tmp_path, tmp_path / "pictures")
+    assert (tmp_path / "pictures" / "rivals-curves.png").stat().st_size > 5000
 
 
 def test_the_time_from_which_on_the_error_stays_under_a_bound() -> None:
