@@ -259,6 +259,21 @@ def test_what_is_white_in_deep_images_is_told(tmp_path):
     assert "3 images have 16 bits a pixel, of which 4,095 is taken as white." in mixed.notes
 
 
+@pytest.mark.parametrize(("side", "hot", "white"), [(120, 1, 4095), (120, 2, 65_535), (500, 2, 4095), (20, 1, 65_535)])
+def test_a_hot_pixel_of_a_deep_image_is_not_its_white(tmp_path, side, hot, white):
+    for name in ("cat/1.png", "dog/2.png"):
+        pixels = np.random.default_rng(ord(name[0])).integers(100, 3000, (side, side)).astype(np.uint16)
+        pixels.ravel()[::side][:hot] = 65_535
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True)
+        Image.fromarray(pixels).save(path)
+    data = load_folder(tmp_path / "images", image_size=side)
+    assert data.pixel_max == white
+    assert data.x.max() == 255
+    if white < 65_535:
+        assert data.x[0].mean() > 80
+
+
 def test_files_that_no_table_can_name_are_left_out(tmp_path):
     folder = images(tmp_path / "all", "cat/1.png", "dog/2.png")
     try:

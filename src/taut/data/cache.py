@@ -34,6 +34,7 @@ HEADER = "header 1"  # raise the number when what is read of headers changes
 NOTHING: Known = {}
 BYTE, DEEP = 255.0, 65535.0  # the greatest values of 8 and of 16 bits
 DEEP_SAMPLE = 200  # images whose greatest value is looked at
+HOT_SHARE, MANY = 1e-5, 10_000  # share of the pixels of an image that may be hot, and of how many one may
 PAGES = {"TIFF": "pages", "GIF": "frames", "PNG": "frames", "WEBP": "frames"}
 SUBFILE, REDUCED = 254, 1  # the TIFF tag for what a page is, and its bit for a smaller version of another page
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
@@ -125,12 +126,15 @@ def _decode_dicom(file: Path, shape: Shape) -> NDArray[np.uint8]:
 
 def deep_white(paths: Sequence[Path]) -> float:
     """What is white in images of 16 bits a pixel: the greatest value of the least number of bits, 9 to 16, that holds a
-    sample of them. Files that cannot be read do not count.
+    sample of them, but for the brightest pixel in 100,000 of each (one of 10,000 or more), which may be hot. Files that
+    cannot be read do not count.
     """
 
     def brightest(path: Path) -> int:
         with Image.open(path) as image:
-            return int(np.asarray(image).max())
+            pixels = np.asarray(image).ravel()
+        place = len(pixels) - 1 - max(int(len(pixels) >= MANY), round(HOT_SHARE * len(pixels)))
+        return int(np.partition(pixels, place)[place])
 
     sample = paths[:: max(1, len(paths) // DEEP_SAMPLE)]
     found = _each(brightest, sample, "looking at 16-bit images", stop=False)
