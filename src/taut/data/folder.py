@@ -333,11 +333,11 @@ def _choose_shape(
         low, high = sizes[0], sizes[-1]
         given = f"{low[0]}x{low[1]}" + ("" if low == high else f" to {high[0]}x{high[1]}")
         hint = "; --image-size sets another side" if image_size is None and longest > MUCH * height else ""
-        ratios = sorted(high / wide for high, wide in sizes)
+        ratios = sorted(tall / wide for tall, wide in sizes)
         if image_size is None and max(ratios[0], 1 / ratios[-1]) >= LONG and ratios[-1] <= ALIKE * ratios[0]:
-            high, wide = sizes[len(sizes) // 2]
-            scale = min(1.0, MUCH * DEFAULT_SIZE / max(high, wide))
-            hint = f"; --image-size {max(1, round(scale * high))}x{max(1, round(scale * wide))} keeps their shape"
+            tall, wide = sizes[len(sizes) // 2]
+            scale = min(1.0, MUCH * DEFAULT_SIZE / max(tall, wide))
+            hint = f"; --image-size {max(1, round(scale * tall))}x{max(1, round(scale * wide))} keeps their shape"
         notes.append(f"Images of {given} pixels (height x width) are resized to {height}x{width}{hint}.")
     grey = sum(header.grey for header in headers)
     coloured = len(headers) - grey
