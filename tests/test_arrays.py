@@ -568,6 +568,10 @@ def test_white_of_whole_numbers_is_the_greatest_of_as_many_bits(tmp_path, bright
         for other in (10 * x[1:2].astype(np.int64) * white // brightest, np.concatenate([x, 0 * x[:1] + 3 * white])):
             with pytest.raises(DataError, match="expected 0 to"):
                 as_images(other, "x", white)
+    dark = np.random.default_rng(0).random((4, 40, 40))
+    dark[0, 0, 0] = 3 * white  # which does not make fractions of white bright
+    with pytest.raises(DataError, match="expected 0 to"):
+        as_images(dark, "x", white)
 
 
 def test_images_of_a_pack_are_resized(tmp_path):

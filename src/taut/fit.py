@@ -139,7 +139,7 @@ def hold_out(dataset: Dataset, plan: Plan) -> tuple[NDArray[np.intp], NDArray[np
     valid = own | np.isin(rows, chosen)
     if dataset.groups is not None:
         valid |= np.isin(dataset.groups, np.unique(dataset.groups[chosen]))
-    # Whole groups may leave too little to learn from, or too few to calibrate on.
+    # Whole groups may leave too little to learn from; and what is held out may be too little to calibrate on.
     short = wanted >= LEAST_OBSERVED and not can_judge(judges_of(dataset, np.flatnonzero(valid)))
     if len(chosen) > MOST_OF_SHARE * wanted or short:
         valid = own

@@ -214,7 +214,7 @@ def as_images(x: NDArray[Any], name: str, white: float | None = None, channels: 
     if not np.isfinite(high - low):
         raise DataError(f"{name}: NaN or infinity among the pixels")
     if high > 2 * white and (x > 2 * white).reshape(len(x), -1).sum(axis=1).max() <= max(1, HOT * x[0].size):
-        high = white  # a pixel that is hot or saturated is no other scale
+        high = float(x[x <= 2 * white].max(initial=0))  # a pixel that is hot or saturated is no other scale
     dark = 128 * high < white and bool(np.any(x % 1))  # [0, 1] where the training images had [0, 255]
     if low < 0 or high > 2 * white or dark:
         raise DataError(f"{name}: pixel values from {low:g} to {high:g}: expected 0 to {white:g}")
