@@ -217,10 +217,9 @@ def draw_errors(axis: Axes, data: dict[str, Any]) -> None:
     """The test error of snapshots over the seconds of every draw's training, and the error to beat."""
     one = len(data["summary"]) == 1
     for draw in data["draws"]:
+        name = f"draw {draw['seed']}" if one else draw["method"] if draw["seed"] == 0 else None
         colour = f"C{draw['seed'] if one else list(data['summary']).index(draw['method'])}"
-        label = f"draw {draw['seed']}" if one else draw["method"]
-        again = label in axis.get_legend_handles_labels()[1]
-        axis.plot(*zip(*draw["curve"], strict=True), color=colour, label=f"_{label}" if again else label)
+        axis.plot(*zip(*draw["curve"], strict=True), color=colour, label=name)
     axis.axhline(3.12, color="grey", linestyle="--", label="smooth-ELBO, published")
     axis.set(xlabel="seconds of training", ylabel="test error, %", yscale="log")
     axis.legend()

@@ -83,16 +83,16 @@ class ReadFlags:
         return values
 
     @property
-    def size(self) -> int | tuple[int, int] | None:
-        """What --image-size says; DataError where it is neither a number nor two."""
-        if not isinstance(self.image_size, str):
-            return self.image_size
-        sides = re.fullmatch(r"(\d+) ?[xX×,] ?(\d+)", self.image_size.strip())
+    def size(self) -> tuple[int, int] | None:
+        """The height and width that --image-size says; DataError where it is neither a number nor two."""
+        if self.image_size is None:
+            return None
+        sides = re.fullmatch(r"([1-9]\d*)(?: ?[xX×,] ?([1-9]\d*))?", str(self.image_size).strip())
         if sides is None:
             raise DataError(
                 f"--image-size {self.image_size!r} is neither a side in pixels nor HEIGHTxWIDTH, as in 32x512"
             )
-        return int(sides[1]), int(sides[2])
+        return int(sides[1]), int(sides[2] or sides[1])
 
     def arguments(self) -> list[str]:
         """DATA and the flags that are given, as a command line has them."""

@@ -57,12 +57,7 @@ class Looks(nn.Module):
         self.kept = copy.deepcopy(model).requires_grad_(False).eval()
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("least", torch.full((len(rows),), torch.inf))
-        whose = (
-            np.arange(len(rows))
-            if self.held.groups is None
-            else np.unique(self.held.groups, return_inverse=True)[1].ravel()
-        )
-        self.register_buffer("group", torch.from_numpy(np.asarray(whose, dtype=np.int64)), persistent=False)
+        self.register_buffer("group", torch.from_numpy(self.held.group_numbers), persistent=False)
 
     def train(self, mode: bool = True) -> Looks:
         """Set the mode; the kept weights are always in evaluation mode."""
@@ -92,9 +87,9 @@ class Looks(nn.Module):
     def _standard_error(self, values: Tensor) -> Tensor:
         """The standard error of the mean of values [N] of which those of one group vary together (Liang 1986)."""
         groups = int(self.group.max()) + 1
-        sums = values.new_zeros(groups).index_add(0, self.group, values - values.mean())
         if groups == 1:
             return values.new_tensor(math.inf)  # nothing says how groups vary
+        sums = values.new_zeros(groups).index_add(0, self.group, values - values.mean())
         few = 1.0 if groups == len(values) else math.sqrt(groups / (groups - 1))
         return few * sums.square().sum().sqrt() / len(values)
 

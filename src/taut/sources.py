@@ -252,9 +252,12 @@ def _load_images(
         frozen = FrozenEncoder.find(source.frozen, source.weights)
     if frozen is not None and is_folder(source.data):
         channels, *sides = frozen.about.shape
-        for flag, value, takes in (("image-size", source.size, sides), ("channels", source.channels, [channels])):
-            if value is not None and list(value if isinstance(value, tuple) else [value] * len(takes)) != list(takes):
-                shown, given = "x".join(map(str, frozen.about.shape)), getattr(source, flag.replace("-", "_"))
+        for flag, given, fits in (
+            ("image-size", source.image_size, source.size in (None, tuple(sides))),
+            ("channels", source.channels, source.channels in (None, channels)),
+        ):
+            if not fits:
+                shown = "x".join(map(str, frozen.about.shape))
                 raise DataError(f"--{flag} {given}: --frozen {source.frozen} takes images of {shown}; leave it out")
         white = Run(source.frozen).pixel_max() if Path(source.frozen).is_dir() else None
         dataset = load_source(source, space, skipped, frozen.about.shape, white)
@@ -262,8 +265,8 @@ def _load_images(
         side = usual_side(source.frozen) if is_folder(source.data) else None
         dataset = load_source(dataclasses.replace(source, image_size=source.image_size or side), space, skipped)
         frozen = frozen or FrozenEncoder.find(source.frozen, source.weights, dataset.x.shape[1:])
-        sides = sorted(set(frozen.about.shape[1:]), key=frozen.about.shape[1:].index)
-        frozen.check(dataset.x.shape[1:], dataset.name, f": --image-size {'x'.join(map(str, sides))} resizes them")
+        size = "x".join(dict.fromkeys(map(str, frozen.about.shape[1:])))
+        frozen.check(dataset.x.shape[1:], dataset.name, f": --image-size {size} resizes them")
         if (made := usual_side(source.frozen)) is not None and min(dataset.x.shape[2:]) < made / 2:
             dataset.notes.append(f"{source.frozen} is made for {made} pixels a side: --image-size {made} resizes.")
     if keep is not None and processes().is_main_process:

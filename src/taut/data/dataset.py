@@ -110,6 +110,12 @@ class Dataset:
         """Whether the inputs are images and not feature vectors."""
         return self.x.ndim == 4
 
+    @property
+    def group_numbers(self) -> NDArray[np.intp]:
+        """The number of each image's group, from 0: [N]; without groups each image is one of its own."""
+        names = np.arange(len(self)) if self.groups is None else self.groups
+        return np.asarray(np.unique(names, return_inverse=True)[1].ravel())
+
     def traced(self) -> Origin:
         """The origin of the inputs: their own where x is another array than that which it tells of."""
         if self.origin is None or self.origin.x is not self.x:

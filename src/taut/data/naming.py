@@ -80,7 +80,7 @@ def sides_note(names: Sequence[str]) -> list[str]:
         if match is not None:
             sides.setdefault(match[1].lower(), {})[match[2].lower()] = name
     pairs = [list(subject.values()) for subject in sides.values() if len(subject) > 1]
-    if 4 * len(pairs) < len(names):
+    if not pairs or 4 * len(pairs) < len(names):
         return []
     first, second = pairs[0][:2]
     return [

@@ -39,8 +39,7 @@ def bootstrap_intervals(
     every draw, as of 6 patients found of 6, error, sensitivity and specificity have the exact bound of Clopper and
     Pearson (1934); other figures that are the same in every draw have None.
     """
-    names = np.arange(len(dataset)) if dataset.groups is None else dataset.groups
-    groups = np.unique(names, return_inverse=True)[1].ravel()
+    groups = dataset.group_numbers
     count = int(groups.max()) + 1
     figures: dict[str, dict[str, list[NDArray[Any]]]] = {name: {} for name in dataset.space.names}
     once = np.ones((1, count))  # each group as often as it is: the figures of the whole set
@@ -146,9 +145,9 @@ def _interval(
         return {f"{name}_low": None, f"{name}_high": None}
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     if low == high:
-        whole = WHOLE.get(name, -1.0)
-        if low not in (0, whole) or whole < 0:
+        if name not in WHOLE or low not in (0, WHOLE[name]):
             return {f"{name}_low": None, f"{name}_high": None}
+        whole = WHOLE[name]
         slack = whole * (1 - ((1 - LEVEL) / 2) ** (1 / (annotated or groups)))
         low, high = max(0.0, low - slack), min(whole, high + slack)
     return {f"{name}_low": round(float(low), 6), f"{name}_high": round(float(high), 6)}

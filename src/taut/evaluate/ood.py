@@ -34,6 +34,8 @@ LEAST_HELD, LEAST_IMAGES, MOST_IMAGES = 100, 10, 1000
 SIDE = 64  # pixels of the greatest side at which an image is compressed
 SMALLEST_SPREAD = 0.01  # of a statistic, a logarithm: differences below one percent mean nothing
 
+Gaussian = tuple[NDArray[Any], NDArray[Any]]  # mean [F] and precision [F, F]
+
 
 class OODReference(nn.Module):
     """What the score compares with: statistics of images that belong, as buffers that ship with the weights.
@@ -82,10 +84,9 @@ def fit_ood(model: LabelVAE, training: NDArray[Any], held: NDArray[Any], decodes
     known = _Terms(model, _some(training), decodes)
     z_mean, z_precision, z_shrinkage = _gaussian(known.z)
     logits_mean, logits_precision, logits_shrinkage = _gaussian(known.logits)
-    distances = {"place": (z_mean, z_precision), "logits": (logits_mean, logits_precision)}
     held_out = len(held) >= LEAST_HELD
     if held_out:
-        table = _Terms(model, _some(held), decodes).statistics(distances)
+        table = _Terms(model, _some(held), decodes).statistics((z_mean, z_precision), (logits_mean, logits_precision))
     else:
         place = _left_out(known.z - z_mean, z_precision, z_shrinkage)
         table = known.table(place, _left_out(known.logits - logits_mean, logits_precision, logits_shrinkage))
@@ -167,11 +168,9 @@ class _Terms:
         self.logarithms = {name: np.log(np.maximum(value, 1e-6)) for name, value in whole.items()}
         self.names = STATISTICS if decodes else STATISTICS[:WITHOUT_DECODER]
 
-    def statistics(self, distances: dict[str, tuple[NDArray[Any], NDArray[Any]]]) -> NDArray[np.float64]:
-        """The statistics T(x), side by side [N, S], with distances from a mean by a precision."""
-        (z_mean, z_precision), (logits_mean, logits_precision) = distances["place"], distances["logits"]
-        place = _distance(self.z - z_mean, z_precision)
-        return self.table(place, _distance(self.logits - logits_mean, logits_precision))
+    def statistics(self, z: Gaussian, logits: Gaussian) -> NDArray[np.float64]:
+        """The statistics T(x), side by side [N, S], with distances from means by precisions."""
+        return self.table(_distance(self.z - z[0], z[1]), _distance(self.logits - logits[0], logits[1]))
 
     def table(self, place: NDArray[np.float64], logits: NDArray[np.float64]) -> NDArray[np.float64]:
         """The statistics T(x), side by side [N, S], from distances [N]."""
@@ -215,11 +214,9 @@ def _reference(model: LabelVAE) -> OODReference:
 def _standardised(
     model: LabelVAE, reference: OODReference, x: NDArray[Any], posterior: Posterior | None = None
 ) -> NDArray[np.float64]:
-    distances = {
-        "place": (_numpy(reference.z_mean), _numpy(reference.z_precision)),
-        "logits": (_numpy(reference.logits_mean), _numpy(reference.logits_precision)),
-    }
-    table = _Terms(model, x, len(reference.names) > WITHOUT_DECODER, posterior).statistics(distances)
+    z = _numpy(reference.z_mean), _numpy(reference.z_precision)
+    logits = _numpy(reference.logits_mean), _numpy(reference.logits_precision)
+    table = _Terms(model, x, len(reference.names) > WITHOUT_DECODER, posterior).statistics(z, logits)
     return np.asarray((table - _numpy(reference.centre)) / _numpy(reference.spread))
 
 
