@@ -116,13 +116,9 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
             rows, others = min(few - train.batch_labelled, max(16, partly)), min(others, unfinished - partly)
             train.batch_unlabelled, train.unannotated = rows + others, round(others / (rows + others), 3)
     else:
-        train.batch_labelled = max(total // 5, round(total * facts.annotated_images / facts.images))
-        others = total - train.batch_labelled
-        if train.batch_labelled > total - total // 5:
-            # Nearly all is annotated: a batch like those of cross-entropy, of which the others have their share.
-            train.batch_labelled = max(total // 5, min(few, facts.annotated_images))
-            others = max(16, round(train.batch_labelled * unfinished / facts.annotated_images))
-        train.batch_unlabelled = min(others, unfinished)
+        share = round(total * facts.annotated_images / facts.images)
+        train.batch_labelled = max(total // 5, min(share, facts.annotated_images))
+        train.batch_unlabelled = min(total - train.batch_labelled, unfinished)
     if facts.images < SMALL and facts.labels == 1:  # several labels take longer to learn
         train.steps = 500
     known = max(facts.annotated_cells, default=0)
