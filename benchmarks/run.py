@@ -16,6 +16,7 @@ from benchmarks import (
     overhead,
     report,
     rivals,
+    shares,
     speed,
     stages,
     tightness,
@@ -29,7 +30,7 @@ from taut.data.dataset import DataError
 
 MEASURED = (
     *(embedded, mnist, speed, generative, overhead, cross_entropy, label_cost, stages, tightness, rivals),
-    *(yeast, grid, xrays, xrays128, views, unbalanced),
+    *(yeast, grid, xrays, xrays128, views, unbalanced, shares),
 )
 
 

@@ -24,6 +24,7 @@ from benchmarks import (
     report,
     rivals,
     run,
+    shares,
     speed,
     stages,
     tightness,
@@ -634,6 +635,23 @@ def test_the_benchmark_of_unequal_classes_in_miniature(tmp_path: Path, monkeypat
         assert {row["images"]["mean"] for row in summary.values()} == {len(hidden)}
         assert {row["steps"]["mean"] for row in summary.values()} == {20}
         assert len({row["nll"]["mean"] for row in summary.values()}) == len(unbalanced.METHODS)
+
+
+@NEEDS_MNIST
+@pytest.mark.usefixtures("few_images")
+def test_the_benchmark_of_shares_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "fit", tiny_fit)
+    monkeypatch.setattr(shares, "parts", lambda _: mnist.parts())
+    monkeypatch.setattr(shares, "SETTINGS", {"mnist-90": ("mnist", 300, 0.9, 0.01)})
+    training = shares.draw("mnist", 300, 0.9, 0)
+    assert len(training) == 300
+    assert training.annotation.observed.sum() == pytest.approx(270, abs=5)
+    assert set(training.ids) != set(shares.draw("mnist", 300, 0.9, 1).ids)
+    shares.main(seeds=1, folder=tmp_path)
+    summary = json.loads((tmp_path / "shares-mnist-90.json").read_text())["summary"]
+    assert set(summary) == set(shares.METHODS)
+    assert {row["images"]["mean"] for row in summary.values()} == {200}
+    assert len({row["nll"]["mean"] for row in summary.values()}) == len(shares.METHODS)
 
 
 @NEEDS_MNIST

@@ -379,6 +379,8 @@ def test_several_labels_are_believed_where_they_are_nearly_certain_or_hardened_l
 def test_several_labels_take_longer() -> None:
     several, one = planned(images(cells(), SEVERAL)).train, planned(images(some_known())).train
     assert several.steps > one.steps
+    # But several labels of vectors are learnt by heart the sooner.
+    assert planned(vectors(cells(), SEVERAL)).train.steps < planned(vectors(some_known())).train.steps
 
 
 def test_what_follows_from_the_encoder_and_its_weights_follows_the_choice() -> None:

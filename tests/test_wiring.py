@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from taut import build
+from taut.baselines.base import Baseline
 from taut.build import build_model, build_objective, build_stream
 from taut.evaluate.predict import predict_logits
 from taut.facts import fingerprint
@@ -16,7 +18,7 @@ from taut.fit import fit, plan_for
 from taut.objective import Weights
 from taut.plan import Plan, override
 from taut.targets import Interpolation, Teacher
-from taut.tighter import Sampling, TighterELBO, dilution, onset_steps, seen_share
+from taut.tighter import Sampling, TighterELBO, dilution, onset_steps, others_share, seen_share
 from tiny import SEVERAL, cells, images, some_known, tiny, vectors
 
 DATA = images(some_known())
@@ -98,6 +100,25 @@ def test_frequencies_of_few_images_a_class_count_less() -> None:
     assert seen_share(plan.train, FACTS) == 0.5  # 30 images of 3 classes
     assert built(plan).weights.marginal == pytest.approx(0.085)
     assert seen_share(plan.train, fingerprint(images(cells(), SEVERAL))) == 1
+
+
+def test_few_images_without_annotation_count_no_more_than_annotated_ones() -> None:
+    plan = planned(**{"train.batch_labelled": 8, "train.batch_unlabelled": 2})
+    assert others_share(plan.train, FACTS) == 0.25
+    objective = built(plan)
+    assert objective.weights.mutual_information == pytest.approx(0.04)
+    assert objective.consistency == pytest.approx(0.045)
+    assert objective.weights.alpha == dilution(plan.train, FACTS)  # of the annotated ones nothing is taken
+    for name in ("fixmatch", "mixmatch", "vat", "mean-teacher", "pi-model", "pseudo-label"):
+        rival = override(plan, {"objective.name": name}, "test")
+        method = build_objective(build_model(DATA, rival, FACTS), rival, FACTS)
+        assert isinstance(method, Baseline)
+        assert method.consistency == pytest.approx(0.045), name
+    for labelled, others in ((8, 0), (0, 2), (8, 8), (2, 8)):
+        settings = planned(**{"train.batch_labelled": labelled, "train.batch_unlabelled": others}).train
+        assert others_share(settings, FACTS) == 1
+    assert others_share(plan.train, dataclasses.replace(FACTS, annotated_images=0)) == 1
+    assert others_share(plan.train, fingerprint(images(cells(), SEVERAL))) == 1
 
 
 def test_every_setting_of_the_plan_reaches_the_teacher() -> None:

@@ -99,7 +99,8 @@ class ObjectivePlan:
     auxiliary: float = 1.0
     """Weight of Σ_j KL(p̃(a_j|x) ‖ q(a_j|x)) of auxiliary variables, averaged over the images of which one is known."""
     mutual_information: float = 0.3
-    """Weight of the mutual information I(x; c_j) over a batch (eq. 14)."""
+    """Weight of the mutual information I(x; c_j) over a batch (eq. 14); of one label it counts less where a batch has
+    fewer images without annotation than annotated ones, by their ratio."""
     marginal: float = 2.0
     """Weight in it of KL(mean q(c_j|x) ‖ p(c_j)) over the batch; that of the mean entropy of q(c_j|x) is 1. Less of it
     counts of one label where a batch has fewer than 20 images a class."""
@@ -113,7 +114,7 @@ class ObjectivePlan:
     """Where p(c|x) of what is not annotated is estimated: nowhere, by mixing images, or by a teacher on a weak view."""
     consistency: float = 1.0
     """Weight of KL(estimate ‖ q(c_j|x)) on the views of that source; in rivals, of their term of what is not
-    annotated."""
+    annotated. It counts less where the mutual information does."""
     z_consistency: float = 0.0
     """Weight of the squared distance between the mean and deviation of q(z|x) of a mixed image and the mixtures of
     those of its two (interpolation)."""

@@ -139,7 +139,10 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
     elif facts.labels > 1 and facts.is_image and many:
         train.valid_fraction = HELD  # too few cells of each label to calibrate on, enough of all to look at
     if not facts.is_image:
-        train.learning_rate, train.steps = 2e-3, 400
+        # Of digits and of random features of MNIST, with a tenth to nine tenths annotated, 800 steps left 6 to 19 %
+        # fewer errors than 400, and 1,200 between 8 % fewer and 5 % more than 800 (two or three draws each). Of
+        # yeast's 14 labels 400 were better.
+        train.learning_rate, train.steps = 2e-3, 800 if facts.labels == 1 else 400
     shown = 1.0 if shared else 0.0 if train.unannotated is None else 1 - train.unannotated
     rows, shown_images = train.batch_labelled + round(shown * train.batch_unlabelled), PASSES * facts.annotated_images
     if facts.is_image and facts.labels == 1:

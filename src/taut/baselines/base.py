@@ -14,7 +14,7 @@ from taut.latent import Sizes
 from taut.nn.vae import LabelVAE
 from taut.objective import Batch, LossTerms, Objective
 from taut.plan import Plan
-from taut.tighter import TighterELBO
+from taut.tighter import TighterELBO, others_share
 
 
 class Baseline(Objective):
@@ -22,6 +22,7 @@ class Baseline(Objective):
 
     settings: the decisions in which its plan differs from taut's own, by dotted name; the paper's where it names them.
     rises_early: whether `early_rise` is one of them.
+    consistency: the plan's, less where few images without annotation are in a batch, as in taut's own objective.
     A plan file and flags change them as they change any other.
     """
 
@@ -32,6 +33,7 @@ class Baseline(Objective):
         super().__init__()
         self.sizes: Sizes = model.sizes
         self.plan, self.steps = plan.objective, plan.train.steps
+        self.consistency = plan.objective.consistency * others_share(plan.train, facts)
 
     @classmethod
     def from_plan(cls, model: LabelVAE, plan: Plan, facts: Facts) -> Self:

@@ -49,7 +49,7 @@ class FixMatch(Baseline):
             targets = torch.where(latent.spread_labels(seen, self.sizes), last_rows(batch.targets, count), guess)
         log_strong = latent.log_softmax(logits[n:], self.sizes)
         pseudo = latent.counted_kl(targets, log_strong, sure | seen, self.sizes).sum() / count
-        total = kl + self.plan.consistency * pseudo + self.fairness(log_q, log_strong, sure)
+        total = kl + self.consistency * pseudo + self.fairness(log_q, log_strong, sure)
         return terms_of(total, kl, consistency=pseudo.detach(), confidence=sure.float().mean())
 
     def sure(self, log_q: Tensor, free: Tensor | None = None) -> Tensor:

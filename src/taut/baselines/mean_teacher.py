@@ -52,5 +52,5 @@ class MeanTeacher(Baseline):
             target = latent.log_softmax(guess, self.sizes).exp()
         q = latent.log_softmax(last_rows(logits, len(batch.second)), self.sizes).exp()
         distance = squared_distance(q, target, self.sizes).sum(1).mean()
-        weight = self.plan.consistency * sigmoid_ramp(step / (RAMP * self.steps))
+        weight = self.consistency * sigmoid_ramp(step / (RAMP * self.steps))
         return terms_of(kl + weight * distance, kl, consistency=distance.detach())

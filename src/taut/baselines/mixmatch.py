@@ -67,5 +67,5 @@ class MixMatch(Baseline):
         log_q = latent.log_softmax(logits, self.sizes)
         kl = latent.counted_kl(labels, log_q, observed, self.sizes).sum() / rows
         distance = torch.where(settled, 0, squared_distance(log_q.exp(), labels, self.sizes)).sum() / others
-        weight = self.plan.consistency * min(1.0, step / self.steps)
+        weight = self.consistency * min(1.0, step / self.steps)
         return terms_of(kl + weight * distance, kl, consistency=distance.detach())

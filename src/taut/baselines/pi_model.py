@@ -44,5 +44,5 @@ class PiModel(Baseline):
         kl = annotated_term(logits[:n], batch, self.sizes)
         q = latent.log_softmax(logits, self.sizes).exp()
         distance = squared_distance(last_rows(q[:n], len(second)), q[n:], self.sizes).sum(1).mean()
-        weight = self.plan.consistency * sigmoid_ramp(step / (RAMP * self.steps))
+        weight = self.consistency * sigmoid_ramp(step / (RAMP * self.steps))
         return terms_of(kl + weight * distance, kl, consistency=distance.detach())

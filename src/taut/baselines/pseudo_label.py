@@ -35,5 +35,5 @@ class PseudoLabel(Baseline):
             counts = sure & ~batch.settled
         rows = (~batch.settled).any(1).sum().clamp_min(1)
         pseudo = latent.counted_kl(guess, log_q, counts, self.sizes).sum() / rows
-        weight = self.plan.consistency * min(1.0, max(0.0, (step / self.steps - BEGIN) / (FULL - BEGIN)))
+        weight = self.consistency * min(1.0, max(0.0, (step / self.steps - BEGIN) / (FULL - BEGIN)))
         return terms_of(kl + weight * pseudo, kl, consistency=pseudo.detach(), confidence=counts.float().mean())
