@@ -17,7 +17,14 @@ from conftest import Array
 from taut import latent
 from taut.build import build_model
 from taut.data.dataset import DataError
-from taut.evaluate.calibration import calibrate, events, fit_isotonic, fit_thresholds
+from taut.evaluate.calibration import (
+    calibrate,
+    calibrate_on,
+    class_weights,
+    events,
+    fit_isotonic,
+    fit_thresholds,
+)
 from taut.evaluate.predict import predict_logits, predict_probabilities
 from taut.facts import fingerprint
 from taut.fit import fit
@@ -276,11 +283,66 @@ def test_isotonic_maps_that_are_not_possible_are_said_not_to_be_there() -> None:
     assert model.isotonic is None
 
 
-def test_that_a_stated_prevalence_calibrates_nothing_is_said() -> None:
-    model, held = overconfident()
-    held.prevalence = {held.space.names[0]: 0.02}
-    said = calibrate(model, held, "temperature")
-    assert said.endswith("held out; probabilities are for the frequencies among these, not for the stated ones")
+def filled_in_where_positive(n: int = 6000) -> tuple[LabelVAE, Any, torch.Tensor, Array]:
+    """A model, held-out images of which half are "a" where a tenth is in truth, their logits, and evidence for "a"."""
+    rng = np.random.default_rng(1)
+    y = (np.arange(2 * n).reshape(n, 2) // 2 % 2).astype(float)
+    evidence = rng.normal(2 * y - 1)  # of which the posterior of equal frequencies has the logit 2·evidence
+    data = made(evidence.astype(np.float32), y, LabelSpace.multilabel(["a", "b"]))
+    data.prevalence = {"a": 0.1}
+    facts = fingerprint(data)
+    model = build_model(data, tiny()(make_plan(facts)), facts).eval()
+    sharp = torch.from_numpy(3 * 2 * evidence)  # three times too sure
+    logits = torch.stack([torch.zeros(n, 2), sharp], dim=2).reshape(n, 4).float()
+    return model, data, logits, evidence
+
+
+@pytest.mark.parametrize("method", ["temperature", "isotonic"])
+def test_probabilities_are_those_of_a_stated_prevalence(method: str, tmp_path: Path) -> None:
+    model, held, logits, evidence = filled_in_where_positive()
+    said = calibrate_on(model, logits, held, method, "f1", "6000 images")
+    assert said == "calibrated 2 of 2 label(s) on 6000 images; probabilities of a are for the stated frequencies"
+    q = model.log_probabilities(logits.double()).exp().numpy()
+    want = 1 / (1 + np.exp(-2 * evidence - np.log([0.1 / 0.9, 1.0])))
+    assert np.abs(q[:, 1::2] - want).mean(axis=0).max() < (0.01 if method == "temperature" else 0.02)
+    assert model.offset[2:].tolist() == [0, 0]
+    # The threshold is that of F1 where a tenth is positive, on a fresh population.
+    rng = np.random.default_rng(2)
+    y = rng.random(200_000) < 0.1
+    p = 1 / (1 + np.exp(-2 * rng.normal(2.0 * y - 1) - np.log(0.1 / 0.9)))
+    best = max(f1_score(y, p > limit) for limit in np.linspace(0.1, 0.6, 26))
+    assert f1_score(y, p > float(model.threshold[0])) > best - 0.01
+    save_model(model, tmp_path, {})
+    assert equal(model, load_model(tmp_path))
+    # An earlier shift is forgotten.
+    held.prevalence = {}
+    calibrate_on(model, logits, held, "none", "f1", "6000 images")
+    assert model.offset.tolist() == [0] * 4
+
+
+def test_too_few_annotations_to_shift_by_are_named() -> None:
+    model, held, logits, _ = filled_in_where_positive(60)
+    rare = np.zeros((60, 1))
+    rare[:4] = 1
+    held.annotation = held.space.encode(np.concatenate([rare, held.annotation.targets[:, 3:]], axis=1))
+    held.prevalence = {"a": 0.02, "b": 0.3}
+    said = calibrate_on(model, logits, held, "temperature", "f1", "60 images")
+    assert said.endswith(
+        "60 images; probabilities of b are for the stated frequencies; those of a are for the frequencies among these "
+        "and not for the stated ones, which would take 5 of each class"
+    )
+    assert model.offset[:2].tolist() == [0, 0]
+    assert model.offset[3] - model.offset[2] < -0.5
+
+
+def test_classes_of_a_stated_prevalence_count_as_often_as_they_are() -> None:
+    space = LabelSpace.multiclass(["x", "y", "z"])
+    held = made(np.zeros((100, 2), np.float32), ["x"] * 50 + ["y"] * 30 + ["z"] * 20, space)
+    assert class_weights(held).tolist() == [1, 1, 1]
+    held.prevalence = {"x": 0.8}
+    np.testing.assert_allclose(class_weights(held), [0.8 / 0.5, 0.1 / 0.3, 0.1 / 0.2])
+    assert class_weights(held.rows(np.arange(84))).tolist() == [1, 1, 1]  # four of a class
+    assert class_weights(held.rows(np.arange(29) * 3)).tolist() == [1, 1, 1]
 
 
 def test_an_earlier_calibration_is_forgotten() -> None:

@@ -304,7 +304,7 @@ def test_a_known_temperature_is_found(temperature: float, uniform: torch.Tensor 
     annotation = space.encode(y)
     scale = torch.tensor([temperature] * 3 + [1.0] * 2 + [temperature] * 2)
     prior = uniform if uniform is not None else (2 * torch.randn(7)).log_softmax(0)
-    found = fit_temperatures(prior + scale * (logits - prior), annotation, prior, space.sizes)
+    found = fit_temperatures(prior + scale * (logits - prior), annotation, prior, space.sizes)[0]
     torch.testing.assert_close(found, torch.tensor([temperature, 1.0, temperature]), rtol=0.1, atol=0)
 
 
@@ -327,18 +327,20 @@ def test_few_or_one_sided_annotations_leave_a_temperature_at_one() -> None:
     y[:29, 0] = np.arange(29) % 2  # too few
     y[:, 1] = 1  # one class only
     y[:30, 2] = np.arange(30) % 2  # just enough
-    found = fit_temperatures(logits, LabelSpace.multilabel(3).encode(y), torch.zeros(6), (2, 2, 2))
+    found = fit_temperatures(logits, LabelSpace.multilabel(3).encode(y), torch.zeros(6), (2, 2, 2))[0]
     assert found[:2].tolist() == [1, 1]
     assert float(found[2]) != 1
-    assert fit_temperatures(logits[:, :3], ONE.encode(np.full(60, -1)), torch.zeros(3), (3,)).tolist() == [1]
+    assert fit_temperatures(logits[:, :3], ONE.encode(np.full(60, -1)), torch.zeros(3), (3,))[0].tolist() == [1]
 
 
 @pytest.mark.parametrize(("scale", "low", "high"), [(3.0, 0.3, 0.99), (-1.0, 1.5, 20.0), (-1e4, 19.99, 20.01)])
 def test_a_few_separable_annotations_do_not_sharpen_without_end(scale: float, low: float, high: float) -> None:
     """Separable annotations alone want T → 0, and annotations that contradict the model T → ∞."""
     y = np.arange(60) % 2
-    found = fit_temperatures(torch.from_numpy(yes(y)) * scale, LabelSpace.multilabel(1).encode(y), torch.zeros(2), (2,))
+    known = LabelSpace.multilabel(1).encode(y)
+    found, offsets = fit_temperatures(torch.from_numpy(yes(y)) * scale, known, torch.zeros(2), (2,))
     assert low < float(found) < high
+    assert offsets.tolist() == [0, 0]
 
 
 def test_a_label_with_few_annotations_follows_the_others() -> None:
@@ -347,8 +349,8 @@ def test_a_label_with_few_annotations_follows_the_others() -> None:
     drawn = torch.stack([torch.multinomial(block.softmax(1), 1)[:, 0] for block in logits.split(2, dim=1)], dim=1)
     y = drawn.numpy().astype(float)
     y[30:, 1] = NAN
-    alone = fit_temperatures(3 * logits[:, 2:], LabelSpace.multilabel(1).encode(y[:, 1:]), torch.zeros(2), (2,))
-    both = fit_temperatures(3 * logits, LabelSpace.multilabel(2).encode(y), torch.zeros(4), (2, 2))
+    alone = fit_temperatures(3 * logits[:, 2:], LabelSpace.multilabel(1).encode(y[:, 1:]), torch.zeros(2), (2,))[0]
+    both = fit_temperatures(3 * logits, LabelSpace.multilabel(2).encode(y), torch.zeros(4), (2, 2))[0]
     assert float(both[0]) == pytest.approx(3, rel=0.1)
     assert abs(float(both[1]) - 3) < abs(float(alone) - 3)
 
@@ -356,7 +358,7 @@ def test_a_label_with_few_annotations_follows_the_others() -> None:
 def test_wrong_annotations_flatten_and_soft_ones_count_as_they_are() -> None:
     logits = torch.tensor([[3.0, 0.0]]).expand(100_000, 2)
     soft = np.full((100_000, 2), [0.75, 0.25])
-    found = fit_temperatures(logits, LabelSpace.multilabel(1).encode(soft), torch.zeros(2), (2,))
+    found = fit_temperatures(logits, LabelSpace.multilabel(1).encode(soft), torch.zeros(2), (2,))[0]
     assert float(found) == pytest.approx(3 / math.log(3), rel=1e-3)
 
 

@@ -29,13 +29,11 @@ def find_class(space: LabelSpace, text: str) -> tuple[int, int] | None:
     return None
 
 
-def stated_prior(
-    space: LabelSpace, log_prior: NDArray[np.float32], prevalence: Mapping[str, float]
-) -> NDArray[np.float32]:
-    """log p(c), [W] nats, with the prevalences of what `find_class` knows; classes that are not named share the rest.
+def stated_shares(space: LabelSpace, prevalence: Mapping[str, float]) -> dict[int, NDArray[np.float64]]:
+    """p(c) of each label of which a prevalence is stated, by its index: [c]. Classes that are not named share the rest.
 
-    Raises LabelError for what it does not know, for values not between 0 and 1, for a class that is stated twice,
-    and for classes that do not add up.
+    prevalence: of what `find_class` knows.  Raises LabelError for what it does not know, for values not between 0 and
+    1, for a class that is stated twice, and for classes that do not add up.
     """
     stated: dict[int, dict[int, float]] = {}
     for name, p in prevalence.items():
@@ -50,11 +48,21 @@ def stated_prior(
         if found[1] in stated.setdefault(found[0], {}):
             raise LabelError(f"prevalence {name}={p:g}: this class has one already")
         stated[found[0]][found[1]] = p
-    log_prior = log_prior.copy()
+    result: dict[int, NDArray[np.float64]] = {}
     for j, known in stated.items():
         total, others_count = sum(known.values()), space.sizes[j] - len(known)
         if total >= 1 if others_count else abs(total - 1) > 0.01:
             raise LabelError(f"prevalence: those of the classes of {space.names[j]!r} add up to {total:g}")
         shares = np.array([known.get(c, (1 - total) / max(1, others_count)) for c in range(space.sizes[j])])
-        log_prior[space.blocks[j]] = np.log(shares / shares.sum())
+        result[j] = shares / shares.sum()
+    return result
+
+
+def stated_prior(
+    space: LabelSpace, log_prior: NDArray[np.float32], prevalence: Mapping[str, float]
+) -> NDArray[np.float32]:
+    """log p(c), [W] nats, with the stated prevalences in the place of what annotations tell; see `stated_shares`."""
+    log_prior = log_prior.copy()
+    for j, shares in stated_shares(space, prevalence).items():
+        log_prior[space.blocks[j]] = np.log(shares)
     return log_prior

@@ -16,79 +16,117 @@ from taut.evaluate.predict import predict_logits
 from taut.labels import Annotation, LabelSpace
 from taut.latent import Sizes
 from taut.nn.vae import LabelVAE
+from taut.prevalence import stated_shares
 
 LEAST_OBSERVED = 30
 LEAST_OF_CLASS = 5
 LEAST_ISOTONIC = 100  # a map has far more freedom than a temperature
 ABOUT_HALF = 1 / 3  # from this frequency on neither of yes and no is the one to be found
 SPREAD = 0.5  # standard deviation of log T around what is expected of it before a label's annotations are seen
+FREE = 1.0  # that of an offset
 
-Block = tuple[Tensor, Tensor, Tensor]  # one label's logits [n, c], targets [n, c] and log p(c) [c]
+Block = tuple[Tensor, Tensor, Tensor, Tensor]  # a label's logits [n, c], targets [n, c], log p(c) [c] and weights [c]
 
 
-def fit_temperatures(logits: Tensor, annotation: Annotation, log_prior: Tensor, sizes: Sizes) -> Tensor:
-    """The temperature of each label, as `latent.tempered` uses it, that suits its held-out annotations best: [k].
+def class_weights(held: Dataset) -> NDArray[np.float64]:
+    """How often a class is over how often held-out annotations have it, where frequencies are stated: [W].
 
-    It minimises the summed NLL and −log of a prior on log T, normal with standard deviation 0.5 around the temperature
-    that suits all labels together, which in turn has such a prior around 1: a few annotations that happen to be
-    separated without an error would ask for T = 0. With many annotations the prior does not matter.
+    1 where nothing is stated, and of labels with fewer than 30 annotated images, or 5 of a class, to tell it by.
+    """
+    weights = np.ones(held.space.width)
+    for j, shares in stated_shares(held.space, held.prevalence).items():
+        block, seen = held.space.blocks[j], held.annotation.observed[:, j]
+        counts = held.annotation.targets[seen, block].sum(axis=0, dtype=np.float64)
+        if seen.sum() >= LEAST_OBSERVED and counts.min() >= LEAST_OF_CLASS:
+            weights[block] = shares * counts.sum() / counts
+    return weights
+
+
+def fit_temperatures(
+    logits: Tensor, annotation: Annotation, log_prior: Tensor, sizes: Sizes, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The temperatures [k], as `latent.tempered` uses them, and offsets [W] that suit held-out annotations best.
+
+    A temperature minimises the summed NLL and −log of a prior on log T, normal with standard deviation 0.5 around the
+    temperature that suits all labels together, which in turn has such a prior around 1: a few annotations that happen
+    to be separated without an error would ask for T = 0. With many annotations the prior does not matter.
     logits: [N, W].  log_prior: [W].  A label with fewer than 30 annotated images, or with one class only among them,
     keeps 1.
+    weights: of classes [W], see `class_weights`. Where they are not 1, an offset of the logits is fitted beside the
+    temperature, to annotations that count so, with a prior around log w: what it would be of a network that knows its
+    annotations' frequencies alone (Saerens 2002).
     """
-    temperatures = torch.ones(len(sizes))
+    temperatures, offsets = torch.ones(len(sizes)), torch.zeros(sum(sizes))
     targets = torch.from_numpy(annotation.targets).double()
+    weights = torch.ones(sum(sizes)) if weights is None else weights
     blocks: dict[int, Block] = {}
-    start = 0
-    for j, size in enumerate(sizes):
+    ends = np.cumsum(sizes).tolist()
+    places = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    for j, place in enumerate(places):
         seen = torch.from_numpy(annotation.observed[:, j])
-        block, truth = logits[seen, start : start + size].double(), targets[seen, start : start + size]
-        prior = log_prior[start : start + size].double()
-        start += size
+        block, truth = logits[seen, place].double(), targets[seen, place]
         if len(block) >= LEAST_OBSERVED and int((truth.sum(0) > 0).sum()) >= 2:
-            blocks[j] = block, truth, prior
-    together = _log_temperature(list(blocks.values()), 0.0) if len(blocks) > 1 else 0.0
+            blocks[j] = block, truth, log_prior[place].double(), weights[place].double()
+    together = _suited(list(blocks.values()), 0.0)[0] if len(blocks) > 1 else 0.0
     for j, own in blocks.items():
-        temperatures[j] = float(np.exp(_log_temperature([own], together)))
-    return temperatures
+        log_t, offset = _suited([own], together)
+        temperatures[j], offsets[places[j]] = float(np.exp(log_t)), offset.float()
+    return temperatures, offsets
 
 
-def _log_temperature(blocks: list[Block], expected: float) -> float:
-    """The log T that minimises the summed NLL of blocks of logits, targets and log p(c), and the prior's term."""
+def _suited(blocks: list[Block], expected: float) -> tuple[float, Tensor]:
+    """The log T and the first block's offset that minimise the blocks' summed, weighted NLL and the priors' terms."""
     log_t = torch.full((), expected, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([log_t], max_iter=100, line_search_fn="strong_wolfe")
+    usual = torch.cat([weight.log() for *_, weight in blocks])
+    moved = usual.clone().requires_grad_()
+    # Offsets of classes that count as they are stay 0.
+    free = [log_t, moved] if bool((usual != 0).any()) else [log_t]
+    optimizer = torch.optim.LBFGS(free, max_iter=100, line_search_fn="strong_wolfe")
     scale = 1 / sum(len(block[0]) for block in blocks)  # means, since the solver's tolerances are absolute
 
     def loss() -> Tensor:
-        log_t.grad = None
+        for parameter in free:
+            parameter.grad = None
         inverse = (-log_t).exp()
-        nll = [-(truth * (prior + inverse * (block - prior)).log_softmax(1)).sum() for block, truth, prior in blocks]
-        total = scale * (torch.stack(nll).sum() + 0.5 * ((log_t - expected) / SPREAD).square())
+        offsets = torch.split(torch.where(usual == 0, 0, moved), [len(weight) for *_, weight in blocks])
+        nll = [
+            -(weight * truth * (prior + inverse * (block - prior) + offset).log_softmax(1)).sum()
+            for (block, truth, prior, weight), offset in zip(blocks, offsets, strict=True)
+        ]
+        priors = ((log_t - expected) / SPREAD).square() + ((moved - usual) / FREE).square().sum()
+        total = scale * (torch.stack(nll).sum() + 0.5 * priors)
         total.backward()  # type: ignore[no-untyped-call]
         return total
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return float(log_t.detach().clamp(np.log(0.05), np.log(20)))
+    offset = torch.where(usual == 0, 0, moved).detach()[: len(blocks[0][3])]
+    return float(log_t.detach().clamp(np.log(0.05), np.log(20))), offset
 
 
-def fit_isotonic(probabilities: NDArray[Any], annotation: Annotation, space: LabelSpace) -> Tensor | None:
+def fit_isotonic(
+    probabilities: NDArray[Any], annotation: Annotation, space: LabelSpace, weights: NDArray[np.float64] | None = None
+) -> Tensor | None:
     """Isotonic maps of each class against the rest (Zadrozny 2002): knots [W, 2, K] for `latent.piecewise_linear`.
 
-    probabilities: [N, W].  For n annotated images the values stay at most 1 − 1/(n + 2), since so many cannot show that
-    the other classes together are less probable, and at least an equal share of the rest. A label with fewer than 100
-    annotated images, or with fewer than 5 of one of its classes, keeps its probabilities; None where all do.
+    probabilities: [N, W].  weights: see `class_weights`.  For n annotated images the values stay at most 1 − 1/(n + 2),
+    since so many cannot show that the other classes together are less probable, and at least an equal share of the
+    rest. A label with fewer than 100 annotated images, or with fewer than 5 of one of its classes, keeps its
+    probabilities; None where all do.
     """
     maps: list[NDArray[np.float64]] = [np.array([[0.0, 1.0], [0.0, 1.0]])] * space.width
-    fitted = False
+    fitted, weights = False, np.ones(space.width) if weights is None else weights
     for j, block in enumerate(space.blocks):
         seen = annotation.observed[:, j]
         truth = annotation.targets[seen, block].astype(np.float64)
         if len(truth) < LEAST_ISOTONIC or truth.sum(axis=0).min() < LEAST_OF_CLASS:
             continue
         fitted, least = True, 1 / (len(truth) + 2)
+        mass = truth * weights[block]
+        total = mass.sum(axis=1)
         for c in range(block.start, block.stop):
             share = least / (block.stop - block.start - 1)
             isotonic = IsotonicRegression(y_min=share, y_max=1 - least, out_of_bounds="clip")
-            isotonic.fit(probabilities[seen, c], truth[:, c - block.start])
+            isotonic.fit(probabilities[seen, c], mass[:, c - block.start] / total, total)
             maps[c] = np.stack([isotonic.X_thresholds_, isotonic.y_thresholds_])
     if not fitted:
         return None
@@ -98,7 +136,11 @@ def fit_isotonic(probabilities: NDArray[Any], annotation: Annotation, space: Lab
 
 
 def fit_thresholds(
-    probabilities: NDArray[Any], annotation: Annotation, space: LabelSpace, rule: str = "f1"
+    probabilities: NDArray[Any],
+    annotation: Annotation,
+    space: LabelSpace,
+    rule: str = "f1",
+    weights: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
     """The threshold of "yes" that suits its held-out annotations best: [k].
 
@@ -108,7 +150,9 @@ def fit_thresholds(
     of equally good ones it is that which finds the fewest.  A label that is not yes/no (0 and 1), or has fewer than 30
     annotated images or 5 of a class, keeps 0.5; with "f1" one of which a third to two thirds are yes does, too: the F1
     of what is frequent is greatest where all images are called so, whatever they show.
+    weights: how much an annotation counts for F1 and these thirds, see `class_weights`.
     """
+    weights = np.ones(space.width) if weights is None else weights
     thresholds = np.full(len(space), 0.5, dtype=np.float32)
     for j, (label, block) in enumerate(zip(space, space.blocks, strict=True)):
         seen = annotation.observed[:, j]
@@ -116,7 +160,8 @@ def fit_thresholds(
         enough = len(truth) >= LEAST_OBSERVED and LEAST_OF_CLASS <= truth.sum() <= len(truth) - LEAST_OF_CLASS
         if rule == "half" or label.classes != (0, 1) or not enough:
             continue
-        frequency, rare = truth.mean(), 1
+        counts = weights[block][truth]
+        frequency, rare = np.average(truth, weights=counts), 1
         if rule == "f1":
             if ABOUT_HALF <= frequency <= 1 - ABOUT_HALF:
                 continue
@@ -138,7 +183,9 @@ def fit_thresholds(
             found = np.append(positive, 0)[enough]
             best = int(enough[found == found.max()][-1])
         else:
-            worth = 2 * positive / (called + truth.sum()) if rule == "f1" else sensitivity - false
+            found, wrong = (weights[block][c] * n for c, n in ((rare, positive), (1 - rare, called - positive)))
+            worth = 2 * found / (found + wrong + weights[block][rare] * truth.sum())
+            worth = worth if rule == "f1" else sensitivity - false
             best = len(worth) - 1 - int(worth[::-1].argmax())
         limit = (np.append(values, 1.0)[best] + values[best - 1]) / 2 if best else 0.0
         thresholds[j] = limit if rare else 1 - limit
@@ -164,30 +211,46 @@ def calibrate_on(model: LabelVAE, logits: Tensor, held: Dataset, method: str, th
     An earlier calibration of the model is forgotten.
     """
     model.temperature.fill_(1.0)
+    model.offset.zero_()
     model.isotonic = None
+    weights = class_weights(held)
     if method != "none":
-        model.temperature.copy_(fit_temperatures(logits, held.annotation, model.log_prior.cpu(), model.sizes))
+        found = fit_temperatures(logits, held.annotation, model.log_prior.cpu(), model.sizes, torch.from_numpy(weights))
+        model.temperature.copy_(found[0])
+        model.offset.copy_(found[1])
     logits = logits.double()
     if method == "isotonic":
         q = model.log_probabilities(logits).exp().numpy()
-        maps = fit_isotonic(q, held.annotation, held.space)
+        maps = fit_isotonic(q, held.annotation, held.space, weights)
         model.isotonic = None if maps is None else maps.to(model.log_prior.device)
     q = model.log_probabilities(logits).exp().numpy()
-    model.threshold.copy_(torch.from_numpy(fit_thresholds(q, held.annotation, held.space, threshold)))
+    model.threshold.copy_(torch.from_numpy(fit_thresholds(q, held.annotation, held.space, threshold, weights)))
     fitted = int((model.temperature != 1).sum())
     if method == "none":
         return "not calibrated, as the plan says"
     if not fitted:
         return f"not calibrated: too few annotations, or of one class alone, among the {where}"
     maps_too = method == "isotonic" and model.isotonic is None
-    if held.prevalence:
-        where += "; probabilities are for the frequencies among these, not for the stated ones"
+    where += _stated(held, weights)
     return f"calibrated {fitted} of {len(model.sizes)} label(s) on {where}" + (
         f"; isotonic maps need {LEAST_ISOTONIC} annotated ones of a label and {LEAST_OF_CLASS} of each of its classes, "
         "so these are temperatures"
         if maps_too
         else ""
     )
+
+
+def _stated(held: Dataset, weights: NDArray[np.float64]) -> str:
+    """Which labels' probabilities are for stated frequencies, and which could not be: the end of a sentence."""
+    labels = {True: "", False: ""}
+    for j in stated_shares(held.space, held.prevalence):
+        shifted = bool((weights[held.space.blocks[j]] != 1).any())
+        labels[shifted] += f"{', ' * bool(labels[shifted])}{held.space.names[j]}"
+    told = f"; probabilities of {labels[True]} are for the stated frequencies" * bool(labels[True])
+    return told + (
+        f"; those of {labels[False]} are for the frequencies among these and not for the stated ones, which would take "
+        f"{LEAST_OF_CLASS} of each class"
+    ) * bool(labels[False])
 
 
 def events(q: NDArray[Any], truth: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -84,8 +84,8 @@ class LabelVAE(nn.Module):
     """A variational autoencoder with k discrete label variables beside a continuous latent (Feng 2019, eq. 7-9).
 
     The prior over labels, the standardisation of the inputs, the views that predictions are averaged over, the
-    temperatures and isotonic maps of calibration and the thresholds of decisions are buffers, so that they ship with
-    the weights.
+    temperatures, offsets and isotonic maps of calibration and the thresholds of decisions are buffers, so that they
+    ship with the weights.
     """
 
     log_prior: Tensor
@@ -93,6 +93,7 @@ class LabelVAE(nn.Module):
     scale: Tensor
     views: Tensor | None
     temperature: Tensor
+    offset: Tensor
     isotonic: Tensor | None
     threshold: Tensor
     ood: nn.Module | None
@@ -125,6 +126,7 @@ class LabelVAE(nn.Module):
         self.register_buffer("log_prior", latent.log_softmax(torch.zeros(space.width), space.sizes))
         self.register_buffer("views", None)  # [K, 2, 3] affine maps, of images once the training has ended
         self.register_buffer("temperature", torch.ones(len(space)))
+        self.register_buffer("offset", torch.zeros(space.width))  # not 0 where frequencies are stated
         self.register_buffer("isotonic", None)  # [W, 2, K] knots, where this calibration is chosen
         # Of the probability of a two-class label's last class, above which it is decided for.
         self.register_buffer("threshold", torch.full((len(space),), 0.5))
@@ -210,8 +212,8 @@ class LabelVAE(nn.Module):
     def log_probabilities(self, logits: Tensor, calibrated: bool = True) -> Tensor:
         """log q(c_j|x), [N, W]: the one place where the logits of predictions become probabilities.
 
-        calibrated: temper each label's logits first, see `taut.latent.tempered`, and map the probabilities by the
-        isotonic maps, where there are some, normalised for each label (Zadrozny 2002).
+        calibrated: temper each label's logits first, see `taut.latent.tempered`, shift them by the offsets, and map the
+        probabilities by the isotonic maps, where there are some, normalised for each label (Zadrozny 2002).
         logits: [N, W] on any device, so that a CPU can have float64 where the model's device has none.
         """
         if not calibrated:
@@ -219,6 +221,7 @@ class LabelVAE(nn.Module):
         log_q = latent.tempered(
             logits, self.temperature.to(logits.device), self.log_prior.to(logits.device), self.sizes
         )
+        log_q = latent.log_softmax(log_q + self.offset.to(logits.device), self.sizes)
         if self.isotonic is None:
             return log_q
         mapped = latent.piecewise_linear(log_q.exp(), self.isotonic.to(logits.device))
