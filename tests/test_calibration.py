@@ -328,8 +328,8 @@ def test_too_few_annotations_to_shift_by_are_named() -> None:
     held.prevalence = {"a": 0.02, "b": 0.3}
     said = calibrate_on(model, logits, held, "temperature", "f1", "60 images")
     assert said.endswith(
-        "60 images; probabilities of b are for the stated frequencies; those of a are for the frequencies among these "
-        "and not for the stated ones, which would take 5 of each class"
+        "60 images; probabilities of b are for the stated frequencies; probabilities of a are for the frequencies of "
+        "the annotated images, not the stated ones: that takes a calibration and 5 held-out annotations of each class"
     )
     assert model.offset[:2].tolist() == [0, 0]
     assert model.offset[3] - model.offset[2] < -0.5

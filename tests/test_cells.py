@@ -171,11 +171,26 @@ def test_a_table_by_every_policy_and_what_its_notes_say(tmp_path: Path) -> None:
         load_folder(folder, space=SPACE, uncertain="latent", blank="latent")
 
 
-def test_rows_contradict_by_what_their_cells_become(tmp_path: Path) -> None:
+def test_what_a_row_states_goes_before_anothers_doubt_under_any_policy(tmp_path: Path) -> None:
+    folder = images(tmp_path, "a.png", "b.png", "c.png")
+    labels = table(tmp_path, "file,A,B\na.png,,-1\na.png,,0\nb.png,1,0\nb.png,0,0\nc.png,1,-1\nc.png,1,-1\n")
+    for uncertain in ("latent", "positive", "negative", "ignore", "soft=0.3"):
+        data = load_folder(folder, labels, uncertain=uncertain, blank="negative")
+        assert data.ids == ["a.png", "b.png", "c.png"]
+        np.testing.assert_array_equal(data.cells, [[BLANK, 0], [UNCERTAIN, 0], [1, UNCERTAIN]])
+        np.testing.assert_equal(data.annotation.targets[0, 1::2], [0, 0])
+    np.testing.assert_allclose(data.annotation.targets[1:, 1::2], [[0.3, 0], [1, 0.3]])
+
+
+def test_parts_of_a_split_do_not_fill_in_each_others_cells(tmp_path: Path) -> None:
     folder = images(tmp_path, "a.png", "b.png")
-    labels = table(tmp_path, "file,A,B\na.png,,-1\na.png,,0\nb.png,1,0\n")
-    assert load_folder(folder, labels).ids == ["a.png", "b.png"]
-    assert load_folder(folder, labels, uncertain="positive", blank="negative").ids == ["b.png"]
+    labels = table(tmp_path, "file,A,B,part\na.png,1,,train\na.png,,1,test\nb.png,,0,train\nb.png,1,,train\n")
+    data = load_folder(folder, labels, split_column="part")
+    assert data.split is not None
+    assert list(zip(data.ids, data.split.tolist(), strict=True)) == [
+        ("a.png", "train"), ("a.png", "test"), ("b.png", "train")
+    ]  # fmt: skip
+    np.testing.assert_equal(data.annotation.targets[:, 1::2], [[1, NAN], [NAN, 1], [1, 0]])
 
 
 def test_what_one_row_of_an_image_leaves_blank_another_fills_in(tmp_path: Path) -> None:
@@ -214,9 +229,10 @@ def test_minus_one_among_the_cells_of_arrays_is_uncertain(tmp_path: Path) -> Non
     z = np.array([[1, NAN], [NAN, -1]])
     np.savez(path, x_train=x, y_train=y, x_test=x[:2], y_test=z, label_names=["B", "A"])
     data = load_dataset(str(path), space=LabelSpace.multilabel(["A", "B"]), uncertain="ignore", blank="negative")
-    np.testing.assert_equal(np.array(yes(data))[[0, 1, 5, 6]], [[NAN, 1], [0, NAN], [0, 1], [NAN, NAN]])
+    np.testing.assert_equal(np.array(yes(data))[[0, 1, 5, 6]], [[NAN, 1], [0, NAN], [0, 1], [NAN, 0]])
     assert data.annotation.ignored is not None
-    assert data.annotation.ignored[[0, 1, 6]].tolist() == [[True, False], [False, True], [False, False]]
+    # Of the last image one cell is uncertain and one blank.
+    assert data.annotation.ignored[[0, 1, 6]].tolist() == [[True, False], [False, True], [True, False]]
 
 
 def test_one_and_minus_one_without_zero_are_not_taken_for_yes_and_unknown(tmp_path: Path) -> None:

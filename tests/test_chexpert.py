@@ -169,6 +169,29 @@ def test_labels_that_a_policy_does_not_name_keep_the_format_s_own(small: Path) -
     assert data.policy.blank == "negative,Fracture=ignore,Cardiomegaly=latent"
 
 
+def test_images_that_no_row_names_are_of_their_patient(small: Path) -> None:
+    """Else those of a patient in the test part would be learnt from."""
+    for study in (7, 8):
+        paint(small / "train" / "patient00003" / f"study{study}" / "view1_frontal.jpg", size=(20, 16))
+    paint(small / "train" / "patient00077" / "study1" / "view1_frontal.jpg", size=(20, 16))
+    data = load_folder(small / "train", small / "train.csv")
+    assert data.groups is not None
+    of = dict(zip(data.ids, data.groups.tolist(), strict=True))
+    assert {of[f"patient00003/study{study}/view1_frontal.jpg"] for study in (7, 8)} == {"patient00003"}
+    assert of["patient00077/study1/view1_frontal.jpg"] == "patient00077"
+    assert not any("is a group of its own" in note for note in data.notes)
+    # Whose other images are all for testing is not learnt from.
+    head, *lines = csv.reader((small / "train.csv").read_text().splitlines())
+    rows = [[*head, "part"], *([*line, "test" if "patient00003" in line[0] else "train"] for line in lines)]
+    with (small / "parts.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    data = load_folder(small / "train", small / "parts.csv", split_column="part")
+    assert data.split is not None
+    parts = dict(zip(data.ids, data.split.tolist(), strict=True))
+    assert {part for name, part in parts.items() if "patient00003" in name} == {"test"}
+    assert parts["patient00077/study1/view1_frontal.jpg"] == "train"
+
+
 def test_a_path_without_a_patient_is_named(tmp_path: Path) -> None:
     bad = row(1)
     bad[0] = "elsewhere/a.jpg"

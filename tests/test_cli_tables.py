@@ -363,16 +363,18 @@ def test_all_rows_of_an_image_have_its_part_in_a_written_split(long: bool, tmp_p
 def test_the_notes_of_what_is_evaluated_on_are_printed(chest: Path, tmp_path: Path, capsys: Capture) -> None:
     other = table(tmp_path, "file,Edema,Fracture,Hernia\n0.png,1,0,0\n1.png,0,1,1\ngone.png,1,1,1\n", "other.csv")
     note = f"{other}: Left out: 1 row names an image that is not there."
+    listed = note.replace("Left out:", "Left out (listed in {}):")
     labels = chest.parent / "chest.csv"
     flags = ["--labels", labels, "--test", other, "--images", chest, "--leakage", "report", "--quiet"]
     taut("train", labels, "--images", chest, *flags[2:], *FLAGS, "--out", tmp_path / "run")
-    assert note in capsys.readouterr().out
+    assert listed.format("skipped-test.csv") in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "run" / "skipped-test.csv")["file"].tolist() == ["gone.png"]
     for more in ([], ["--data", other]):
         taut("evaluate", tmp_path / "run", *more)
         assert f"taut: {note}" in capsys.readouterr().err
     arguments = ["--images", chest, *flags[2:-1], "--objectives", "supervised", "--draws", 1, *FLAGS]
     taut("compare", labels, *arguments, "--out", tmp_path / "compare")
-    assert note in capsys.readouterr().out
+    assert listed.format("compare-skipped-test.csv") in capsys.readouterr().out
 
 
 def test_the_split_column_of_a_run_is_used_where_other_data_have_it(tmp_path: Path) -> None:
@@ -636,4 +638,6 @@ def test_a_view_of_the_run_that_no_row_shows_takes_all(tmp_path: Path, capsys: C
     taut("predict", out, lateral, "--out", tmp_path / "p.csv")
     assert "no row shows the run's view PA: all images are taken" in capsys.readouterr().err
     assert len(pd.read_csv(tmp_path / "p.csv")) == 12
+    taut("evaluate", out, "--data", lateral, "--images", tmp_path / "images", "--resamples", 0)
+    assert "no row shows the view PA: all images are taken" in capsys.readouterr().err
     assert "--view 'PA' is in no row" in refused(capsys, "predict", out, lateral, "--view", "PA")

@@ -231,6 +231,23 @@ def test_a_folder_of_dicom_files_beside_others(tmp_path: Path) -> None:
     assert "DICM" in reasons["c.dcm"] or "DICOM" in reasons["c.dcm"]
 
 
+def test_files_without_a_header_are_read(tmp_path: Path) -> None:
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    whole = write(tmp_path / "whole.dcm")
+    for name, syntax in (("explicit", ExplicitVRLittleEndian), ("implicit", ImplicitVRLittleEndian)):
+        data = pydicom.dcmread(whole)
+        data.file_meta = pydicom.dataset.FileMetaDataset()
+        data.save_as(tmp_path / f"{name}.dcm", implicit_vr=syntax is ImplicitVRLittleEndian, little_endian=True)
+        stored = (tmp_path / f"{name}.dcm").read_bytes()
+        (tmp_path / f"{name}.dcm").write_bytes(stored[132:] if stored[128:132] == b"DICM" else stored)
+        assert read_dicom_header(tmp_path / f"{name}.dcm") == read_dicom_header(whole)
+        np.testing.assert_array_equal(read_dicom(tmp_path / f"{name}.dcm"), read_dicom(whole))
+    (tmp_path / "no.dcm").write_bytes(b"nothing of the kind " * 20)
+    with pytest.raises(Exception, match="DICM"):
+        read_dicom(tmp_path / "no.dcm")
+
+
 def test_what_holds_no_image_is_told() -> None:
     ((_, reason),) = read_images([sample("rtplan.dcm")], (1, 8, 8))[1]
     assert reason == "the DICOM file holds no image"

@@ -110,6 +110,7 @@ def test_arrays_without_ids_are_counted_from_zero(column: str, tmp_path: Path) -
     assert data.annotation.targets[5].tolist() == [0, 1]
     assert data.annotation.targets[0].tolist() == [1, 0]
     assert data.annotation.observed.sum() == 2
+    assert f"Column {column!r} is the number of the row in e.npy, from 0." in data.notes
 
 
 def test_a_column_of_rows_goes_before_one_of_ids_where_inputs_are_counted(tmp_path: Path) -> None:

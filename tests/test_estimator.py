@@ -713,6 +713,31 @@ def test_a_loaded_run_keeps_its_prevalences(tmp_path: Path) -> None:
     assert list(loaded.prevalence.values()) == [0.4]
 
 
+def test_a_stated_prevalence_reaches_probabilities(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Annotations are filled in where they are positive: half of them are, of a population of which a tenth is."""
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 2
+    x = rng.normal(size=(400, 4)).astype(np.float32) + y[:, None]
+    population = rng.random(4000) < 0.1
+    new = rng.normal(size=(4000, 4)).astype(np.float32) + population[:, None]
+    plan = {"train.steps": 100}
+    means = [
+        TautClassifier(prevalence=stated, space=LabelSpace.multilabel(["sick"]), plan=plan, random_state=0)
+        .fit(x, y[:, None].astype(float))
+        .predict_proba(new)[:, 1]
+        .mean()
+        for stated in ({"sick": 0.1}, None)
+    ]
+    assert means[0] == pytest.approx(population.mean(), abs=0.03)
+    assert means[1] > 2 * means[0]
+    np.savez(tmp_path / "pack.npz", x=x, y=y[:, None].astype(float), label_names=["sick"])
+    flags = {"prevalence": "sick=0.1", "quiet": True, "changes": {"train.steps": 100}}
+    cli.train(str(tmp_path / "pack.npz"), out=tmp_path / "run", **flags)
+    assert "probabilities of sick are for the stated frequencies" in capsys.readouterr().out
+    cli.evaluate(tmp_path / "run", resamples=0)
+    assert "probabilities and thresholds of sick are for the frequencies that" in capsys.readouterr().err
+
+
 def test_the_commands_read_what_save_wrote(
     tmp_path: Path, trained: TautClassifier, digits: tuple[Array, Array], capsys: pytest.CaptureFixture[str]
 ) -> None:

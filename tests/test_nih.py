@@ -127,3 +127,12 @@ def test_originals_with_mostly_absent_images(tmp_path: Path) -> None:
         index = [place[name] for name in data.ids]
         assert pack["label_names"].tolist() == list(FINDINGS)
         np.testing.assert_array_equal(np.array(yes(data)), pack["y"][index])
+
+
+def test_images_that_no_row_names_are_of_their_patient(tmp_path: Path) -> None:
+    images(tmp_path, *(f"{name}.png" for name in ("00000001_000", "00000001_001", "00000002_000", "00000005_003")))
+    rows = entry("00000001_000.png", "Edema", 1) + entry("00000002_000.png", "No Finding", 2)
+    data = load_dataset(str(tmp_path / "images"), labels=table(tmp_path / "images", HEAD + rows, "Data_Entry.csv"))
+    assert data.groups is not None
+    assert data.groups[data.ids.index("00000001_001.png")] == "1"
+    assert "1 image has no 'Patient ID': each is a group of its own." in data.notes  # of whom the table has no row

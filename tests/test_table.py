@@ -358,6 +358,17 @@ def test_other_words_for_nothing_are_blank(tmp_path):
     assert data.annotation.observed[:, 0].tolist() == [True, False, True]
 
 
+def test_the_only_yes_no_column_is_the_label_of_its_name_or_of_none(tmp_path):
+    folder, space = images(tmp_path, "a.png", "b.png"), LabelSpace.multilabel(["Edema"])
+    for name in ("Edema", "edema", "label", "Diagnosis"):
+        data = load_folder(folder, table(tmp_path, f"file,{name}\na.png,1\nb.png,0\n"), space=space)
+        np.testing.assert_equal(yes(data), [[1], [0]])
+    other = table(tmp_path, "file,Pneumonia\na.png,1\nb.png,0\n")
+    with pytest.raises(DataError, match="the labels Edema are asked for, but the columns are Pneumonia: rename those"):
+        load_folder(folder, other, space=space)
+    assert load_folder(folder, other, space=space, label_columns=["Pneumonia"]).annotation.observed.all()
+
+
 def test_a_column_of_another_name_is_not_taken_for_the_label_that_is_asked_for(tmp_path):
     folder = images(tmp_path, "a.png", "b.png")
     labels = table(tmp_path, "file,male,grade\na.png,1,0\nb.png,0,3\n")

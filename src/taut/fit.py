@@ -263,10 +263,11 @@ def _train_and_calibrate(
         result.seconds += time.perf_counter() - began  # methods are compared by all that they take
     elif judges is not None and can_calibrate(judges):
         note(calibrate(model, judges, plan.train.calibration, plan.train.threshold))
-    elif hurried:
-        note("not calibrated: the budget leaves no time for folds, and more --minutes do")
     else:
-        note(uncalibrated(facts, plan, fold_count(training, MOST_FOLDS)))
+        why = "not calibrated: the budget leaves no time for folds, and more --minutes do"
+        note(why if hurried else uncalibrated(facts, plan, fold_count(training, MOST_FOLDS)))
+        if dataset.prevalence:
+            note("so that probabilities are for the frequencies of the annotated images, not for the stated ones")
     # Folds hide annotations, but no image: for the score of foreign images there is none that was held out.
     decodes = find_objective(plan.objective.name).decodes(plan)
     reference = fit_ood(model, training.x, select(dataset.x, held), decodes)

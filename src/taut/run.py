@@ -29,13 +29,14 @@ from taut.nn.vae import Architecture, LabelVAE
 from taut.plan import Plan, override
 
 FORMAT = 1
-WHILE_READING = ("skipped.csv", "leakage.csv", "frozen.json", "frozen.safetensors")
+WHILE_READING = ("skipped.csv", "skipped-test.csv", "leakage.csv", "frozen.json", "frozen.safetensors")
 
 
 class Run:
     """A folder: plan.yaml, facts.json, annotation.npz, split.csv, metrics.jsonl, checkpoint/ and the model.
 
-    Where there is something for them, folds.npz, skipped.csv, leakage.csv, frozen.json and frozen.safetensors too.
+    Where there is something for them, folds.npz, skipped.csv (and -test), leakage.csv, frozen.json and
+    frozen.safetensors too.
     """
 
     def __init__(self, path: Path | str) -> None:

@@ -122,6 +122,12 @@ def kept_flags(source: DataFlags, *flags: str) -> DataFlags:
     return dataclasses.replace(source, **nothing)
 
 
+def lost_view(usual: str | None, source: ReadFlags) -> list[str]:
+    """The sentence that says that other data do not show the view that flags ask for, where their flags lack it."""
+    other = usual is not None and source.view is None and label_table(source) is not None
+    return [f"no row shows the view {usual}: all images are taken"] if other else []
+
+
 def label_table(source: ReadFlags) -> Path | None:
     """The table of annotations that flags name, if any: DATA itself, or --labels."""
     return Path(source.data) if is_table(source.data) else source.labels
@@ -202,7 +208,10 @@ def load_parts(
     if source.test is not None:
         shape = dataset.x.shape[1:]
         names = dataset.feature_names
-        other = load_source(test_flags(source), space or dataset.space, None, shape, dataset.pixel_max, columns=names)
+        flags = test_flags(source)
+        listed = None if skipped is None else skipped.with_name(skipped.name.replace("skipped", "skipped-test"))
+        other = load_source(flags, space or dataset.space, listed, shape, dataset.pixel_max, columns=names)
+        other.notes += lost_view(source.view, flags)
         if source.labels is not None and test_flags(source).labels == source.labels:
             check_rows(dataset, other, source.test, source.labels)
     training, testing = _divide(dataset, other)

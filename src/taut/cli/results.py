@@ -19,6 +19,7 @@ from taut.data.cells import certain, unscored
 from taut.data.dataset import SPLITS
 from taut.data.files import find_images
 from taut.data.leakage import seen_before
+from taut.evaluate.calibration import shifted
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.evaluate.predict import on_device, predict_logits
 from taut.evaluate.predictions import prediction_table
@@ -33,7 +34,7 @@ from taut.report.explain import explain as explain_image
 from taut.report.pictures import reliability_diagram
 from taut.report.tables import evaluation_table, evaluation_text
 from taut.run import Run, load_about
-from taut.sources import is_folder, is_table, label_table, load_source, replaced_source, test_flags
+from taut.sources import is_folder, is_table, label_table, load_source, lost_view, replaced_source, test_flags
 from taut.subgroups import figures_by, images_by, table_column
 
 AT_ONCE = 1000  # images that are read and predicted before the next ones are
@@ -99,8 +100,11 @@ def evaluate(
         raise DataError(f"{flags} is for other data than the run's: name them with --data or --labels")
     # Before, so that images are looked for as they say; and after, as what the data lack is left out there.
     source = dataclasses.replace(source, **given)
+    usual = source.view
     source = replaced_source(source if tested is None else test_flags(source), data, labels, images)
     source = dataclasses.replace(source, auxiliary=None, **given)
+    for note in lost_view(usual, source):
+        print(f"taut: {note}", file=sys.stderr)
     column = None if by is None else table_column(source, by)
     saved = folder.path / "split.csv"
     dealt = source.split_fractions is not None and saved.is_file()
@@ -136,6 +140,12 @@ def evaluate(
         print(f"taut: {warning}", file=sys.stderr)
     for note in [*(f"{source.data}: {note}" for note in dataset.notes), *unscored(dataset)]:
         print(f"taut: {note}", file=sys.stderr)
+    if calibrated and (names := shifted(model)):
+        print(
+            f"taut: probabilities and thresholds of {', '.join(names)} are for the frequencies that --prevalence "
+            "stated: where those here differ, NLL, ECE, error and F1 are worse than they would be",
+            file=sys.stderr,
+        )
     dataset = certain(dataset)
     other = data is not None or labels is not None
     place = out or folder.path / _subfolder(source, dataset if other else None, split, calibrated)

@@ -19,7 +19,8 @@ from taut.prevalence import YES_NO, find_class, stated_prior
 UNSAID, BLANK, UNCERTAIN = -1, -2, -3  # codes of cells without a class; no row, or no class, says anything: UNSAID
 LATENT, IGNORED = -1.0, -2.0  # what a cell can become beside a class or a probability
 FATES = "latent, positive, negative, ignore, soft=P"
-SUSPICIOUS = 0.9  # share of positives among the observed cells of a label that is mostly blank
+SUSPICIOUS = 0.9  # share of positives among the observed cells of a label that is often blank
+MANY = 0.25  # blank cells over observed ones
 
 _ENTRY = re.compile(
     r"(?:(?P<label>.+)=)?\s*(?P<fate>latent|positive|negative|ignore|soft=(?P<p>[\d.]+(?:[eE][+-]?\d+)?))\s*$"
@@ -171,7 +172,7 @@ def settle_together(
     images: [N] numbers of the rows' images, below 0 for those that are not there.
     """
     codes, rows = codes.copy(), np.flatnonzero(pd.Series(images).duplicated(keep=False))
-    values = settle(space, codes, replace(policy, blank="latent"))
+    values = settle(space, codes, CellPolicy("latent", "latent"))  # what a row states goes before another's doubt
     keys, latent = np.asarray(images)[rows], values[rows] == LATENT
     known = pd.DataFrame(np.where(latent, np.nan, values[rows])).groupby(keys)
     low, high = known.transform("min").to_numpy(), known.transform("max").to_numpy()
@@ -185,9 +186,7 @@ def settle_together(
     code = np.where(unknown, said.transform("min"), said.transform("max"))
     values[rows] = np.where(agree & ~unknown, low, values[rows])
     codes[rows] = np.where(agree, np.where(differ, UNCERTAIN, code), codes[rows])
-    doubtful = np.zeros(codes.shape, dtype=bool)
-    doubtful[rows] = agree & differ
-    values = np.where((codes == BLANK) | doubtful, settle(space, codes, policy), values)
+    values = np.where((codes == BLANK) | (codes == UNCERTAIN), settle(space, codes, policy), values)
     count = len(np.unique(keys[readers & (keys >= 0)]))  # below 0 is what is not there
     words = "image has rows that differ" if count == 1 else "images have rows that differ"
     return values, codes, [f"{count:,} {words} in some yes/no cells: these cells are uncertain."] if count else []
@@ -212,12 +211,16 @@ def with_policy(
     """An array's dataset with its unannotated cells of yes/no labels taken as blank ones.
 
     Cells of images without any annotation are left where there are several labels: nothing was said of those images.
+    But where some cells of an image are uncertain and others blank, it was.
     said: the images [N] that the array is of.  doubtful: the cells [N, k] that are uncertain ones instead.
     """
     annotation = dataset.annotation
     classes = [np.nan_to_num(annotation.targets)[:, block].argmax(axis=1) for block in dataset.space.blocks]
     yes_no = np.array([label.classes == YES_NO for label in dataset.space])
-    some = np.asarray(annotation.observed.any(axis=1) if len(dataset.space) > 1 else said)[:, None]
+    spoken = annotation.observed.any(axis=1)
+    if doubtful is not None:
+        spoken |= doubtful.any(axis=1) & ~doubtful.all(axis=1)
+    some = np.asarray(spoken if len(dataset.space) > 1 else said)[:, None]
     codes = np.where(annotation.observed, np.stack(classes, axis=1), np.where(yes_no & some, BLANK, UNSAID))
     if doubtful is not None:
         codes = np.where(doubtful & (codes == BLANK), UNCERTAIN, codes)
@@ -324,7 +327,8 @@ def _positives(dataset: Dataset) -> list[str]:
         if label.classes != YES_NO or count == 0 or j in stated:
             continue
         yes = float(annotation.targets[observed[:, j], block][:, 1].sum())
-        if (yes == count and latent[:, j].any()) or (yes >= SUSPICIOUS * count and partly[:, j].sum() >= count):
+        many = partly[:, j].sum() >= MANY * count
+        if (yes == count and latent[:, j].any()) or (yes >= SUSPICIOUS * count and many):
             found.append(f"{label.name} ({yes:,.0f} of {count:,})")
     if not found:
         return []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 
 from taut.data.dataset import DataError
@@ -28,6 +30,7 @@ OFFICIAL = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Ef
 
 PATH = "Path"
 PATIENT, STUDY, IMAGE = "subject_id", "study_id", "dicom_id"
+SUBJECT = re.compile(r"(?:^|/)p(\d{8})/")  # of a folder of MIMIC-CXR's
 
 
 def recognises(table: pd.DataFrame) -> bool:
@@ -57,6 +60,7 @@ def mimic_layout(table: pd.DataFrame) -> Layout:
         group=PATIENT,
         views=("ViewPosition",),
         blank="negative",
+        patient=lambda path: found[1] if (found := SUBJECT.search(path)) else None,
         note=f"Read as MIMIC-CXR's table: {len(labels)} observations, patients from {PATIENT!r}.",
     )
 
@@ -101,6 +105,7 @@ def _layout(table: pd.DataFrame, labels: tuple[str, ...]) -> Layout:
         views=("Frontal/Lateral", "AP/PA"),
         blank="negative",
         shared=3,
+        patient=lambda path: _place(path)[0],
         note=f"Read as CheXpert's table: {len(labels)} observations, patients from the paths.",
     )
 

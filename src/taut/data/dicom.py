@@ -149,9 +149,22 @@ def _read(path: Path, tags: list[str] | None = None) -> Any:
         raise DataError(f"{path} is a DICOM file: pip install pydicom reads it") from error
     # Files of hospitals break small rules all the time; only what is needed for the image is looked at.
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    if tags is not None:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
-    return pydicom.dcmread(path)
+    options: dict[str, Any] = {} if tags is None else {"stop_before_pixels": True, "specific_tags": list(tags)}
+    try:
+        return pydicom.dcmread(path, **options)
+    except pydicom.errors.InvalidDicomError as error:
+        # Old archives have files without a header, which says how the others are written.
+        try:
+            data = pydicom.dcmread(path, force=True, **options)
+            found = "Rows" in data
+        except Exception:  # whatever reading any bytes ends in
+            found = False
+        if not found:
+            raise error
+        implicit, little = data.original_encoding
+        explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
+        data.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
+        return data
 
 
 def _check(data: Any) -> None:

@@ -143,6 +143,8 @@ def load_embeddings(
             f"{labels}: {column!r} counts from 1, but the rows of {path} are counted from 0: take 1 off each number"
         )
     listing = from_table(path, inputs.ids, labels, replace(options, path_column=column), space, unlabeled, uncertain)
+    if inputs.counted:
+        listing.notes.append(f"Column {column!r} is the number of the row in {path.name}, from 0.")
     both = [name for name in listing.space.names if name in inputs.names]
     if both:
         raise DataError(f"{path}: {listed(both)} is among the features and among the labels of {labels}: drop it there")

@@ -24,7 +24,7 @@ from taut.data.cells import (
 from taut.data.dataset import GREY, DataError, Dataset
 from taut.data.dicom import Header
 from taut.data.files import SEVERAL, SUFFIXES, find_images
-from taut.data.listing import Listing, TableOptions, from_table, one_of_image, with_unannotated
+from taut.data.listing import Listing, TableOptions, from_table, in_parts, one_of_image, with_unannotated
 from taut.data.named import ELSEWHERE, images_beside, images_of_table, outside
 from taut.data.naming import sides_note
 from taut.data.subfolders import from_subfolders
@@ -291,11 +291,13 @@ class _Reading:
         said = said.join(placed.fillna("")).assign(image=one, rank=rank)
         lower = said["rank"] < said.groupby("image")["rank"].transform("max")
         best = said[~lower].copy()
-        at = best.index.to_numpy()
+        at, image = best.index.to_numpy(), best["image"].to_numpy()
+        codes = self.listing.codes[at]
+        # All rows of an image tell whether it is contradicted, but those of another part nothing to be learnt.
+        best[list(range(self.values.shape[1]))], _, _ = settle_together(self.listing.space, codes, self.policy, image)
         self.values[at], self.listing.codes[at], self.differing = settle_together(
-            self.listing.space, self.listing.codes[at], self.policy, best["image"].to_numpy()
+            self.listing.space, codes, self.policy, in_parts(image, best["split"])
         )
-        best[list(range(self.values.shape[1]))] = self.values[at]
         versions = (~best.drop(columns="split").duplicated()).groupby(best["image"]).transform("sum")
         rivals = best.index[versions > 1].to_numpy()
         repeated = np.union1d(said.index[lower], best.index[best.duplicated(["image", "split"])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -19,6 +20,7 @@ class Layout:
     views: the columns that --view looks in.
     blank: what blank cells are taken as.  shared: how many last parts of a cell's path, folders and name, an image
     must share with it; with 1 a bare name is enough.
+    patient: whose an image is that no row names, by its path, as `group` has it; None for nobody known.
     note: the sentence that tells of all this.
     """
 
@@ -33,6 +35,7 @@ class Layout:
     views: tuple[str, ...] = ()
     blank: str = "latent"
     shared: int = 1
+    patient: Callable[[str], str | None] | None = None
     note: str | None = None
 
 

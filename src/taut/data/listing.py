@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -72,6 +72,7 @@ class Listing:
     codes: the cells [N, k], class indices or codes of `taut.data.cells`.
     blank: what blank cells are taken as where no flag says it.  grouped: by what `group` goes, or None.
     auxiliary: the columns of `entries` with auxiliary values.
+    patient: the group of an image that no row names, by its path, where the format tells it.
     """
 
     entries: pd.DataFrame
@@ -81,6 +82,7 @@ class Listing:
     grouped: str | None = None
     notes: list[str] = field(default_factory=list)
     auxiliary: Sequence[str] = ()
+    patient: Callable[[str], str | None] | None = None
 
     @property
     def placed(self) -> list[str]:
@@ -171,7 +173,8 @@ def from_table(
             notes += _several_classes(cells, image)
         blank = layout.blank if options.joined_column is None else Listing.blank
         auxiliary = [AUXILIARY + name for name in options.auxiliary or ()]
-        listing = Listing(entries, cells.space, cells.codes, blank, group, notes + cells.notes, auxiliary)
+        patient = layout.patient if group is not None and group == layout.group else None
+        listing = Listing(entries, cells.space, cells.codes, blank, group, notes + cells.notes, auxiliary, patient)
         listing.read_auxiliary(entries[(image >= 0) & (entries["kind"] == "")])  # faults are told before decoding
     except (DataError, LabelError) as error:
         raise type(error)(f"{labels}: {error}") from error
@@ -287,6 +290,12 @@ def one_of_image(column: pd.Series, images: pd.Series) -> pd.Series:
     return column.where(column.notna() | (of_image.transform("nunique") != 1), of_image.transform("first"))
 
 
+def in_parts(images: NDArray[np.intp], split: pd.Series) -> NDArray[np.intp]:
+    """Numbers of images [N], below 0 where there is none, as others where one is in another part of a split."""
+    part, parts = pd.factorize(split.fillna(""))
+    return np.where(images < 0, images, images * len(parts) + part)
+
+
 def _unused_splits(table: pd.DataFrame, used: list[str | None]) -> list[str]:
     """What to do about columns that say a split and are not used."""
     notes = []
@@ -320,10 +329,17 @@ def _with_others(listing: Listing, files: list[str]) -> Listing:
 
 
 def with_unannotated(listing: Listing, names: Sequence[str], images: NDArray[np.intp], note: str) -> Listing:
-    """The listing, then images without annotation: what they are called, and their positions among the files."""
+    """The listing, then images without annotation: what they are called, and their positions among the files.
+
+    Those of a patient who is in one part of a split alone are in that part.
+    """
+    group = None if listing.patient is None else whole_numbers(pd.Series(map(listing.patient, names), dtype=object))
+    entries = pd.concat([listing.entries, entries_of(names, images, group=group)], ignore_index=True)
+    if group is not None:
+        entries["split"] = one_of_image(entries["split"], entries["group"])
     return replace(
         listing,
-        entries=pd.concat([listing.entries, entries_of(names, images)], ignore_index=True),
+        entries=entries,
         codes=np.concatenate([listing.codes, np.full((len(images), len(listing.space)), UNSAID)]),
         notes=[*listing.notes, note],
     )

@@ -142,3 +142,15 @@ def is_unnamed(name: str) -> bool:
 def unused_group(kind: str, name: str) -> str:
     """The sentence that tells of such a column or array that is not used."""
     return f"{kind} {name!r} is not used: --group {name} keeps the images of one patient on one side of every split."
+
+
+def case_notes(names: Sequence[str]) -> list[str]:
+    """What to say of names of classes that differ in the case of letters alone."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(name.casefold(), []).append(name)
+    return [
+        f"Classes {', '.join(same)} differ in the case of letters alone: write them alike if they are one."
+        for same in alike.values()
+        if len(same) > 1
+    ]

@@ -39,6 +39,7 @@ def layout(table: pd.DataFrame) -> Layout:
     """
     if not recognises(table):
         raise DataError(f"--format nih: the table has no columns {IMAGE!r} and {LABELS!r}")
+    known = {_number(name): patient for name, patient in zip(table[IMAGE], table.get(PATIENT, ()), strict=False)}
     texts = table[LABELS].dropna().drop_duplicates().str.split("|", regex=False).explode().str.strip()
     named = set(texts) - {"", "No Finding"}
     return Layout(
@@ -48,6 +49,12 @@ def layout(table: pd.DataFrame) -> Layout:
         names=FINDINGS if named <= set(FINDINGS) else None,
         group=PATIENT if PATIENT in table.columns else None,
         views=(VIEW,),
+        patient=lambda path: known.get(_number(path)),
         note=f"Read as NIH's Data_Entry: findings from {LABELS!r}"
         + (f", patients from {PATIENT!r}." if PATIENT in table.columns else "."),
     )
+
+
+def _number(path: object) -> str:
+    """What stands before the first _ in a file's name, such as 00000001 of 00000001_002.png: a patient's number."""
+    return str(path).replace("\\", "/").rpartition("/")[2].partition("_")[0]

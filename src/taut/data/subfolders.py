@@ -10,8 +10,8 @@ import numpy as np
 from taut.data.cells import UNSAID
 from taut.data.dataset import DataError
 from taut.data.listing import Listing, entries_of
-from taut.data.naming import BESIDE, NO_CLASS, classes_in_order, folder_part, is_unlabeled
-from taut.data.table import case_notes, class_text, listed, plural
+from taut.data.naming import BESIDE, NO_CLASS, case_notes, classes_in_order, folder_part, is_unlabeled
+from taut.data.table import class_text, listed, plural
 from taut.labels import LabelError, LabelSpace, Scalar
 
 ARCHIVE = re.compile(r"(?:images?|imgs?|parts?|batch|archive|chunk|volume|disk)[ _-]*\d+$", re.IGNORECASE)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from taut.data.cells import BLANK, UNCERTAIN, UNSAID
 from taut.data.dataset import DataError
 from taut.data.joined import SEPARATOR, Column, are_lists, other_separator
-from taut.data.naming import classes_in_order, is_unnamed
+from taut.data.naming import case_notes, classes_in_order, is_unnamed
 from taut.data.signed import SIGNED_NO, is_signed, signed
 from taut.labels import Label, LabelError, LabelSpace, Scalar
 from taut.values import is_one_hot, whole_numbers
@@ -186,7 +186,8 @@ def read_labels(
             "no column of the table holds labels: name them with --label-columns, or pass --classes N for clusters (in "
             f"Python an explicit label space); columns: {listed(list(table.columns))}"
         )
-    if space is not None and chosen and not (len(space) == len(chosen) == 1 and (label_columns or chosen == rest)):
+    alone = space is not None and len(space) == len(chosen) == 1 and (label_columns or _may_mean(rest, chosen, space))
+    if space is not None and chosen and not alone:
         if set(chosen) != set(space.names):
             raise DataError(
                 f"the labels {listed(space.names)} are asked for, but the columns are {listed(chosen)}: rename those "
@@ -231,6 +232,16 @@ def read_labels(
     return Cells(space or LabelSpace(tuple(label for label, _ in read)), codes, notes)
 
 
+def _may_mean(rest: Sequence[str], chosen: Sequence[str], space: LabelSpace) -> bool:
+    """Whether the only column of a table is that of an only label: yes and no are said of any, so that its name counts.
+
+    The classes of another label tell themselves.
+    """
+    name = chosen[0].casefold()
+    called = name in LABEL_NAMES or name == space.names[0].casefold()
+    return list(chosen) == list(rest) and (space.labels[0].classes != (0, 1) or called)
+
+
 def _class_notes(label: Label, codes: NDArray[np.int64]) -> list[str]:
     """The classes that a column was found to have, in which a slip of the pen is one, and what may be slips."""
     counts = np.bincount(codes[codes >= 0], minlength=len(label.classes))
@@ -242,18 +253,6 @@ def _class_notes(label: Label, codes: NDArray[np.int64]) -> list[str]:
         if name.lower() in UNSURE
     ]
     return [f"Classes of {label.name!r}: {shown}.", *case_notes(names), *unsure]
-
-
-def case_notes(names: Sequence[str]) -> list[str]:
-    """What to say of names of classes that differ in the case of letters alone."""
-    alike: dict[str, list[str]] = {}
-    for name in names:
-        alike.setdefault(name.casefold(), []).append(name)
-    return [
-        f"Classes {listed(same)} differ in the case of letters alone: write them alike if they are one."
-        for same in alike.values()
-        if len(same) > 1
-    ]
 
 
 def _read_one_hot(table: pd.DataFrame, columns: Sequence[str], space: LabelSpace) -> Cells:

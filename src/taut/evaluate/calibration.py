@@ -225,14 +225,16 @@ def calibrate_on(model: LabelVAE, logits: Tensor, held: Dataset, method: str, th
         model.isotonic = None if maps is None else maps.to(model.log_prior.device)
     q = model.log_probabilities(logits).exp().numpy()
     model.threshold.copy_(torch.from_numpy(fit_thresholds(q, held.annotation, held.space, threshold, weights)))
-    fitted = int((model.temperature != 1).sum())
+    fitted, stated = model.temperature != 1, _stated(model, held)
     if method == "none":
-        return "not calibrated, as the plan says"
-    if not fitted:
-        return f"not calibrated: too few annotations, or of one class alone, among the {where}"
+        return f"not calibrated, as the plan says{stated}"
+    if not fitted.any():
+        return f"not calibrated: too few annotations, or of one class alone, among the {where}{stated}"
     maps_too = method == "isotonic" and model.isotonic is None
-    where += _stated(held, weights)
-    return f"calibrated {fitted} of {len(model.sizes)} label(s) on {where}" + (
+    left = [name for name, done in zip(model.space.names, fitted.tolist(), strict=True) if not done]
+    where += f", and not {', '.join(left)}, with too few, or one class alone, there" if left else ""
+    where += stated
+    return f"calibrated {int(fitted.sum())} of {len(model.sizes)} label(s) on {where}" + (
         f"; isotonic maps need {LEAST_ISOTONIC} annotated ones of a label and {LEAST_OF_CLASS} of each of its classes, "
         "so these are temperatures"
         if maps_too
@@ -240,17 +242,25 @@ def calibrate_on(model: LabelVAE, logits: Tensor, held: Dataset, method: str, th
     )
 
 
-def _stated(held: Dataset, weights: NDArray[np.float64]) -> str:
+def shifted(model: LabelVAE) -> list[str]:
+    """The labels whose calibrated probabilities are for stated frequencies."""
+    return [
+        name for name, block in zip(model.space.names, model.space.blocks, strict=True) if model.offset[block].any()
+    ]
+
+
+def _stated(model: LabelVAE, held: Dataset) -> str:
     """Which labels' probabilities are for stated frequencies, and which could not be: the end of a sentence."""
-    labels = {True: "", False: ""}
-    for j in stated_shares(held.space, held.prevalence):
-        shifted = bool((weights[held.space.blocks[j]] != 1).any())
-        labels[shifted] += f"{', ' * bool(labels[shifted])}{held.space.names[j]}"
-    told = f"; probabilities of {labels[True]} are for the stated frequencies" * bool(labels[True])
-    return told + (
-        f"; those of {labels[False]} are for the frequencies among these and not for the stated ones, which would take "
-        f"{LEAST_OF_CLASS} of each class"
-    ) * bool(labels[False])
+    done = shifted(model)
+    left = [held.space.names[j] for j in stated_shares(held.space, held.prevalence)]
+    left = [name for name in left if name not in done]
+    told = f"; probabilities of {', '.join(done)} are for the stated frequencies" if done else ""
+    if left:
+        told += (
+            f"; probabilities of {', '.join(left)} are for the frequencies of the annotated images, not the stated ones"
+        )
+        told += f": that takes a calibration and {LEAST_OF_CLASS} held-out annotations of each class"
+    return told
 
 
 def events(q: NDArray[Any], truth: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
