@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from commands import Capture, taut
 from image_files import paint, rows_of, table, yes
 from packs import PACKS, needs
 from taut.data import DataError, dicom
@@ -16,6 +17,7 @@ from taut.data.cache import decode_image, decode_once, read_images
 from taut.data.dicom import Header, is_dicom, read_dicom, read_dicom_header
 from taut.data.files import find_images
 from taut.data.folder import load_folder
+from tiny import FLAGS
 
 pydicom = pytest.importorskip("pydicom")
 RAMP = np.arange(48, dtype=np.uint16).reshape(6, 8) * 80  # 0 to 3760 of 4095
@@ -246,6 +248,24 @@ def test_files_without_a_header_are_read(tmp_path: Path) -> None:
     (tmp_path / "no.dcm").write_bytes(b"nothing of the kind " * 20)
     with pytest.raises(Exception, match="DICM"):
         read_dicom(tmp_path / "no.dcm")
+
+
+def test_the_commands_from_a_table_of_dicom_files_to_an_explanation(tmp_path: Path, capsys: Capture) -> None:
+    rng, lines = np.random.default_rng(0), ["file,patient,Edema"]
+    for i in range(24):
+        pixels = (rng.integers(0, 2000, (16, 16)) + 2000 * (i % 2)).astype(np.uint16)
+        write(tmp_path / "scans" / f"{i}.dcm", pixels, photometric="MONOCHROME1" if i % 3 else "MONOCHROME2")
+        lines.append(f"{i}.dcm,p{i // 2},{i % 2 if i < 16 else ''}")
+    labels, run = table(tmp_path / "scans", "\n".join(lines) + "\n", "scans.csv"), tmp_path / "run"
+    taut("plan", labels, "--group", "patient")
+    assert "24 inputs of 1x16x16 image" in capsys.readouterr().out
+    taut("train", labels, "--group", "patient", "--split-fractions", "0.5,0.2,0.3", *FLAGS, "--out", run, "--quiet")
+    taut("evaluate", run, "--resamples", 0)
+    assert (run / "evaluation.json").is_file()
+    taut("predict", run, tmp_path / "scans", "--out", tmp_path / "p.csv")
+    assert len(rows_of(tmp_path / "p.csv")) == 24
+    taut("explain", run, tmp_path / "scans" / "3.dcm", "--label", "Edema", "--out", tmp_path / "why.png")
+    assert (tmp_path / "why.png").stat().st_size > 1000
 
 
 def test_what_holds_no_image_is_told() -> None:

@@ -400,6 +400,32 @@ def test_what_fit_refuses_and_how(
         tiny(**parameters).fit(x, **{"y": y, **change})
 
 
+def test_cells_of_a_table_become_what_policies_say(features: tuple[Array, Array], tmp_path: Path) -> None:
+    x, _ = features
+    nan, space = np.nan, LabelSpace.multilabel(2)
+    y, certain = (
+        np.tile(rows, (10, 1))
+        for rows in ([[1, -1], [-1, 0], [0, 1], [1, nan]], [[1, nan], [nan, 0], [0, 1], [1, nan]])
+    )
+    for given, uncertain, blank, same in (
+        (certain, None, "negative", [[1, 0], [0, 0], [0, 1], [1, 0]]),
+        (y, "positive,label_1=negative", None, [[1, 0], [1, 0], [0, 1], [1, nan]]),
+        (y, "latent", "negative", [[1, nan], [nan, 0], [0, 1], [1, 0]]),
+        (y, "soft=0.25", None, [[1, 0.25], [0.25, 0], [0, 1], [1, nan]]),
+    ):
+        made = tiny(uncertain=uncertain, blank=blank).fit(x, given)
+        plainly = tiny(space=space).fit(x, np.tile(same, (10, 1)))
+        np.testing.assert_array_equal(made.predict_proba(x), plainly.predict_proba(x))
+    model = tiny(uncertain="ignore", blank="negative").fit(x, y)
+    assert any("−1 (uncertain): taken as ignored" in note for note in model.notes_)
+    model.save(tmp_path / "model")
+    loaded = TautClassifier.load(tmp_path / "model")
+    assert (loaded.uncertain, loaded.blank) == ("ignore", "negative")
+    assert loaded.score(x, y) == model.score(x, certain)
+    with pytest.raises(DataError, match="--uncertain is for yes/no labels, of which there are none"):
+        tiny(uncertain="positive").fit(x, np.arange(40) % 3)
+
+
 def test_a_fit_that_fails_leaves_the_former_model(features: tuple[Array, Array], table: Array) -> None:
     x, y = features
     model = tiny().fit(x, y)

@@ -18,7 +18,9 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 from taut import latent
 from taut.arguments import as_array, by_name, group_names, label_names, seed_of, unmasked
 from taut.baselines import DEFAULT, find_objective
+from taut.data.array_labels import uncertain_cells
 from taut.data.auxiliary import read_auxiliary
+from taut.data.cells import CellPolicy, check_policy, chosen_policy, with_policy
 from taut.data.dataset import DataError, Dataset, as_images, pixel_max, without_sides_of_one
 from taut.evaluate.predict import batches, on_device, predict_probabilities
 from taut.export import save_apart
@@ -42,6 +44,9 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         NaN and None in y, and what is masked there, always mean not annotated.
     prevalence: prior probabilities by label ("yes"), LABEL=CLASS, or class of an only label, where annotations do not
         tell them, as when cells are filled in because they are positive or so many of each class were picked.
+    uncertain, blank: what −1 and NaN become in a table y [N, k] of yes/no labels: latent (not annotated), positive,
+        negative, ignore or soft=P, for all labels or by label ("latent,Edema=positive"). Where uncertain is None, −1 is
+        refused, and NaN is latent where blank is.
     space: the label variables, where y does not speak for itself (soft labels, clusters without annotation).
     random_state: the seed; a RandomState, or numpy's global one for None, is asked for one.
     verbose: whether to show a progress bar and notes.
@@ -63,6 +68,8 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         unlabeled: Scalar | None = -1,
         space: LabelSpace | None = None,
         prevalence: dict[str, float] | None = None,
+        uncertain: str | None = None,
+        blank: str | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
     ) -> None:
@@ -72,6 +79,8 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         self.unlabeled = unlabeled
         self.space = space
         self.prevalence = prevalence
+        self.uncertain = uncertain
+        self.blank = blank
         self.random_state = random_state
         self.verbose = verbose
 
@@ -102,7 +111,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 
     def _fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None, auxiliary: Any) -> TautClassifier:
         x = self._inputs(X, reset=True)
-        known = self._annotations(by_name(y, self.space))
+        known, doubtful = self._certain(self._annotations(by_name(y, self.space)))
         check_consistent_length(x, known, groups)
         others = None if auxiliary is None else read_auxiliary(dict(auxiliary), "auxiliary")
         space = self.space or LabelSpace.infer(known, self.unlabeled, label_names(y))
@@ -117,6 +126,10 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             auxiliary=others,
             notes=[] if others is None else [others.describe()],
         )
+        if self.uncertain is not None or self.blank is not None:
+            check_policy(space, self.uncertain, self.blank)
+            policy = chosen_policy(self.uncertain, self.blank, CellPolicy.blank)
+            dataset = with_policy(dataset, policy, np.ones(len(x), dtype=bool), doubtful)
         changes = self._changes()
         seed = changes["seed"] if self.random_state is None and "seed" in changes else seed_of(self.random_state)
         name, quiet = self.objective or changes.get("objective.name", DEFAULT), not self.verbose
@@ -200,6 +213,12 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             array = column_or_1d(array, warn=True)
         return array
 
+    def _certain(self, known: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Annotations with NaN for the uncertain cells of a table, where `uncertain` has them, and these, [N, k]."""
+        if self.uncertain is None or not (doubtful := uncertain_cells(known)).any():
+            return known, None
+        return np.where(doubtful, np.nan, known), doubtful
+
     # --- predicting ---------------------------------------------------------------------------------------
 
     def _probabilities(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -234,7 +253,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         where the classes are text, and text where they are numbers.
         """
         predicted = self.predict(X)
-        known = self._annotations(by_name(y, self.space_))
+        known, _ = self._certain(self._annotations(by_name(y, self.space_)))
         check_consistent_length(predicted, known, sample_weight)
         if known.ndim == 1 and len(self.space_) == 1:
             observed = ~is_missing(known, self.unlabeled)[:, None]
@@ -319,6 +338,8 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             "feature_names": [str(name) for name in getattr(self, "feature_names_in_", [])],
             "plan": dataclasses.asdict(self.plan_),
             "prevalence": self.prevalence,
+            "uncertain": self.uncertain,
+            "blank": self.blank,
         }
         save_apart(self.model_, Path(folder), about)
 
@@ -330,13 +351,15 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         """
         run = Run(folder)
         model, plan, about = on_device(run.load_model()), run.load_plan(), load_about(run.path)
-        changes = dataclasses.asdict(plan)
+        changes, read = dataclasses.asdict(plan), about if "plan" in about else run.source()
         seed = changes.pop("seed")
         estimator = cls(
             plan=changes,
             unlabeled=run.unlabeled(),
             space=model.space,
             prevalence=about.get("prevalence"),
+            uncertain=read.get("uncertain"),
+            blank=read.get("blank"),
             random_state=seed,
         )
         estimator.notes_, estimator.pixel_max_ = [], about.get("pixel_max")

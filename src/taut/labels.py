@@ -151,8 +151,8 @@ class LabelSpace:
             hint = (
                 "soft labels need an explicit LabelSpace (one c-way label or k yes/no labels?)"
                 if 0 < value < 1
-                else "say what it means: NaN for an unannotated cell; for more classes an explicit LabelSpace, or a "
-                "table and --labels"
+                else "say what it means: NaN for an unannotated cell (or uncertain='latent' for -1); for more classes "
+                "an explicit LabelSpace, or a table and --labels"
             )
             raise LabelError(f"label {texts[column]!r}, row {row}: {value:g} is ambiguous; {hint}")
         if is_one_hot(values, least=2 if known.all() else 2 * k):
