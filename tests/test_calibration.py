@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -329,20 +330,42 @@ def test_too_few_annotations_to_shift_by_are_named() -> None:
     said = calibrate_on(model, logits, held, "temperature", "f1", "60 images")
     assert said.endswith(
         "60 images; probabilities of b are for the stated frequencies; probabilities of a are for the frequencies of "
-        "the annotated images, not the stated ones: that takes a calibration and 5 held-out annotations of each class"
+        "the annotated images, not the stated ones: that takes 30 held-out annotations, 5 of each class"
     )
     assert model.offset[:2].tolist() == [0, 0]
     assert model.offset[3] - model.offset[2] < -0.5
 
 
+def test_stated_frequencies_that_are_those_of_the_annotations_change_nothing() -> None:
+    model, held, logits, _ = filled_in_where_positive(200)
+    calibrate_on(model, logits, dataclasses.replace(held, prevalence={}), "temperature", "f1", "200 images")
+    before = model.log_probabilities(logits)
+    held.prevalence = {"a": 0.5}
+    said = calibrate_on(model, logits, held, "temperature", "f1", "200 images")
+    assert said.endswith("200 images; probabilities of a are for the stated frequencies")
+    torch.testing.assert_close(model.log_probabilities(logits), before)
+
+
+def test_maps_of_a_rare_class_reach_its_stated_frequency() -> None:
+    model, held, logits, _ = filled_in_where_positive(200)
+    held.prevalence = {"a": 0.002}
+    calibrate_on(model, logits, held, "isotonic", "f1", "200 images")
+    q = model.log_probabilities(logits.double()).exp().numpy()[:, 1]
+    odds = 0.002 / 0.998 / 201  # of the least that 200 annotations can show
+    assert q.min() == pytest.approx(odds / (1 + odds), rel=1e-3)
+
+
 def test_classes_of_a_stated_prevalence_count_as_often_as_they_are() -> None:
     space = LabelSpace.multiclass(["x", "y", "z"])
     held = made(np.zeros((100, 2), np.float32), ["x"] * 50 + ["y"] * 30 + ["z"] * 20, space)
-    assert class_weights(held).tolist() == [1, 1, 1]
+    assert class_weights(held)[0].tolist() == [1, 1, 1]
     held.prevalence = {"x": 0.8}
-    np.testing.assert_allclose(class_weights(held), [0.8 / 0.5, 0.1 / 0.3, 0.1 / 0.2])
-    assert class_weights(held.rows(np.arange(84))).tolist() == [1, 1, 1]  # four of a class
-    assert class_weights(held.rows(np.arange(29) * 3)).tolist() == [1, 1, 1]
+    weights, known = class_weights(held)
+    np.testing.assert_allclose(weights, [0.8 / 0.5, 0.1 / 0.3, 0.1 / 0.2])
+    assert known == [0]
+    for rows in (np.arange(84), np.arange(29) * 3):  # four of a class, and too few
+        weights, known = class_weights(held.rows(rows))
+        assert (weights.tolist(), known) == ([1, 1, 1], [])
 
 
 def test_an_earlier_calibration_is_forgotten() -> None:

@@ -639,5 +639,8 @@ def test_a_view_of_the_run_that_no_row_shows_takes_all(tmp_path: Path, capsys: C
     assert "no row shows the run's view PA: all images are taken" in capsys.readouterr().err
     assert len(pd.read_csv(tmp_path / "p.csv")) == 12
     taut("evaluate", out, "--data", lateral, "--images", tmp_path / "images", "--resamples", 0)
-    assert "no row shows the view PA: all images are taken" in capsys.readouterr().err
+    assert "no row shows the run's view PA: all images are taken" in capsys.readouterr().err
+    tested = ["--test", lateral, "--images", tmp_path / "images", "--leakage", "report", "--view", "PA"]
+    taut("train", nih, *tested, *FLAGS, "--out", tmp_path / "tested", "--quiet")
+    assert f"{lateral}: no row shows the run's view PA: all images are taken" in capsys.readouterr().out
     assert "--view 'PA' is in no row" in refused(capsys, "predict", out, lateral, "--view", "PA")

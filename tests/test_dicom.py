@@ -245,6 +245,10 @@ def test_files_without_a_header_are_read(tmp_path: Path) -> None:
         (tmp_path / f"{name}.dcm").write_bytes(stored[132:] if stored[128:132] == b"DICM" else stored)
         assert read_dicom_header(tmp_path / f"{name}.dcm") == read_dicom_header(whole)
         np.testing.assert_array_equal(read_dicom(tmp_path / f"{name}.dcm"), read_dicom(whole))
+    # What lacks the 128 bytes alone still says how it is compressed.
+    (tmp_path / "short.dcm").write_bytes(sample("JPEG2000.dcm").read_bytes()[132:])
+    assert pydicom.dcmread(sample("JPEG2000.dcm")).file_meta.TransferSyntaxUID.is_compressed
+    np.testing.assert_array_equal(read_dicom(tmp_path / "short.dcm"), read_dicom(sample("JPEG2000.dcm")))
     (tmp_path / "no.dcm").write_bytes(b"nothing of the kind " * 20)
     with pytest.raises(Exception, match="DICM"):
         read_dicom(tmp_path / "no.dcm")

@@ -136,3 +136,11 @@ def test_images_that_no_row_names_are_of_their_patient(tmp_path: Path) -> None:
     assert data.groups is not None
     assert data.groups[data.ids.index("00000001_001.png")] == "1"
     assert "1 image has no 'Patient ID': each is a group of its own." in data.notes  # of whom the table has no row
+
+
+def test_names_that_say_no_patient_make_no_groups(tmp_path: Path) -> None:
+    images(tmp_path, *(f"img_{i}.png" for i in range(4)), "7_0.png", "7_1.png", "7_2.png")
+    rows = entry("img_0.png", "Edema", 1) + entry("img_1.png", "Mass", 2) + entry("7_0.png", "Mass", 3)
+    rows += entry("7_1.png", "Mass", 4)
+    data = load_dataset(str(tmp_path / "images"), labels=table(tmp_path / "images", HEAD + rows, "Data_Entry.csv"))
+    assert "3 images have no 'Patient ID': each is a group of its own." in data.notes

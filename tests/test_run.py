@@ -226,6 +226,17 @@ def test_json_that_describes_no_model_is_named(key: str, value: Any, saved: Path
     sentence(lambda: load_model(saved), str(path), "damaged")
 
 
+def test_a_state_of_an_older_version_lacks_what_it_did_not_know(saved: Path) -> None:
+    model = load_model(saved)
+    state = {name: value for name, value in model.state_dict().items() if name not in ("offset", "threshold")}
+    fresh = load_model(saved)
+    fresh.offset.fill_(0.0)
+    fresh.load_state_dict(state)  # as a checkpoint's is, which lacks nothing else
+    assert equal(fresh, model)
+    save_file({name: value.contiguous() for name, value in state.items()}, saved / "model.safetensors")
+    assert equal(load_model(saved), model)
+
+
 def test_weights_of_another_model_are_refused(saved: Path, tmp_path: Path) -> None:
     save_model(model_of(images(cells(), SEVERAL)), tmp_path / "other", {})
     (tmp_path / "other" / "model.safetensors").rename(saved / "model.safetensors")

@@ -364,6 +364,8 @@ def test_the_only_yes_no_column_is_the_label_of_its_name_or_of_none(tmp_path):
         data = load_folder(folder, table(tmp_path, f"file,{name}\na.png,1\nb.png,0\n"), space=space)
         np.testing.assert_equal(yes(data), [[1], [0]])
     other = table(tmp_path, "file,Pneumonia\na.png,1\nb.png,0\n")
+    nameless = LabelSpace.multilabel(1)
+    np.testing.assert_equal(yes(load_folder(folder, other, space=nameless)), [[1], [0]])
     with pytest.raises(DataError, match="the labels Edema are asked for, but the columns are Pneumonia: rename those"):
         load_folder(folder, other, space=space)
     assert load_folder(folder, other, space=space, label_columns=["Pneumonia"]).annotation.observed.all()

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from taut import build
-from taut.baselines.base import Baseline
 from taut.build import build_model, build_objective, build_stream
 from taut.evaluate.predict import predict_logits
 from taut.facts import fingerprint
@@ -109,11 +108,18 @@ def test_few_images_without_annotation_count_no_more_than_annotated_ones() -> No
     assert objective.weights.mutual_information == pytest.approx(0.04)
     assert objective.consistency == pytest.approx(0.045)
     assert objective.weights.alpha == dilution(plan.train, FACTS)  # of the annotated ones nothing is taken
-    for name in ("fixmatch", "mixmatch", "vat", "mean-teacher", "pi-model", "pseudo-label"):
-        rival = override(plan, {"objective.name": name}, "test")
-        method = build_objective(build_model(DATA, rival, FACTS), rival, FACTS)
-        assert isinstance(method, Baseline)
-        assert method.consistency == pytest.approx(0.045), name
+    for name in ("fixmatch", "mixmatch", "mean-teacher", "pi-model", "pseudo-label", "vat"):
+        rival = override(plan, {"objective.name": name, "objective.threshold": 0.0}, "test")
+        model = build_model(DATA, rival, FACTS)
+        method = build_objective(model, rival, FACTS)
+        terms = method.loss(model, build_stream(DATA, rival, method).batch(0, model, torch.device("cpu")), 200)
+        assert terms.label_kl is not None
+        assert terms.consistency is not None
+        weight = (terms.total - terms.label_kl).item() / terms.consistency.item()
+        if name == "vat":  # whose terms are means over all rows; it adds an entropy
+            assert weight > 0.18
+        else:
+            assert weight == pytest.approx(0.045, rel=1e-3), name
     for labelled, others in ((8, 0), (0, 2), (8, 8), (2, 8)):
         settings = planned(**{"train.batch_labelled": labelled, "train.batch_unlabelled": others}).train
         assert others_share(settings, FACTS) == 1

@@ -46,7 +46,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         tell them, as when cells are filled in because they are positive or so many of each class were picked.
     uncertain, blank: what −1 and NaN become in a table y [N, k] of yes/no labels: latent (not annotated), positive,
         negative, ignore or soft=P, for all labels or by label ("latent,Edema=positive"). Where uncertain is None, −1 is
-        refused, and NaN is latent where blank is.
+        refused, and NaN is latent where blank is; rows of −1 alone are not annotated in any case.
     space: the label variables, where y does not speak for itself (soft labels, clusters without annotation).
     random_state: the seed; a RandomState, or numpy's global one for None, is asked for one.
     verbose: whether to show a progress bar and notes.
@@ -111,7 +111,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 
     def _fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None, auxiliary: Any) -> TautClassifier:
         x = self._inputs(X, reset=True)
-        known, doubtful = self._certain(self._annotations(by_name(y, self.space)))
+        known, doubtful = self._certain(self._annotations(by_name(y, self.space)), self.space)
         check_consistent_length(x, known, groups)
         others = None if auxiliary is None else read_auxiliary(dict(auxiliary), "auxiliary")
         space = self.space or LabelSpace.infer(known, self.unlabeled, label_names(y))
@@ -213,11 +213,19 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             array = column_or_1d(array, warn=True)
         return array
 
-    def _certain(self, known: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """Annotations with NaN for the uncertain cells of a table, where `uncertain` has them, and these, [N, k]."""
-        if self.uncertain is None or not (doubtful := uncertain_cells(known)).any():
+    def _certain(self, known: NDArray[Any], space: LabelSpace | None) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Annotations with NaN for the uncertain cells of yes/no labels, where `uncertain` has them; and these, [N, k].
+
+        Raises DataError for `uncertain` of one label, of which −1 is no annotation.
+        """
+        if self.uncertain is None:
             return known, None
-        return np.where(doubtful, np.nan, known), doubtful
+        if known.ndim == 1 or known.shape[1] == 1:
+            raise DataError("uncertain is for a table of several labels: of one label -1 is no annotation")
+        doubtful = uncertain_cells(known)
+        if space is not None and doubtful.shape[1] == len(space):
+            doubtful &= np.array([label.classes == (0, 1) for label in space])
+        return (np.where(doubtful, np.nan, known), doubtful) if doubtful.any() else (known, None)
 
     # --- predicting ---------------------------------------------------------------------------------------
 
@@ -253,7 +261,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         where the classes are text, and text where they are numbers.
         """
         predicted = self.predict(X)
-        known, _ = self._certain(self._annotations(by_name(y, self.space_)))
+        known, _ = self._certain(self._annotations(by_name(y, self.space_)), self.space_)
         check_consistent_length(predicted, known, sample_weight)
         if known.ndim == 1 and len(self.space_) == 1:
             observed = ~is_missing(known, self.unlabeled)[:, None]

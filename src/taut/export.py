@@ -19,7 +19,7 @@ FILES_BECOME = (
     "turned as their EXIF says; what is transparent on white; grey as 0.299 R + 0.587 G + 0.114 B; resized to this "
     "height and width, bilinear with antialiasing (PIL's BILINEAR); DICOM by its LUTs, window and MONOCHROME1"
 )
-READING = ("image_size", "view", "path_column")  # flags that say how other images are read
+READING = ("image_size", "view", "path_column", "uncertain", "blank")  # flags that say how other data are read
 PROGRAM, ABOUT = "program.pt2", "program.json"
 
 

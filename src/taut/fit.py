@@ -266,8 +266,10 @@ def _train_and_calibrate(
     else:
         why = "not calibrated: the budget leaves no time for folds, and more --minutes do"
         note(why if hurried else uncalibrated(facts, plan, fold_count(training, MOST_FOLDS)))
-        if dataset.prevalence:
-            note("so that probabilities are for the frequencies of the annotated images, not for the stated ones")
+    if dataset.prevalence and training.annotation.observed.any() and not (model.temperature != 1).any():
+        note(
+            "probabilities are for the frequencies of the annotated images, not the stated ones: nothing is calibrated"
+        )
     # Folds hide annotations, but no image: for the score of foreign images there is none that was held out.
     decodes = find_objective(plan.objective.name).decodes(plan)
     reference = fit_ood(model, training.x, select(dataset.x, held), decodes)

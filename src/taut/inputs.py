@@ -22,7 +22,7 @@ from taut.data.table import check_column, listed, plural
 from taut.features import FrozenEncoder
 from taut.flags import DataFlags, ReadFlags
 from taut.nn.vae import LabelVAE
-from taut.sources import image_root, kept_flags, layout_of
+from taut.sources import image_root, kept_flags, layout_of, lost_view
 
 
 def read_inputs(
@@ -116,8 +116,8 @@ def table_images(
         )
     first = dict(zip(reversed(places), reversed(names), strict=True))  # of rows of one image the first one
     notes = [f"only images of the view {shown}"] if shown is not None else []
-    if shown is None and usual is not None:
-        notes.append(f"no row shows the run's view {usual}: all images are taken")
+    if shown is None:
+        notes += lost_view(usual, source)
     if (missing := int((found < 0).sum())) > 0:
         notes.append(f"{plural(missing, 'row names an image that is', 'rows name images that are')} not in {root}")
     order = list(dict.fromkeys(places))

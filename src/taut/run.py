@@ -250,8 +250,6 @@ def _load_weights(model: LabelVAE, state: dict[str, Tensor]) -> None:
     if reference:
         model.ood = OODReference(**{name: torch.empty_like(value) for name, value in reference.items()})
     model.isotonic, model.views = state.get("isotonic"), state.get("views")
-    for name in ("threshold", "offset"):  # a run from before there were any
-        state.setdefault(name, getattr(model, name))
     model.load_state_dict(state)
 
 

@@ -125,7 +125,7 @@ def kept_flags(source: DataFlags, *flags: str) -> DataFlags:
 def lost_view(usual: str | None, source: ReadFlags) -> list[str]:
     """The sentence that says that other data do not show the view that flags ask for, where their flags lack it."""
     other = usual is not None and source.view is None and label_table(source) is not None
-    return [f"no row shows the view {usual}: all images are taken"] if other else []
+    return [f"no row shows the run's view {usual}: all images are taken"] if other else []
 
 
 def label_table(source: ReadFlags) -> Path | None:

@@ -44,7 +44,8 @@ class VAT(Baseline):
             usual = self.undropped(model, batch) if drops else log_q.detach()
             change = self.divergence(model, batch, usual, self.direction(model, batch, usual))
         entropy = latent.label_entropy(log_q, self.sizes).sum(1).mean()
-        return terms_of(kl + self.consistency * (change + entropy), kl, consistency=change.detach())
+        # Both are means over all rows, so that few of these without annotation count no more than others.
+        return terms_of(kl + self.plan.consistency * (change + entropy), kl, consistency=change.detach())
 
     def undropped(self, model: LabelVAE, batch: Batch) -> Tensor:
         """log q(c|x) by all units, [N, W], which other passes by all units can be compared with."""

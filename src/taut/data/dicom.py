@@ -161,9 +161,10 @@ def _read(path: Path, tags: list[str] | None = None) -> Any:
             found = False
         if not found:
             raise error
-        implicit, little = data.original_encoding
-        explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
-        data.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
+        if "TransferSyntaxUID" not in data.file_meta:
+            implicit, little = data.original_encoding
+            explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
+            data.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
         return data
 
 

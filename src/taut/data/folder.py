@@ -294,10 +294,11 @@ class _Reading:
         at, image = best.index.to_numpy(), best["image"].to_numpy()
         codes = self.listing.codes[at]
         # All rows of an image tell whether it is contradicted, but those of another part nothing to be learnt.
-        best[list(range(self.values.shape[1]))], _, _ = settle_together(self.listing.space, codes, self.policy, image)
-        self.values[at], self.listing.codes[at], self.differing = settle_together(
-            self.listing.space, codes, self.policy, in_parts(image, best["split"])
-        )
+        settled = settle_together(self.listing.space, codes, self.policy, image)
+        best[list(range(self.values.shape[1]))] = settled[0]
+        if best["split"].nunique() > 1:
+            settled = settle_together(self.listing.space, codes, self.policy, in_parts(image, best["split"]))
+        self.values[at], self.listing.codes[at], self.differing = settled
         versions = (~best.drop(columns="split").duplicated()).groupby(best["image"]).transform("sum")
         rivals = best.index[versions > 1].to_numpy()
         repeated = np.union1d(said.index[lower], best.index[best.duplicated(["image", "split"])])

@@ -336,7 +336,8 @@ def with_unannotated(listing: Listing, names: Sequence[str], images: NDArray[np.
     group = None if listing.patient is None else whole_numbers(pd.Series(map(listing.patient, names), dtype=object))
     entries = pd.concat([listing.entries, entries_of(names, images, group=group)], ignore_index=True)
     if group is not None:
-        entries["split"] = one_of_image(entries["split"], entries["group"])
+        counts = entries["split"].where(entries["kind"] == "", None)
+        entries["split"] = entries["split"].where(entries["split"].notna(), one_of_image(counts, entries["group"]))
     return replace(
         listing,
         entries=entries,

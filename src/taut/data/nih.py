@@ -39,7 +39,7 @@ def layout(table: pd.DataFrame) -> Layout:
     """
     if not recognises(table):
         raise DataError(f"--format nih: the table has no columns {IMAGE!r} and {LABELS!r}")
-    known = {_number(name): patient for name, patient in zip(table[IMAGE], table.get(PATIENT, ()), strict=False)}
+    known = _patients(table) if PATIENT in table.columns else {}
     texts = table[LABELS].dropna().drop_duplicates().str.split("|", regex=False).explode().str.strip()
     named = set(texts) - {"", "No Finding"}
     return Layout(
@@ -53,6 +53,13 @@ def layout(table: pd.DataFrame) -> Layout:
         note=f"Read as NIH's Data_Entry: findings from {LABELS!r}"
         + (f", patients from {PATIENT!r}." if PATIENT in table.columns else "."),
     )
+
+
+def _patients(table: pd.DataFrame) -> dict[str, str]:
+    """The patient of each number in names of files that one patient alone has."""
+    pairs = pd.DataFrame({"number": table[IMAGE].map(_number), "patient": table[PATIENT]}).dropna().drop_duplicates()
+    single = pairs[pairs["number"].str.fullmatch(r"\d+") & ~pairs["number"].duplicated(keep=False)]
+    return dict(zip(single["number"], single["patient"], strict=True))
 
 
 def _number(path: object) -> str:

@@ -237,8 +237,8 @@ def _may_mean(rest: Sequence[str], chosen: Sequence[str], space: LabelSpace) -> 
 
     The classes of another label tell themselves.
     """
-    name = chosen[0].casefold()
-    called = name in LABEL_NAMES or name == space.names[0].casefold()
+    name, own = chosen[0].casefold(), space.names[0].casefold()
+    called = name == own or not {name, own}.isdisjoint((*LABEL_NAMES, "label_0"))
     return list(chosen) == list(rest) and (space.labels[0].classes != (0, 1) or called)
 
 

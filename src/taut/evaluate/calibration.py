@@ -28,18 +28,19 @@ FREE = 1.0  # that of an offset
 Block = tuple[Tensor, Tensor, Tensor, Tensor]  # a label's logits [n, c], targets [n, c], log p(c) [c] and weights [c]
 
 
-def class_weights(held: Dataset) -> NDArray[np.float64]:
-    """How often a class is over how often held-out annotations have it, where frequencies are stated: [W].
+def class_weights(held: Dataset) -> tuple[NDArray[np.float64], list[int]]:
+    """How often a class is over how often held-out annotations have it, [W], and the labels of which that is known.
 
     1 where nothing is stated, and of labels with fewer than 30 annotated images, or 5 of a class, to tell it by.
     """
-    weights = np.ones(held.space.width)
+    weights, known = np.ones(held.space.width), []
     for j, shares in stated_shares(held.space, held.prevalence).items():
         block, seen = held.space.blocks[j], held.annotation.observed[:, j]
         counts = held.annotation.targets[seen, block].sum(axis=0, dtype=np.float64)
         if seen.sum() >= LEAST_OBSERVED and counts.min() >= LEAST_OF_CLASS:
             weights[block] = shares * counts.sum() / counts
-    return weights
+            known.append(j)
+    return weights, known
 
 
 def fit_temperatures(
@@ -110,8 +111,8 @@ def fit_isotonic(
 
     probabilities: [N, W].  weights: see `class_weights`.  For n annotated images the values stay at most 1 − 1/(n + 2),
     since so many cannot show that the other classes together are less probable, and at least an equal share of the
-    rest. A label with fewer than 100 annotated images, or with fewer than 5 of one of its classes, keeps its
-    probabilities; None where all do.
+    rest; both weighted as annotations are. A label with fewer than 100 annotated images, or with fewer than 5 of one of
+    its classes, keeps its probabilities; None where all do.
     """
     maps: list[NDArray[np.float64]] = [np.array([[0.0, 1.0], [0.0, 1.0]])] * space.width
     fitted, weights = False, np.ones(space.width) if weights is None else weights
@@ -120,12 +121,14 @@ def fit_isotonic(
         truth = annotation.targets[seen, block].astype(np.float64)
         if len(truth) < LEAST_ISOTONIC or truth.sum(axis=0).min() < LEAST_OF_CLASS:
             continue
-        fitted, least = True, 1 / (len(truth) + 2)
+        fitted, least, count = True, 1 / (len(truth) + 2), block.stop - block.start
         mass = truth * weights[block]
         total = mass.sum(axis=1)
         for c in range(block.start, block.stop):
-            share = least / (block.stop - block.start - 1)
-            isotonic = IsotonicRegression(y_min=share, y_max=1 - least, out_of_bounds="clip")
+            # The odds of the bounds count as the annotations do.
+            odds = weights[c] * (count - 1) / (weights[block].sum() - weights[c])
+            low, high = (p * odds / (p * odds + 1 - p) for p in (least / (count - 1), 1 - least))
+            isotonic = IsotonicRegression(y_min=low, y_max=high, out_of_bounds="clip")
             isotonic.fit(probabilities[seen, c], mass[:, c - block.start] / total, total)
             maps[c] = np.stack([isotonic.X_thresholds_, isotonic.y_thresholds_])
     if not fitted:
@@ -213,7 +216,7 @@ def calibrate_on(model: LabelVAE, logits: Tensor, held: Dataset, method: str, th
     model.temperature.fill_(1.0)
     model.offset.zero_()
     model.isotonic = None
-    weights = class_weights(held)
+    weights, stated = class_weights(held)
     if method != "none":
         found = fit_temperatures(logits, held.annotation, model.log_prior.cpu(), model.sizes, torch.from_numpy(weights))
         model.temperature.copy_(found[0])
@@ -225,15 +228,15 @@ def calibrate_on(model: LabelVAE, logits: Tensor, held: Dataset, method: str, th
         model.isotonic = None if maps is None else maps.to(model.log_prior.device)
     q = model.log_probabilities(logits).exp().numpy()
     model.threshold.copy_(torch.from_numpy(fit_thresholds(q, held.annotation, held.space, threshold, weights)))
-    fitted, stated = model.temperature != 1, _stated(model, held)
+    fitted = model.temperature != 1
     if method == "none":
-        return f"not calibrated, as the plan says{stated}"
+        return "not calibrated, as the plan says"
     if not fitted.any():
-        return f"not calibrated: too few annotations, or of one class alone, among the {where}{stated}"
+        return f"not calibrated: too few annotations, or of one class alone, among the {where}"
     maps_too = method == "isotonic" and model.isotonic is None
     left = [name for name, done in zip(model.space.names, fitted.tolist(), strict=True) if not done]
     where += f", and not {', '.join(left)}, with too few, or one class alone, there" if left else ""
-    where += stated
+    where += _stated(held, stated)
     return f"calibrated {int(fitted.sum())} of {len(model.sizes)} label(s) on {where}" + (
         f"; isotonic maps need {LEAST_ISOTONIC} annotated ones of a label and {LEAST_OF_CLASS} of each of its classes, "
         "so these are temperatures"
@@ -249,17 +252,17 @@ def shifted(model: LabelVAE) -> list[str]:
     ]
 
 
-def _stated(model: LabelVAE, held: Dataset) -> str:
+def _stated(held: Dataset, known: list[int]) -> str:
     """Which labels' probabilities are for stated frequencies, and which could not be: the end of a sentence."""
-    done = shifted(model)
-    left = [held.space.names[j] for j in stated_shares(held.space, held.prevalence)]
-    left = [name for name in left if name not in done]
+    names = held.space.names
+    done = [names[j] for j in known]
+    left = [names[j] for j in stated_shares(held.space, held.prevalence) if j not in known]
     told = f"; probabilities of {', '.join(done)} are for the stated frequencies" if done else ""
     if left:
         told += (
             f"; probabilities of {', '.join(left)} are for the frequencies of the annotated images, not the stated ones"
         )
-        told += f": that takes a calibration and {LEAST_OF_CLASS} held-out annotations of each class"
+        told += f": that takes {LEAST_OBSERVED} held-out annotations, {LEAST_OF_CLASS} of each class"
     return told
 
 

@@ -133,6 +133,11 @@ class LabelVAE(nn.Module):
         # What out-of-distribution scores compare with (`taut.evaluate.ood`); none before the training has ended.
         self.register_module("ood", None)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        for name in ("threshold", "offset"):  # which a state of an older version has not
+            state_dict.setdefault(prefix + name, getattr(self, name))
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
     def learn_auxiliary(self, sizes: latent.Sizes) -> None:
         """Give the model a head for auxiliary variables of so many classes each, or none for ()."""
         self.auxiliary_sizes = sizes
