@@ -66,7 +66,7 @@ ROWS = (
         "… no augmentation, 6 minutes",
         "error",
         "rivals-plain-6-minutes",
-        ("freematch", "vat"),
+        ("m2", "siddharth", "freematch", "vat"),
         "tighter-elbo",
     ),
     Row("… nor mixtures of images, 6 minutes", "error", "mnist-100-unmixed-6-minutes"),
