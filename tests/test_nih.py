@@ -138,6 +138,13 @@ def test_images_that_no_row_names_are_of_their_patient(tmp_path: Path) -> None:
     assert "1 image has no 'Patient ID': each is a group of its own." in data.notes  # of whom the table has no row
 
 
+def test_frontal_images_are_ap_and_pa(nih: Path) -> None:
+    assert len(load_dataset(str(nih), view="PA")) == 3
+    assert len(load_dataset(str(nih), view="frontal")) == 4
+    with pytest.raises(DataError, match="--view 'lateral' is in no row of 'View Position': there are AP, PA"):
+        load_dataset(str(nih), view="lateral")
+
+
 def test_names_that_say_no_patient_make_no_groups(tmp_path: Path) -> None:
     images(tmp_path, *(f"img_{i}.png" for i in range(4)), "7_0.png", "7_1.png", "7_2.png")
     rows = entry("img_0.png", "Edema", 1) + entry("img_1.png", "Mass", 2) + entry("7_0.png", "Mass", 3)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from taut.data.dataset import DataError
+
+
+PROJECTIONS = {"frontal": ("ap", "pa"), "lateral": ("ll", "rl", "lat")}
+"""What tables without these words call them."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,17 @@ class Layout:
 def shows(layout: Layout, view: str) -> bool:
     """Whether any row shows a view, whatever its case."""
     columns = [layout.table[name] for name in layout.views if name in layout.table.columns]
-    return any(bool((column.str.casefold() == view.casefold()).any()) for column in columns)
+    return any(bool(_showing(column, view).any()) for column in columns)
+
+
+def _showing(column: pd.Series[Any], view: str) -> pd.Series[bool]:
+    """Which cells of a column of views are a view, or a projection of it."""
+    name = view.casefold()
+    return column.str.casefold().isin([name, *PROJECTIONS.get(name, ())])
 
 
 def choose_view(layout: Layout, view: str) -> pd.Series[bool]:
-    """Which rows show a view such as "frontal" or "PA", whatever its case.
+    """Which rows show a view such as "frontal" (AP and PA are that, too) or "PA", whatever its case.
 
     Raises DataError where the format has no views, or the table not this one.
     """
@@ -56,9 +67,9 @@ def choose_view(layout: Layout, view: str) -> pd.Series[bool]:
             f"--view {view} is for tables of CheXpert, MIMIC-CXR and NIH with a column of views, which this one has not"
         )
     for name in columns:
-        shown = layout.table[name].str.casefold() == view.casefold()
+        shown = _showing(layout.table[name], view)
         if shown.any():
-            return shown.fillna(False)
+            return shown
     there = sorted({str(value) for name in columns for value in layout.table[name].dropna().unique()})
     raise DataError(
         f"--view {view!r} is in no row of {' or '.join(map(repr, columns))}: there are {', '.join(there[:10])}"
