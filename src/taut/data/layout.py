@@ -10,7 +10,6 @@ import pandas as pd
 
 from taut.data.dataset import DataError
 
-
 PROJECTIONS = {"frontal": ("ap", "pa"), "lateral": ("ll", "rl", "lat")}
 """What tables without these words call them."""
 
