@@ -83,7 +83,8 @@ def load_folder(
     path_column, label_columns: the format's; else `find_path_column` and `read_labels` say what is taken.
     joined_column: a column of names joined by `separator`, by default "|", or of lists of them; yes/no labels.
     group, split_column: columns of patients (or the like; by default the format's), and of "train", "valid", "test".
-    view: of CheXpert's (frontal, lateral, AP, PA), MIMIC-CXR's and NIH's (AP, PA; both are frontal) images, the ones to take.
+    view: of CheXpert's (frontal, lateral, AP, PA), MIMIC-CXR's and NIH's (AP and PA, which are frontal) images, the
+        ones to take.
     train_list, test_list: text files of images, one a line, in the place of a split column; without the first all that
         the second does not name is for training.
     auxiliary: columns that the encoder learns from beside the labels, and that are not predicted (`read_auxiliary`).
