@@ -70,6 +70,7 @@ ROWS = (
         "tighter-elbo",
     ),
     Row("… nor mixtures of images, 6 minutes", "error", "mnist-100-unmixed-6-minutes"),
+    Row("… 20 labels, no augmentation, 4 minutes", "error", "mnist-20-plain"),
     Row(
         "MNIST's training images, 60 % of one digit, 10 labels of each, half a minute; hidden training images",
         "error",
