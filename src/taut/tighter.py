@@ -315,9 +315,10 @@ def others_share(settings: TrainPlan, facts: Facts) -> float:
     Its terms are means, however few images without annotation a batch has. Where these are fewer than the annotated
     ones, each would count for more than one of those. Of 6,000 images of MNIST with 90 % annotated, in 0.4 minutes, the
     full weight left an error of 3.4 %, this share 1.1, as cross-entropy has; with half of them 2.3 and 1.2; of 4,000
-    annotated images of CIFAR-10's 45,000, in 1.2 minutes, 42.4 and 38.5, cross-entropy 40.2 (one draw each). Of digits
-    as vectors with 90 % annotated 4.0 and 3.0 (three draws). Of yeast's 14 labels with 80 % annotated the full weight
-    was better: the NLL was 0.57 with it, and 0.62 with this share.
+    annotated images of CIFAR-10's 45,000, in 1.2 minutes, 42.4 and 38.5, cross-entropy 40.2 (hidden images, one draw
+    each; `benchmarks.shares` has three on test images). Of digits as vectors with 90 % annotated 4.0 and 3.0 (three
+    draws). Of yeast's 14 labels with 80 % annotated the full weight was better: the NLL was 0.57 with it, and 0.62 with
+    this share.
     """
     labelled, others = min(settings.batch_labelled, facts.annotated_images), settings.batch_unlabelled
     if facts.labels > 1 or not (labelled and others):
