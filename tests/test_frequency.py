@@ -54,6 +54,19 @@ def test_the_fewer_annotations_the_more_may_be_found(annotated: int, contradicts
     assert bool(found.contradict) == contradicts
 
 
+@pytest.mark.parametrize(("sharpness", "contradicts"), [(1.0, False), (8.0, True)])
+def test_the_less_a_network_knows_the_more_may_be_found(sharpness: float, contradicts: bool) -> None:
+    found = ClassFrequencies(3, 30, 4)
+    log_q = (sharpness * posteriors(0.5, 0.3, 0.2) / 8).log_softmax(1)
+    found.watch(posteriors(0.5, 0.3, 0.2), UNIFORM, 2)
+    assert found.contradict
+    found.watch(log_q, UNIFORM, 3)
+    assert float(found.sure) == pytest.approx(float(log_q.amax(1).exp().mean()))
+    distance = float((found.found * (3 * found.found).log()).sum())
+    assert distance > GATE + GATE_OF_ONE * 3 / 30
+    assert bool(found.contradict) == contradicts
+
+
 @pytest.mark.parametrize("power", [0.5, 1.0])
 def test_a_network_that_knows_the_frequencies_alone_contradicts_nothing(power: float) -> None:
     prior = torch.tensor([0.9, 0.1]).log()
