@@ -13,9 +13,9 @@ from taut.data.dataset import DataError, Dataset
 from taut.data.embedded import digit_grid, digits
 from taut.data.split import hide
 from taut.facts import fingerprint
-from taut.fit import plan_for
+from taut.fit import plan_for, plan_of
 from taut.labels import Label, LabelSpace
-from taut.plan import Plan, override
+from taut.plan import ObjectivePlan, Plan, override
 from taut.rules import FOLDS, IMAGE_FOLDS, advice, describe, fast_bf16, make_plan
 from tiny import NAN, ONE, SEVERAL, cells, images, made, some_known, strokes, vectors
 
@@ -496,6 +496,32 @@ def test_what_is_estimated_waits_for_what_is_annotated_where_there_is_something(
     none = planned(images(some_known(30, 0))).objective
     assert 0 < some.onset < some.full < 1
     assert none.onset == none.full == 0
+
+
+MOVES = ("rotation", "scale", "shift", "shear", "brightness", "contrast")
+STILL = {f"augment.{name}": 0.0 for name in MOVES} | {"augment.erase": 0}
+
+
+def test_images_that_nothing_augments_have_an_adversary_in_place_of_mixtures() -> None:
+    def changed(data: Dataset, **changes: Any) -> ObjectivePlan:
+        return plan_of(data, lambda plan: override(plan, {**STILL, **changes}, "test")).objective
+
+    few, some = images(some_known(60, 9)), images(some_known(60, 12))
+    usual, still = plan_of(some).objective, changed(some)
+    assert (still.mix, still.adversary) == (0, 0.2)
+    assert (still.onset, still.full) == (usual.onset, usual.full)
+    assert dataclasses.replace(still, mix=usual.mix, adversary=usual.adversary) == usual
+    # Three images of a class are too few to wait for.
+    assert plan_of(few).objective == usual
+    assert dataclasses.replace(changed(few), onset=still.onset, full=still.full) == still
+    assert changed(few).onset == 0
+    # What is chosen stays, and one kind of change is enough to keep the usual plan.
+    assert changed(some, **{"objective.mix": 0.5, "objective.adversary": 0.0}).mix == 0.5
+    for kept in ({"augment.erase": 1}, {"augment.brightness": 0.1}, {"augment.flip": True}):
+        assert changed(some, **kept) == usual
+    several = images(cells(), SEVERAL)
+    assert changed(several) == plan_of(several).objective
+    assert plan_of(some, lambda plan: override(plan, STILL, "test"), objective="mixmatch").objective.mix == 0.75
 
 
 def test_the_seed_and_the_precision_of_the_machine_are_in_the_plan() -> None:

@@ -35,24 +35,37 @@ MOST_OF_SHARE = 2  # where whole groups would hold out more than twice the plann
 
 
 def plan_for(
-    facts: Facts, seed: int = 0, objective: str = DEFAULT, encoder: str | None = None, weights: str | None = None
+    facts: Facts,
+    seed: int = 0,
+    objective: str = DEFAULT,
+    encoder: str | None = None,
+    weights: str | None = None,
+    still: bool = False,
 ) -> Plan:
-    """Every decision for an objective from the facts of the training set; ValueError for an unknown name."""
+    """Every decision for an objective from the facts of the training set; ValueError for an unknown name.
+
+    still: whether images are to be left as they are, without augmentation.
+    """
     method = find_objective(objective)
     facts = facts if method.takes_auxiliary else dataclasses.replace(facts, auxiliary=0)
-    plan = make_plan(facts, seed, encoder, weights)
+    plan = make_plan(facts, seed, encoder, weights, still)
     plan.objective.name = objective
     changes = method.plan_for(facts)
     return override(plan, changes, f"objective {objective}") if changes else plan
 
 
 def changed_plan(facts: Facts, change: Callable[[Plan], Plan], seed: int = 0, objective: str = DEFAULT) -> Plan:
-    """The planned decisions as a person changed them: those that follow from another encoder or its weights follow."""
+    """The planned decisions as a person changed them.
+
+    What follows from another encoder or its weights, and from images that nothing augments, follows.
+    """
     planned = plan_for(facts, seed, objective)
     plan = change(planned)
-    if (plan.model.encoder, plan.model.weights) == (planned.model.encoder, planned.model.weights):
+    chosen = (plan.model.encoder, plan.model.weights)
+    still = facts.is_image and not plan.augment.changes_images
+    if chosen == (planned.model.encoder, planned.model.weights) and not still:
         return plan
-    return change(plan_for(facts, seed, objective, plan.model.encoder, plan.model.weights))
+    return change(plan_for(facts, seed, objective, *chosen, still))
 
 
 def plan_of(

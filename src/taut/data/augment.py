@@ -52,6 +52,12 @@ class Augment:
     views: int = 0
     """How many fixed views of an image, within half of the ranges, predictions are averaged over beside the image."""
 
+    @property
+    def changes_images(self) -> bool:
+        """Whether views of an image differ from it."""
+        ranges = (self.rotation, self.scale, self.shift, self.shear, self.brightness, self.contrast)
+        return bool(self.flip or self.erase or any(ranges))
+
     def weak(self, x: Tensor, generator: Generator) -> Tensor:
         """A weak view of prepared inputs [N, ...]."""
         if x.dim() == 2:
