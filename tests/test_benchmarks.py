@@ -458,6 +458,9 @@ def test_the_rivals_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.M
     data = json.loads((tmp_path / "rivals-plain-0.02-minutes.json").read_text())
     assert set(data["summary"]) == {"supervised"}
     assert not (tmp_path / "rivals-augmented-0.02-minutes.json").exists()
+    # Two labels a class, with what was best of ten.
+    rivals.main(1, 0.01, ["plain", "supervised", "20-labels"], tmp_path, tuning_minutes=0.01)
+    assert "20 labels" in json.loads((tmp_path / "rivals-plain-20-labels-0.01-minutes.json").read_text())["about"]
     assert [name for name, _, _ in rivals.tries("m2")] == ["alpha 0.1", "alpha 100", "alpha 100, a quarter of the rate"]
     for name in rivals.methods_with_labels():
         for _, changes, _ in rivals.tries(name):
