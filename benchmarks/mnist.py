@@ -42,7 +42,7 @@ itself does to images, as mixing two of them, is a part of it."""
 UNMIXED: dict[str, Any] = {**SETTINGS["plain"], "objective.mix": 0.0, "objective.adversary": 0.2}
 """No image is changed by what a person knows of digits, and none is mixed with another: an adversary asks for the
 smoothness that mixtures do. In a trial (hidden labels, one draw, two minutes) 2.6 % without it, 1.9 with 0.15 or 0.25.
-"""
+The plan has these now where nothing augments images; figures of "plain" from before are with mixtures."""
 
 HIDDEN = 10_000
 MINUTES = 4.0

@@ -4,8 +4,8 @@ Twice: with every method's augmentation, and with images as they are (the settin
 Each rival has those of its `tries` that had the least error on training images whose annotations are hidden, in draw 0
 alone and in one minute; taut has its plan's.
 Give the number of draws, the minutes, and names of settings and of objectives to change them:
-`python -m benchmarks.rivals 3 1.0 plain`, `python -m benchmarks.rivals 3 10.0 plain tighter-elbo m2 vat`; and `20-labels`
-for two labels a class in place of ten, with what was best of ten.
+`python -m benchmarks.rivals 3 1.0 plain`, `python -m benchmarks.rivals 3 10.0 plain tighter-elbo m2 vat`; and
+`20-labels` for two labels a class in place of ten, with what was best of ten.
 """
 
 from __future__ import annotations

@@ -667,6 +667,8 @@ def test_predict_images_one_of_which_cannot_be_read(
     said = refused(capsys, "predict", digits_run, tmp_path / "new", "--out", out)
     assert "1 images could not be read" in said
     assert "bad.png" in said
+    (left,) = rows_of(out.with_name("predictions-skipped.csv"))
+    assert (left["row"], left["file"]) == ("", str(tmp_path / "new" / "bad.png"))
     rows = rows_of(out)
     assert [Path(row["image"]) for row in rows] == places
     for row in rows:
@@ -679,6 +681,7 @@ def test_predict_images_one_of_which_cannot_be_read(
     (tmp_path / "new" / "bad.png").unlink()
     taut("predict", digits_run, tmp_path / "new", "--out", out)
     assert rows_of(out) == rows
+    assert rows_of(out.with_name("predictions-skipped.csv")) == []
     monkeypatch.setattr("taut.cli.results.AT_ONCE", 1)
     taut("predict", digits_run, tmp_path / "new", "--out", out)
     assert [Path(row["image"]) for row in rows_of(out)] == places

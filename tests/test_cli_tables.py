@@ -522,6 +522,8 @@ def test_the_images_of_a_table_are_predicted_under_the_names_that_it_has(
     capsys.readouterr()
     taut("predict", out, names, "--out", tmp_path / "p.csv")
     assert "1 row names an image that is not in" in capsys.readouterr().err
+    left = pd.read_csv(tmp_path / "p-skipped.csv")
+    assert left.to_numpy().tolist() == [[5, "images/99.png", "not found"]]
     found = pd.read_csv(tmp_path / "p.csv")
     assert found["image"].tolist() == ["images/3.png", "images/1.png"]
     taut("predict", out, chest, "--out", tmp_path / "all.csv")

@@ -506,12 +506,12 @@ def test_images_that_nothing_augments_have_an_adversary_in_place_of_mixtures() -
     def changed(data: Dataset, **changes: Any) -> ObjectivePlan:
         return plan_of(data, lambda plan: override(plan, {**STILL, **changes}, "test")).objective
 
-    few, some = images(some_known(60, 9)), images(some_known(60, 12))
+    few, some = images(some_known(60, 12)), images(some_known(60, 15))
     usual, still = plan_of(some).objective, changed(some)
     assert (still.mix, still.adversary) == (0, 0.2)
     assert (still.onset, still.full) == (usual.onset, usual.full)
     assert dataclasses.replace(still, mix=usual.mix, adversary=usual.adversary) == usual
-    # Three images of a class are too few to wait for.
+    # Four images of a class are too few to wait for.
     assert plan_of(few).objective == usual
     assert dataclasses.replace(changed(few), onset=still.onset, full=still.full) == still
     assert changed(few).onset == 0

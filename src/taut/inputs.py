@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from taut.data import DataError
 from taut.data.arrays import is_pack, load_npz
 from taut.data.cache import read_images, scale_of
@@ -87,8 +89,10 @@ def read_inputs(
 
 def table_images(
     source: DataFlags, table: Path, root: Path | None = None, view: str | None = None, path_column: str | None = None
-) -> tuple[list[str], list[Path], list[str]]:
-    """The images that another table names, in its order and each once: as it names them, their files, and notes.
+) -> tuple[list[str], list[Path], pd.Series, list[str]]:
+    """The images that another table names, in its order and each once: as it names them, and their files.
+
+    With them the names of images that are not there, by row, and notes.
 
     root: where they are; by default in the table's folder, or where those of the flags are.
     view: those that show it alone; by default that of the flags, where a row of the table shows it.
@@ -118,7 +122,8 @@ def table_images(
     notes = [f"only images of the view {shown}"] if shown is not None else []
     if shown is None:
         notes += lost_view(usual, source)
-    if (missing := int((found < 0).sum())) > 0:
-        notes.append(f"{plural(missing, 'row names an image that is', 'rows name images that are')} not in {root}")
+    missing = rows[column][found < 0]
+    if len(missing):
+        notes.append(f"{plural(len(missing), 'row names an image that is', 'rows name images that are')} not in {root}")
     order = list(dict.fromkeys(places))
-    return [first[i] for i in order], [root / files[i] for i in order], notes
+    return [first[i] for i in order], [root / files[i] for i in order], missing, notes

@@ -9,6 +9,7 @@ from json import dumps
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 from tqdm import tqdm
 
 from taut.baselines import find_objective
@@ -112,7 +113,7 @@ def evaluate(
     dataset = load_source(
         dataclasses.replace(source, split_fractions=None) if dealt else source,
         model.space,
-        None,
+        (out or folder.path) / "skipped-evaluation.csv",
         model.architecture.shape,
         folder.pixel_max(),
         FrozenEncoder.load(run),
@@ -194,12 +195,12 @@ def predict(
     source = _source(folder)
     _spare(out, images, label_table(source), Path(source.data))
     part, whole = _unfinished(out)
-    count, bad = 0, []
+    count, bad, missing = 0, [], pd.Series(dtype=str)
     frozen, columns, white, named = FrozenEncoder.load(run), folder.feature_names(), folder.pixel_max(), None
     if is_table(str(images)):
         if frozen is None and len(model.architecture.shape) != 3:
             raise DataError(f"{images}: the model takes feature vectors, not images")
-        names, files, notes = table_images(source, images, root, view, path_column)
+        names, files, missing, notes = table_images(source, images, root, view, path_column)
         named = names, files
         for note in notes:
             print(f"taut: {images}: {note}", file=sys.stderr)
@@ -229,9 +230,19 @@ def predict(
     if part != whole:
         os.replace(part, whole)
     print(f"wrote the probabilities of {count} images to {out}")
+    skipped = whole.with_name(f"{whole.stem}-skipped.csv")
+    left: list[tuple[Any, ...]] = [(row, name, "not found") for row, name in missing.items()]
+    left += [(None, *pair) for pair in bad]
+    where = ""
+    if part != whole and (left or skipped.exists()):  # there it is of an earlier prediction
+        lines = pd.DataFrame(left, columns=["row", "file", "reason"]).astype({"row": "Int64"})
+        lines.to_csv(skipped, index=False)
+        where = f" (listed in {skipped.name})"
+    if where and left and not bad:
+        print(f"taut: rows without an image are listed in {skipped.name}", file=sys.stderr)
     if bad:
         raise DataError(
-            f"{len(bad)} images could not be read and are not in {out}: "
+            f"{len(bad)} images could not be read and are not in {out}{where}: "
             + "; ".join(f"{path} ({reason})" for path, reason in bad[:5])
         )
 
