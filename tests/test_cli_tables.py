@@ -371,7 +371,11 @@ def test_the_notes_of_what_is_evaluated_on_are_printed(chest: Path, tmp_path: Pa
     assert pd.read_csv(tmp_path / "run" / "skipped-test.csv")["file"].tolist() == ["gone.png"]
     for more in ([], ["--data", other]):
         taut("evaluate", tmp_path / "run", *more)
-        assert f"taut: {note}" in capsys.readouterr().err
+        assert f"taut: {listed.format('skipped-evaluation.csv')}" in capsys.readouterr().err
+        left = tmp_path / "run" / "skipped-evaluation.csv"
+        assert pd.read_csv(left)["file"].tolist() == ["gone.png"]
+        left.unlink()
+    assert not (tmp_path / "run" / "skipped.csv").exists()  # there is nothing to list
     arguments = ["--images", chest, *flags[2:-1], "--objectives", "supervised", "--draws", 1, *FLAGS]
     taut("compare", labels, *arguments, "--out", tmp_path / "compare")
     assert listed.format("compare-skipped-test.csv") in capsys.readouterr().out

@@ -20,6 +20,7 @@ from taut.data.cells import certain, unscored
 from taut.data.dataset import SPLITS
 from taut.data.files import find_images
 from taut.data.leakage import seen_before
+from taut.data.listing import write_skipped
 from taut.evaluate.calibration import shifted
 from taut.evaluate.metrics import evaluate as figures_of
 from taut.evaluate.predict import on_device, predict_logits
@@ -234,9 +235,8 @@ def predict(
     left: list[tuple[Any, ...]] = [(row, name, "not found") for row, name in missing.items()]
     left += [(None, *pair) for pair in bad]
     where = ""
-    if part != whole and (left or skipped.exists()):  # there it is of an earlier prediction
-        lines = pd.DataFrame(left, columns=["row", "file", "reason"]).astype({"row": "Int64"})
-        lines.to_csv(skipped, index=False)
+    if part != whole:
+        write_skipped(pd.DataFrame(left, columns=["row", "file", "reason"]).astype({"row": "Int64"}), skipped)
         where = f" (listed in {skipped.name})"
     if where and left and not bad:
         print(f"taut: rows without an image are listed in {skipped.name}", file=sys.stderr)

@@ -18,7 +18,7 @@ from taut.data.cache import MAP_BYTES
 from taut.data.cells import LATENT, annotate, cell_notes, check_policy, chosen_policy, settle_together
 from taut.data.dataset import DataError, Dataset, as_images, pixel_max, small_scale, without_sides_of_one
 from taut.data.joined import Column
-from taut.data.listing import Listing, TableOptions, from_table, one_of_image
+from taut.data.listing import Listing, TableOptions, from_table, one_of_image, write_skipped
 from taut.data.mapped import select
 from taut.data.naming import is_unnamed, says_patient
 from taut.data.table import listed, plural, read_table
@@ -207,9 +207,8 @@ def _choose(
     kind[versions[versions > 1].index] = "contradicting"
     kept = (kind == "").to_numpy()
     if skipped is not None:
-        skipped.parent.mkdir(parents=True, exist_ok=True)
         words = kind.map({name: one for name, (one, _) in SKIPS.items()})
-        entries.assign(reason=words).loc[~kept, ["row", "file", "reason"]].to_csv(skipped, index=False)
+        write_skipped(entries.assign(reason=words)[~kept], skipped)
     numbers = kind.value_counts()
     parts = [plural(int(numbers[name]), *words) for name, words in SKIPS.items() if name in numbers]
     where = "" if skipped is None else f" (listed in {skipped.name})"

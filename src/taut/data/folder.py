@@ -24,7 +24,7 @@ from taut.data.cells import (
 from taut.data.dataset import GREY, DataError, Dataset
 from taut.data.dicom import Header
 from taut.data.files import SEVERAL, SUFFIXES, find_images
-from taut.data.listing import Listing, TableOptions, from_table, in_parts, one_of_image, with_unannotated
+from taut.data.listing import Listing, TableOptions, from_table, in_parts, one_of_image, with_unannotated, write_skipped
 from taut.data.named import ELSEWHERE, images_beside, images_of_table, outside
 from taut.data.naming import sides_note
 from taut.data.subfolders import from_subfolders
@@ -265,8 +265,7 @@ class _Reading:
         """
         kept = (self.entries["kind"] == "").to_numpy()
         if self.skipped is not None and (report or not kept.any()):
-            self.skipped.parent.mkdir(parents=True, exist_ok=True)
-            self.entries.loc[~kept, ["row", "file", "reason"]].to_csv(self.skipped, index=False)
+            write_skipped(self.entries[~kept], self.skipped)
         if not kept.any():
             raise DataError(f"{self.folder}: no image remains. {' '.join(self._summary())}")
         return np.flatnonzero(kept)

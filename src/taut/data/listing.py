@@ -344,3 +344,13 @@ def with_unannotated(listing: Listing, names: Sequence[str], images: NDArray[np.
         codes=np.concatenate([listing.codes, np.full((len(images), len(listing.space)), UNSAID)]),
         notes=[*listing.notes, note],
     )
+
+
+def write_skipped(left_out: pd.DataFrame, path: Path) -> None:
+    """The list of what is left out, as CSV: row (as a spreadsheet counts), file, reason.
+
+    Where there is nothing, only in the place of an earlier list.
+    """
+    if len(left_out) or path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        left_out[["row", "file", "reason"]].to_csv(path, index=False)
