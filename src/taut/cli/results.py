@@ -81,6 +81,7 @@ def evaluate(
         resamples: of the images, or whole groups, for the 95 % intervals; 0 for none.
         by: a column of the table, such as Sex, of whose values there are figures too; many numbers are in quarters.
         out: the folder to write to; by default the run's, and evaluation-NAME in it for other data, labels or parts.
+            What is left out of the data is listed in skipped-evaluation.csv, there or in the run's.
     """
     folder = Run(run)
     model = folder.load_model()
@@ -186,7 +187,7 @@ def predict(
         run: a run folder.
         images: an image file, a folder of them, a table that names images in its folder (or where those of the run
             are), or an .npz, .npy or Parquet file.
-        out: the CSV file to write.
+        out: the CSV file to write; beside it NAME-skipped.csv lists images that are not there or cannot be read.
         root: where the images of a table are; by default in its folder, or where those of the run are.
         view: of a table of CheXpert, MIMIC-CXR or NIH the images to take; by default the run's, where a row shows it.
         path_column: the column of a table that names the images.
