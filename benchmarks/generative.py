@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from benchmarks import yeast
 from benchmarks.common import RESULTS, chosen, record
 from benchmarks.foreign import MOST, noisy, photographs, scans, turned
-from benchmarks.mnist import SETTINGS, changed, figures, hidden_part
+from benchmarks.mnist import LABELS, SETTINGS, changed, figures, hidden_part
 from taut import latent
 from taut.data.dataset import Dataset
 from taut.data.split import draw_fraction
@@ -48,8 +48,6 @@ DETAILS: dict[str, dict[str, Any]] = {
 }
 
 FEATURES = (0.0, 1e-3, 1e-2, 1e-1, 1.0)  # ρ; the plan's is 1/103
-
-LABELS = {f"{10 * per_class}-labels": per_class for per_class in (2, 5, 10)}
 
 HIDDEN_ROWS = 500
 JUDGED = 4000  # hidden images of which the decoder is asked

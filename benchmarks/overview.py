@@ -69,7 +69,7 @@ ROWS = (
         ("m2", "siddharth", "freematch", "vat"),
         "tighter-elbo",
     ),
-    Row("… no augmentation nor mixtures (the plan's), 6 minutes", "error", "mnist-100-unmixed-6-minutes"),
+    Row("… no augmentation nor mixtures (the plan's), 6 minutes", "error", "mnist-100-plain-6-minutes"),
     Row("… 20 labels, no augmentation, 4 minutes", "error", "mnist-20-plain"),
     Row(
         "… 20 labels, no augmentation, 1 minute",

@@ -4,8 +4,8 @@ Twice: with every method's augmentation, and with images as they are (the settin
 Each rival has those of its `tries` that had the least error on training images whose annotations are hidden, in draw 0
 alone and in one minute; taut has its plan's.
 Give the number of draws, the minutes, and names of settings and of objectives to change them:
-`python -m benchmarks.rivals 3 1.0 plain`, `python -m benchmarks.rivals 3 10.0 plain tighter-elbo m2 vat`; and
-`20-labels` for two labels a class in place of ten, with what was best of ten.
+`python -m benchmarks.rivals 3 1.0 plain`, `python -m benchmarks.rivals 3 10.0 plain tighter-elbo m2 vat`; and of a
+number of labels other than 100, `20-labels`, with what was best of 100.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS, chosen, record
-from benchmarks.mnist import SETTINGS, changed, figures, fitted, hidden_part
+from benchmarks.mnist import LABELS, SETTINGS, changed, figures, fitted, hidden_part
 from taut.baselines import DEFAULT, OBJECTIVES
 from taut.fit import fit
 
@@ -55,7 +55,6 @@ OWN: dict[str, tuple[Try, ...]] = {
     "mean-teacher": VIEWED,
     "shot-vae": (("the authors' constants for MNIST", AUTHORS, 1.0),),
 }
-FEW = "20-labels"
 WITHOUT_LABELS = ("joint-vae", "vae")
 
 
@@ -120,20 +119,21 @@ def main(
     best = {setting: tuned(setting, tuning_minutes, folder) for setting in settings}
     # Every budget has a file of its own, the default's under the short name.
     budget = "" if minutes == MINUTES else f"-{minutes:g}-minutes"
-    per_class, labels = (2, f"-{FEW}") if FEW in names else (10, "")
+    labels = next((name for name in LABELS if name in names), "100-labels")
+    number = "" if labels == "100-labels" else f"-{labels}"
     for seed in range(seeds):
         for setting, choices in best.items():
             about = (
-                f"MNIST, {10 * per_class} labels, {setting}, {minutes:g} min at most, rivals as they were tuned; "
+                f"MNIST, {10 * LABELS[labels]} labels, {setting}, {minutes:g} min at most, rivals as they were tuned; "
                 "test error in percent"
             )
             methods: dict[str, Callable[[int], dict[str, Any]]] = {
-                name: partial(one, name, setting, choices.get(name, ("plan", {}, 1.0)), minutes, per_class)
+                name: partial(one, name, setting, choices.get(name, ("plan", {}, 1.0)), minutes, LABELS[labels])
                 for name in objectives
             }
-            record(f"rivals-{setting}{labels}{budget}", about, methods, [seed], folder)
+            record(f"rivals-{setting}{number}{budget}", about, methods, [seed], folder)
 
 
 if __name__ == "__main__":
-    counts, words = chosen([*SETTINGS, FEW, *methods_with_labels()])
+    counts, words = chosen([*SETTINGS, *LABELS, *methods_with_labels()])
     main(*counts, names=words)

@@ -270,7 +270,7 @@ def test_the_mnist_benchmark_in_miniature(tmp_path: Path) -> None:
     for name, data in found.items():
         (row,) = data["summary"].values()
         assert row["images"]["mean"] == 200
-        assert ("error_one_pass" in row) == ("plain" not in name and "unmixed" not in name)
+        assert ("error_one_pass" in row) == ("plain" not in name and "mixed" not in name)
         assert row["steps"]["mean"] == 20
         assert 0 < row["error"]["mean"] < 100
 

@@ -235,15 +235,13 @@ def predict(
     skipped = whole.with_name(f"{whole.stem}-skipped.csv")
     left: list[tuple[Any, ...]] = [(row, name, "not found") for row, name in missing.items()]
     left += [(None, *pair) for pair in bad]
-    where = ""
-    if part != whole:
+    if part != whole:  # beside a device or a pipe there is no place
         write_skipped(pd.DataFrame(left, columns=["row", "file", "reason"]).astype({"row": "Int64"}), skipped)
-        where = f" (listed in {skipped.name})"
-    if where and left and not bad:
-        print(f"taut: rows without an image are listed in {skipped.name}", file=sys.stderr)
+        if len(missing) and not bad:
+            print(f"taut: rows without an image are listed in {skipped.name}", file=sys.stderr)
     if bad:
         raise DataError(
-            f"{len(bad)} images could not be read and are not in {out}{where}: "
+            f"{len(bad)} images could not be read and are not in {out}: "
             + "; ".join(f"{path} ({reason})" for path, reason in bad[:5])
         )
 
