@@ -11,6 +11,7 @@ from benchmarks import (
     embedded,
     generative,
     grid,
+    ideas,
     label_cost,
     mnist,
     overhead,
@@ -29,7 +30,7 @@ from benchmarks import (
 from taut.data.dataset import DataError
 
 MEASURED = (
-    *(embedded, mnist, speed, generative, overhead, cross_entropy, label_cost, stages, tightness, rivals),
+    *(embedded, mnist, speed, generative, ideas, overhead, cross_entropy, label_cost, stages, tightness, rivals),
     *(yeast, grid, xrays, xrays128, views, unbalanced, shares),
 )
 

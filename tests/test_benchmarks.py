@@ -18,6 +18,7 @@ from benchmarks import (
     embedded,
     generative,
     grid,
+    ideas,
     label_cost,
     mnist,
     overhead,
@@ -352,6 +353,10 @@ def test_the_generative_benchmark_in_miniature(tmp_path: Path, monkeypatch: pyte
         assert 0 <= summary["rho 0.001"]["joint_error"]["mean"] <= 100
     generative.main(1, 0.01, ["plain", "50-labels"], tmp_path / "some")
     assert [path.stem for path in (tmp_path / "some").iterdir()] == ["generative-plain-50"]
+    ideas.main(1, 0.01, ["plain", "20-labels"], tmp_path / "ideas")
+    rows = json.loads((tmp_path / "ideas" / "ideas-plain-20.json").read_text())["summary"]
+    assert [name for name, row in rows.items() if "decoder_error" not in row] == ["no decoder"]
+    assert {*rows} == {*ideas.IDEAS}
 
 
 class Prototypes:
