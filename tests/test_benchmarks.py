@@ -22,6 +22,7 @@ from benchmarks import (
     label_cost,
     mnist,
     overhead,
+    rare,
     report,
     rivals,
     run,
@@ -43,6 +44,7 @@ from sklearn.preprocessing import StandardScaler
 from packs import needs
 from taut.data.cells import UNCERTAIN
 from taut.data.dataset import Dataset
+from taut.data.embedded import digits
 from taut.fit import fit
 from taut.labels import LabelSpace
 from taut.nn.vae import Posterior
@@ -240,9 +242,13 @@ NEEDS_MNIST = needs("mnist_train.npz", "mnist_test.npz")
 
 @pytest.fixture
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MNIST's first images in the place of all, tiny networks, and no measurement of the step."""
+    """The embedded digits at MNIST's size in its place, tiny networks, and no measurement of the step."""
+    data = digits()
+    larger = np.kron(data.x, np.ones((1, 1, 4, 4), dtype=np.uint8))[:, :, 2:30, 2:30]
+    data = dataclasses.replace(data, x=larger)
     train, test = (
-        part.rows(np.arange(len(part)) < count) for part, count in zip(mnist.parts(), (600, 200), strict=True)
+        dataclasses.replace(part.rows(np.arange(len(part)) < count), split=None, ids=[str(i) for i in range(count)])
+        for part, count in ((data.part("train"), 600), (data.part("test"), 200))
     )
     for module in (mnist, cross_entropy, tightness, speed):
         monkeypatch.setattr(module, "parts", lambda: (train, test))
@@ -262,7 +268,6 @@ def test_the_draws_of_mnist() -> None:
     assert len(training) + len(hidden) == len(mnist.parts()[0])
 
 
-@NEEDS_MNIST
 @pytest.mark.usefixtures("few_images")
 def test_the_mnist_benchmark_in_miniature(tmp_path: Path) -> None:
     mnist.main(seeds=1, minutes=0.01, plain_seeds=1, plain_minutes=0.01, folder=tmp_path)
@@ -276,7 +281,6 @@ def test_the_mnist_benchmark_in_miniature(tmp_path: Path) -> None:
         assert 0 < row["error"]["mean"] < 100
 
 
-@NEEDS_MNIST
 @pytest.mark.usefixtures("few_images")
 def test_the_cross_entropy_benchmark_in_miniature(tmp_path: Path) -> None:
     cross_entropy.main(seeds=1, minutes=0.01, folder=tmp_path, alphas=(1.0, 10.0))
@@ -293,7 +297,6 @@ def test_the_cross_entropy_benchmark_in_miniature(tmp_path: Path) -> None:
     assert (tmp_path / "pictures" / "cross-entropy.png").stat().st_size > 5000
 
 
-@NEEDS_MNIST
 @pytest.mark.usefixtures("few_images")
 def test_the_speed_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "EVERY", 4)
@@ -335,7 +338,6 @@ def test_the_time_from_which_on_the_error_stays_under_a_bound() -> None:
     assert speed.until(curve, 2.5) is None
 
 
-@NEEDS_MNIST
 @pytest.mark.usefixtures("few_images")
 def test_the_generative_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (50, 1, 28, 28), dtype=np.uint8)
@@ -413,16 +415,24 @@ def test_the_images_that_are_foreign_are_of_one_size_and_not_those_they_are_comp
     np.testing.assert_array_equal(np.rot90(found["turned"], -1, axes=(2, 3)), changed)
 
 
-@NEEDS_MNIST
 @pytest.mark.usefixtures("few_images")
-def test_the_stages_benchmark_in_miniature(tmp_path: Path) -> None:
-    stages.main(seeds=1, minutes=0.01, folder=tmp_path)
+def test_the_stages_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    usual = mnist.draw
+
+    def draw(seed: int, per_class: int = 10) -> Dataset:
+        drawn.append(seed)
+        return usual(seed, per_class)
+
+    monkeypatch.setattr(mnist, "draw", draw)
+    stages.main(seeds=2, minutes=0.01, folder=tmp_path)
+    methods = len(stages.METHODS)
+    assert drawn == [0] * 2 * methods + [0] * methods + [1] * methods
     for name in ("stages-seeds", "stages-draws"):
         summary = json.loads((tmp_path / f"{name}.json").read_text())["summary"]
         assert set(summary) == set(stages.METHODS)
 
 
-@NEEDS_MNIST
 @pytest.mark.usefixtures("few_images")
 def test_the_tightness_benchmark_in_miniature(tmp_path: Path) -> None:
     tightness.main(seeds=1, minutes=0.01, folder=tmp_path, images=40, samples=20)
@@ -444,7 +454,6 @@ def test_binarised_images_are_black_or_white_and_keep_their_mean() -> None:
     assert np.array_equal(white.x, tightness.binarised(test, 0).x)
 
 
-@NEEDS_MNIST
 @pytest.mark.usefixtures("few_images")
 def test_the_rivals_benchmark_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rivals, "OBJECTIVES", ["tighter-elbo", "supervised"])
@@ -623,7 +632,6 @@ def test_another_budget_and_some_methods_have_files_of_their_own(tmp_path: Path)
     assert set(json.loads(path.read_text())["summary"]) == {"taut", "all annotated"}
 
 
-@NEEDS_MNIST
 @pytest.mark.usefixtures("few_images")
 def test_the_benchmark_of_unequal_classes_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unbalanced, "fit", tiny_fit)
@@ -645,7 +653,30 @@ def test_the_benchmark_of_unequal_classes_in_miniature(tmp_path: Path, monkeypat
         assert len({row["nll"]["mean"] for row in summary.values()}) == len(unbalanced.METHODS)
 
 
-@NEEDS_MNIST
+@pytest.mark.usefixtures("few_images")
+def test_the_benchmark_of_a_rare_class_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rare, "fit", tiny_fit)
+    for setting, shape in (("images", (1, 28, 28)), ("vectors", (40,))):
+        training, hidden = rare.parts(setting, 0)
+        assert training.x.shape[1:] == shape
+        seen = mnist.parts()[0].annotation.targets
+        for data in (training, hidden):
+            eight = seen[[int(name) for name in data.ids], 8]
+            assert eight.mean() == pytest.approx(0.05, abs=0.04)
+            known = data.annotation.observed[:, 0]
+            np.testing.assert_array_equal(data.annotation.targets[known, 1], eight[known])
+        assert (training.annotation.observed.sum(), hidden.annotation.observed.all()) == (100, True)
+        assert not set(training.ids) & set(hidden.ids)
+    np.testing.assert_allclose(rare.components(mnist.parts()[0].x).std(axis=0), 1, rtol=1e-3)
+    rare.main(seeds=1, minutes=0.01, folder=tmp_path)
+    for setting in rare.SETTINGS:
+        summary = json.loads((tmp_path / f"rare-{setting}.json").read_text())["summary"]
+        assert set(summary) == set(rare.METHODS)
+        assert {row["images"]["mean"] for row in summary.values()} == {len(rare.parts(setting, 0)[1])}
+        assert len({row["nll"]["mean"] for row in summary.values()}) == len(rare.METHODS)
+        assert all(0 <= row["auroc_macro"]["mean"] <= 1 for row in summary.values())
+
+
 @pytest.mark.usefixtures("few_images")
 def test_the_benchmark_of_shares_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shares, "fit", tiny_fit)

@@ -134,6 +134,32 @@ def test_a_constant_input_has_a_scale_of_one_and_a_constant_feature_none() -> No
     assert facts.typical_length == pytest.approx(1)
 
 
+def test_a_constant_channel_is_no_contrast() -> None:
+    dim = np.random.default_rng(0).integers(0, 20, (50, 2, 8, 8), dtype=np.uint8)
+    three = np.concatenate([dim, np.zeros_like(dim[:, :1])], axis=1)
+    plain, flat = (fingerprint(made(x, np.arange(50) % 3, ONE)) for x in (dim, three))
+    assert flat.std[2] == 1.0
+    assert flat.varying == list(plain.std)
+    assert flat.typical_length == pytest.approx(plain.typical_length)  # a constant channel adds nothing to a distance
+    assert make_plan(flat).augment.brightness == make_plan(plain).augment.brightness < 0.03
+
+
+def test_the_mean_of_q_is_drawn_to_rare_classes_of_two_with_more_weight() -> None:
+    two = LabelSpace.multiclass(2)
+
+    def weight(counts: tuple[int, int], space: LabelSpace = two, **parts: Any) -> float:
+        y = np.repeat([0, 1, -1], [*counts, 200])
+        return planned(dataclasses.replace(vectors(y, space), **parts)).objective.marginal
+
+    assert weight((50, 50)) == 2
+    assert weight((50, 40)) == pytest.approx(2, abs=0.1)
+    assert weight((95, 5)) == weight((5, 95)) == pytest.approx(8 - 6 * 0.3228, abs=0.01)  # 6/102 has 0.3228 bits
+    assert weight((95, 5)) < weight((98, 2)) < weight((998, 2)) < 8
+    assert weight((50, 50), prevalence={"1": 0.05}) == pytest.approx(8 - 6 * 0.2864, abs=0.01)
+    assert weight((95, 5), ONE) == 2
+    assert planned(vectors(np.repeat([-1], 300), two)).objective.marginal == 2
+
+
 def test_a_large_dataset_is_sampled_over_its_length() -> None:
     x = np.repeat(np.float32([0, 1]), 10_000)[:, None]
     facts = fingerprint(made(x, np.full(20_000, -1), ONE))

@@ -52,13 +52,19 @@ class Facts:
         return len(self.shape) == 3
 
     @property
+    def varying(self) -> list[float]:
+        """The standard deviations of an image's channels that are not constant: no numbers from 0 to 1 have a 1."""
+        return [std for std in self.std if std <= 0.5]
+
+    @property
     def typical_length(self) -> float:
         """The L2 distance of a typical prepared input from the mean one: √F for F features that vary.
 
         Of images it is that from one of the mean colour, 8.6 for MNIST.
         """
         # Features are standardised before any network sees them, and those that are constant never reach it.
-        variance = float(np.square(self.std).mean()) if self.is_image else float(np.mean([s > 0 for s in self.std]))
+        squares = [std**2 for std in self.varying] if self.is_image else [std > 0 for std in self.std]
+        variance = float(sum(squares)) / len(self.std)
         return math.sqrt(variance * math.prod(self.shape))
 
 
