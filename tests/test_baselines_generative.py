@@ -202,7 +202,7 @@ def test_m2_is_a_sum_over_all_labels(sizes: Sizes, shape: tuple[int, ...]) -> No
 
 
 @pytest.mark.parametrize(("name", "alpha"), [("m2", 0.1), ("m1m2", 0.1), ("siddharth", 50.0)])
-def test_the_papers_alpha_is_planned_and_a_flag_changes_it(name: str, alpha: float) -> None:
+def test_the_alpha_of_the_docstring_is_planned_and_a_flag_changes_it(name: str, alpha: float) -> None:
     model, batch = vae((2, 3), stack=4 if name == "m1m2" else 0), make_batch((2, 3))
     totals = {}
     for chosen in (alpha, 0.0, 1.0, 2.0):
@@ -593,6 +593,58 @@ def test_shot_vae_is_eq_13_with_smoothed_annotations(sizes: Sizes, monkeypatch: 
         torch.testing.assert_close(seen[-1].targets, smoothed, equal_nan=True)
         assert torch.equal(seen[-1].observed, batch.observed)
         assert seen[-1].second is batch.second
+
+
+@pytest.mark.usefixtures("still")
+@pytest.mark.parametrize("sizes", [(4,), (2, 2), (2, 3)])
+def test_shot_vae_by_hand(sizes: Sizes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its whole loss from the formula and the constants of its docstring."""
+    model, batch = vae(sizes, z_given_c=False), make_batch(sizes)
+    # What c is drawn from goes to the decoder, in the place of a sample.
+    monkeypatch.setattr(latent, "relaxed_sample", lambda logits, sizes, *_, **__: log_softmax(logits, sizes).exp())
+    monkeypatch.setattr(latent, "hard_sample", lambda log_p, sizes: log_p.exp())
+    log_softmax = latent.log_softmax
+    plan = plan_for(FACTS, objective="shot-vae").train
+    method, step = build("shot-vae", model), plan.steps
+    torch.manual_seed(1)
+    got = method.loss(model, batch, step).total
+
+    seen = latent.spread_labels(batch.observed, sizes)
+    rest = 0.001 / (torch.tensor(sizes) - 1).repeat_interleave(torch.tensor(sizes))
+    smooth = torch.where(batch.targets == 1, 0.999, rest)
+    soft = batch.targets * 0.999 + (1 - batch.targets) * rest  # of soft annotations the mean of it
+    annotated = torch.where((batch.targets == 0) | (batch.targets == 1), smooth, soft)
+    features = features_of(model, batch.x)
+    logits, q_z = model.to_logits(features.label), gaussian(model.to_z(features.place))
+    q = torch.cat([logits[:, block].softmax(1) for block in model.space.blocks], dim=1)
+    c = torch.where(seen, annotated, q)
+    raw = model.decoder(q_z.mean + NOISE * q_z.stddev, c)
+    want = -1e-3 * log_prob(pixels(model)(raw), batch.x).flatten(1).sum(1).mean() + 1e-6 * to_prior(q_z).mean()
+    for block in model.space.blocks:
+        prior = Categorical(logits=model.log_prior[block])
+        distance = kl_divergence(Categorical(logits=logits[:, block]), prior).mean() - prior.entropy()
+        want = want + 1e-6 * distance.abs()
+    # The mixtures of what is not annotated: λ ~ Beta(2, 2) is the first that is drawn.
+    torch.manual_seed(1)
+    share = float(torch.distributions.Beta(2.0, 2.0).sample())
+    rows = [i for i in range(len(batch.x)) if not batch.observed[i].all()]
+    with torch.no_grad():
+        nearest = {}
+        for i in rows:
+            others = [j for j in rows if j != i]
+            each = [
+                kl_divergence(Normal(q_z.mean[i], q_z.stddev[i]), Normal(q_z.mean[j], q_z.stddev[j])) for j in others
+            ]
+            nearest[i] = others[int(torch.stack(each).sum(1).argmin())]
+        x = torch.stack([share * batch.x[i] + (1 - share) * batch.x[nearest[i]] for i in rows])
+        target = torch.stack([share * c[i] + (1 - share) * c[nearest[i]] for i in rows])
+    mixed_logits = model.to_logits(features_of(model, x).label)
+    for block in model.space.blocks:
+        p, own = Categorical(probs=target[:, block]), Categorical(logits=mixed_logits[:, block])
+        want = want + kl_divergence(p, own).mean()
+    alpha = (plan.batch_labelled + plan.batch_unlabelled) / plan.batch_labelled
+    want = want + alpha * mixed_by_hand(model, batch, annotated) / len(batch.x)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
 def mixed_by_hand(model: LabelVAE, batch: Batch, targets: Tensor) -> Tensor:

@@ -172,10 +172,14 @@ def test_the_prior_is_empirical_or_uniform(known: list[int]) -> None:
         ("m2", {"alpha": 0.1, "reconstruction": 1, "beta_z": 1, "source": "none", "mutual_information": 0}),
         ("m1m2", {"alpha": 0.1, "reconstruction": 1, "beta_z": 1, "source": "none", "mutual_information": 0}),
         ("siddharth", {"alpha": 50, "reconstruction": 1, "beta_z": 1, "source": "none", "mutual_information": 0}),
+        (
+            "shot-vae",
+            {"reconstruction": 1e-3, "beta_z": 1e-6, "beta_c": 1e-6, "capacity_z": 0, "capacity_c": 1, "per": "batch"},
+        ),
         ("vae", {"alpha": 0, "reconstruction": 1, "beta_z": 1, "beta_c": 0, "capacity_z": 0, "capacity_c": 0}),
     ],
 )
-def test_the_constants_of_published_methods(name: str, constants: dict[str, Any]) -> None:
+def test_the_constants_of_the_docstrings_are_planned(name: str, constants: dict[str, Any]) -> None:
     plan = plan_for(FACTS, objective=name).objective
     assert {key: getattr(plan, key) for key in constants} == constants
 

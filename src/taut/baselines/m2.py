@@ -40,7 +40,8 @@ class M2(Baseline):
     Not: Σ_c q(c|x)·(−L_l(x, c)) + H(q(c|x)). Both are one formula: Σ_c r(c)·(−L_l(x, c)) + the entropy of r over what
     is not annotated, with r = p̃ where annotated and q where not, which extends to images annotated in part.
     The loss is minus its mean over the batch, in nats, plus α times the cross-entropy of annotated images; α is 0.1,
-    the paper's 0.1·N divided by the N images of its sums; 0 leaves the classifier to the bound alone.
+    the paper's 0.1·N divided by the N images of its sums; 0 leaves the classifier to the bound alone. In the paper's
+    sums each image counts once; in a mean over a batch annotated ones count by their share of its rows.
     With k labels the sum runs over all combinations: c^k decoder passes. The class of an ignored cell is drawn instead,
     and so is that of a soft annotation of more labels than can be enumerated.
     Limits: ValueError above 4,096 combinations; q(c|x) learns from annotations through α alone.

@@ -30,7 +30,8 @@ class MeanTeacher(Baseline):
 
     Two weak views, w rising as exp(−5(1 − t)²) (Tarvainen 2017, sec. 2) to 10, as the Π-model's, and with several
     labels as there. objective.momentum is the decay after the first steps, 0.99, as the paper has it in the ramp; short
-    trainings never leave that.
+    trainings never leave that. Unlike the paper's, the teacher drops no units, and annotated images have no second
+    view.
     Limits: those of the Π-model; the teacher lags behind in short trainings.
     """
 

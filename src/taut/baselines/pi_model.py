@@ -27,7 +27,8 @@ class PiModel(Baseline):
 
     The squared distance is the mean over the classes, and with several labels the sum of it over the labels, each
     yes/no label with its two classes. w_max = 100·M/N of M annotated among N images, beside a cross-entropy that the
-    paper sums over the annotated images of a batch and divides by all, would be 100 beside this mean; it is 10.
+    paper sums over the annotated images of a batch and divides by all, would be 100 beside this mean; it is 10. The
+    paper's distance is of all images; here of those that have a second view, which annotated ones have not.
     Limits: the two views are all that it knows; without augmentation or dropout they are equal and teach nothing.
     """
 

@@ -20,7 +20,8 @@ class Siddharth(M2):
     Annotated: the self-normalised importance-weighted term
     Σ_s w_s·log[p(x,c,z_s)/q(c,z_s|x)] / Σ_s w_s + (1 + α)·log q(c|x), w_s = q(c|x,z_s).
     With the factorisation q(c|x)·q(z|x,c) of the paper's image models all w_s are equal, so it is
-    M2's −L_l(x, c) + α·log q(c|x). α is 50 here, which brings the cross-entropy to the scale of a bound of pixels.
+    M2's −L_l(x, c) + α·log q(c|x). What the paper's γ weighs, all that is annotated, counts here by its share of a
+    batch (`train.batch_labelled`). α is 50 here, which brings the cross-entropy to the scale of a bound of pixels.
     With k labels each is drawn by itself: O(k·c), without M2's limit.
     Limits: the relaxation biases the bound; with α = 0 annotations do not reach q(c|x).
     """
