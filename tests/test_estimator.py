@@ -421,7 +421,15 @@ def test_cells_of_a_table_become_what_policies_say(features: tuple[Array, Array]
     model.save(tmp_path / "model")
     loaded = TautClassifier.load(tmp_path / "model")
     assert (loaded.uncertain, loaded.blank) == ("ignore", "negative")
-    assert loaded.score(x, y) == model.score(x, certain)
+    said = np.where(y == -1, nan, np.nan_to_num(y))  # blank is no, uncertain nothing
+    right = (model.predict(x) == said)[~np.isnan(said)]
+    assert loaded.score(x, y) == model.score(x, y) == pytest.approx(right.mean())
+    # Blank cells are scored as what they are taken for, so that a table of positives has noes to be wrong about.
+    positives, guess = np.where(np.eye(2)[np.arange(40) % 2] == 1, 1.0, nan), model.predict(x)
+    assert model.score(x, positives) == pytest.approx((guess == np.nan_to_num(positives)).mean())
+    assert tiny().fit(x, certain).score(x, np.ones_like(certain)) == pytest.approx(
+        tiny().fit(x, certain).predict(x).mean()
+    )
     with pytest.raises(DataError, match="uncertain is for a table of several labels: of one label -1 is no"):
         tiny(uncertain="positive").fit(x, np.arange(40) % 3 - 1)
     # -1 may be a class of another label.
@@ -888,3 +896,36 @@ def test_images_of_more_channels_than_colours_have() -> None:
     opaque = tiny(plan={**TINY, "train.steps": 1}).fit(alpha, y)
     assert opaque.shape_ == (3, 8, 8)
     np.testing.assert_array_equal(opaque.predict_proba(x), opaque.predict_proba(x[..., :3]))
+
+
+def test_what_an_array_of_text_takes_for_a_hole_is_told(features: tuple[Array, Array]) -> None:
+    x, _ = features
+    y = np.array(["None", "Mild", "Severe", "Mild"] * 10)
+    model = tiny().fit(x, y)
+    assert list(model.classes_) == ["Mild", "Severe"]
+    assert (
+        "10 texts of y say 'None', which numpy makes of a hole: not annotated (a list has it as a class)."
+        in model.notes_
+    )
+    model = tiny().fit(x, y.tolist())
+    assert list(model.classes_) == ["Mild", "None", "Severe"]
+    assert not any("numpy" in note for note in model.notes_)
+
+
+def test_groups_of_numbers_and_text(features: tuple[Array, Array]) -> None:
+    x, y = features
+    mixed = np.array([101, "A12"] * 20, dtype=object)
+    alike = tiny().fit(x, y, groups=mixed.astype(str))
+    np.testing.assert_array_equal(tiny().fit(x, y, groups=mixed).predict_proba(x), alike.predict_proba(x))
+
+
+def test_a_prevalence_of_numpy_is_saved_and_a_save_that_fails_loses_nothing(tmp_path: Path, table: Array) -> None:
+    x = images_of((8, 8), n=40)
+    model = tiny(prevalence={"label_0": np.float32(0.25)}).fit(x, table)
+    model.save(tmp_path / "model")
+    assert TautClassifier.load(tmp_path / "model").prevalence == {"label_0": 0.25}
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    other = tiny(unlabeled=complex(1)).fit(x, table)
+    with pytest.raises(TypeError):
+        other.save(tmp_path / "model")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == kept

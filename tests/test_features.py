@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -278,3 +279,12 @@ def short(plan: Plan) -> Plan:
 def test_grey_images_are_standardised_by_the_averages_of_the_colours() -> None:
     shift, scale = standardisation("resnet-18", 1)
     assert (shift.item(), scale.item()) == pytest.approx((0.449, 0.226), abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.uint16])
+def test_pixels_on_another_scale_are_refused(dtype: Any, weights: Path) -> None:
+    encoder = FrozenEncoder.find("resnet-18", weights, (3, 32, 32))
+    x = np.full((2, 3, 32, 32), 200, dtype=dtype)
+    for read in (encoder.compute, encoder.features):
+        with pytest.raises(DataError, match="pixel values from 200 to 200: the frozen encoder takes bytes of 0 to 255"):
+            read(x, "scans")

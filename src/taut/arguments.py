@@ -10,9 +10,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import column_or_1d
 
-from taut.labels import LabelSpace
+from taut.data.array_labels import uncertain_cells
+from taut.data.dataset import DataError
+from taut.labels import LabelError, LabelSpace, Scalar
 from taut.values import without_text_holes
+
+TEXT_HOLES = ("nan", "None")  # what numpy makes of holes among text
 
 
 def label_names(y: Any) -> list[str] | None:
@@ -45,6 +50,59 @@ def as_array(X: ArrayLike) -> NDArray[Any]:
     return np.asarray(X)
 
 
+def as_annotations(y: Any, unlabeled: Scalar | None, texts_have_holes: bool) -> NDArray[Any]:
+    """Annotations as an array [N] or [N, k], NaN or None where masked arrays and pandas have holes of their own.
+
+    texts_have_holes: whether an array of text has "nan" and "None" where numpy was given a hole.  Raises LabelError.
+    """
+    if hasattr(y, "toarray"):
+        raise LabelError("y is a sparse matrix: pass y.toarray(), with NaN where a cell is not annotated")
+    if isinstance(y, list | tuple) and y and all(isinstance(value, set | frozenset) for value in y):
+        raise LabelError("y is a list of sets: scikit-learn's MultiLabelBinarizer makes a table [N, k] of them")
+    y = unmasked(y)
+    if isinstance(y, list | tuple) and len({isinstance(value, str) for value in y}) > 1:
+        y = np.array([*y, None], dtype=object)[:-1]  # numpy would make text of a −1 or NaN among names
+    array = np.asarray(y)
+    text = array.dtype.kind in "US"
+    if array.dtype == object:
+        array = array.copy()
+        array[pd.isna(array)] = None
+    if texts_have_holes:
+        array = without_text_holes(array, "", *(() if isinstance(y, list | tuple) else TEXT_HOLES))  # "" is no class
+    if text and not isinstance(unlabeled, str) and str(unlabeled) in array:
+        raise LabelError(f"y is text with {str(unlabeled)!r} in it: make it a list or of dtype object")
+    if array.ndim == 2 and array.dtype == object and not any(isinstance(value, str) for value in array.flat):
+        array = array.astype(np.float64)
+    if array.ndim == 2 and array.shape[1] == 1 and texts_have_holes:
+        array = column_or_1d(array, warn=True)
+    return array
+
+
+def certain_of(known: NDArray[Any], space: LabelSpace | None) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Annotations with NaN for the uncertain cells, −1 of yes/no labels; and these, [N, k], or None without any.
+
+    Raises DataError for one label, of which −1 is no annotation.
+    """
+    if known.ndim == 1 or known.shape[1] == 1:
+        raise DataError("uncertain is for a table of several labels: of one label -1 is no annotation")
+    doubtful = uncertain_cells(known)
+    if space is not None and doubtful.shape[1] == len(space):
+        doubtful &= np.array([label.classes == (0, 1) for label in space])
+    return (np.where(doubtful, np.nan, known), doubtful) if doubtful.any() else (known, None)
+
+
+def hole_notes(y: Any) -> list[str]:
+    """The sentence on texts of an array that are taken as holes, but would be classes in a list."""
+    if not isinstance(y, np.ndarray) or y.dtype.kind not in "US":
+        return []
+    texts = y.astype(str)
+    found = [hole for hole in TEXT_HOLES if (texts == hole).any()]
+    if not found:
+        return []
+    count, what = int(np.isin(texts, found).sum()), " or ".join(repr(hole) for hole in found)
+    return [f"{count:,} texts of y say {what}, which numpy makes of a hole: not annotated (a list has it as a class)."]
+
+
 def group_names(groups: Any) -> NDArray[Any]:
     """Groups as an array [N], in which each that is missing is a group of its own."""
     groups = unmasked(groups)
@@ -53,7 +111,8 @@ def group_names(groups: Any) -> NDArray[Any]:
     values = np.array([*groups, None], dtype=object)[:-1]  # numpy would make text of None among names
     missing = pd.isna(values)
     if not missing.any():
-        return np.asarray(groups)
+        # Numbers among text, as spreadsheets have them, could not be sorted.
+        return values.astype(str) if np.asarray(groups).dtype == object else np.asarray(groups)
     return np.where(missing, [f"X:{row}" for row in range(len(values))], values.astype(str))
 
 

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
 
 from taut import latent
-from taut.arguments import as_array, by_name, group_names, label_names, seed_of, unmasked
+from taut.arguments import as_annotations, as_array, by_name, certain_of, group_names, hole_notes, label_names, seed_of
 from taut.baselines import DEFAULT, find_objective
-from taut.data.array_labels import uncertain_cells
 from taut.data.auxiliary import read_auxiliary
-from taut.data.cells import CellPolicy, check_policy, chosen_policy, with_policy
+from taut.data.cells import CellPolicy, certain, check_policy, chosen_policy, with_policy
 from taut.data.dataset import DataError, Dataset, as_images, pixel_max, without_sides_of_one
 from taut.evaluate.predict import batches, on_device, predict_probabilities
 from taut.export import save_apart
@@ -29,7 +27,7 @@ from taut.labels import LabelError, LabelSpace, Scalar
 from taut.nn.vae import LabelVAE
 from taut.plan import Plan, check_method, flatten, override, read_plan
 from taut.run import Run, load_about
-from taut.values import is_missing, without_text_holes
+from taut.values import is_missing
 
 
 class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -111,25 +109,17 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 
     def _fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None, auxiliary: Any) -> TautClassifier:
         x = self._inputs(X, reset=True)
-        known, doubtful = self._certain(self._annotations(by_name(y, self.space)), self.space)
+        known, doubtful = self._known(y, self.space)
         check_consistent_length(x, known, groups)
         others = None if auxiliary is None else read_auxiliary(dict(auxiliary), "auxiliary")
         space = self.space or LabelSpace.infer(known, self.unlabeled, label_names(y))
-        dataset = Dataset(
-            name="X",
-            x=x,
-            space=space,
-            annotation=space.encode(known, self.unlabeled),
-            ids=[str(i) for i in range(len(x))],
+        dataset = dataclasses.replace(
+            self._dataset(x, known, doubtful, space),
             groups=None if groups is None else group_names(groups),
             prevalence=dict(self.prevalence or {}),
             auxiliary=others,
-            notes=[] if others is None else [others.describe()],
         )
-        if self.uncertain is not None or self.blank is not None:
-            check_policy(space, self.uncertain, self.blank)
-            policy = chosen_policy(self.uncertain, self.blank, CellPolicy.blank)
-            dataset = with_policy(dataset, policy, np.ones(len(x), dtype=bool), doubtful)
+        dataset.notes += [*([] if self.space else hole_notes(y)), *([] if others is None else [others.describe()])]
         changes = self._changes()
         seed = changes["seed"] if self.random_state is None and "seed" in changes else seed_of(self.random_state)
         name, quiet = self.objective or changes.get("objective.name", DEFAULT), not self.verbose
@@ -137,6 +127,25 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         self.notes_ = fitted.notes
         self._keep(fitted.model, fitted.plan)
         return self
+
+    def _known(self, y: Any, space: LabelSpace | None) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Annotations as an array, and its uncertain cells, see `certain_of`."""
+        if y is None:
+            raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
+        known = as_annotations(by_name(y, space), self.unlabeled, self.space is None)
+        return (known, None) if self.uncertain is None else certain_of(known, space)
+
+    def _dataset(
+        self, x: NDArray[Any], known: NDArray[Any], doubtful: NDArray[np.bool_] | None, space: LabelSpace
+    ) -> Dataset:
+        """Inputs with annotations, of which uncertain and blank cells are as the parameters say."""
+        annotation, ids = space.encode(known, self.unlabeled), [str(i) for i in range(len(x))]
+        dataset = Dataset("X", x, space, annotation, ids)
+        if self.uncertain is None and self.blank is None:
+            return dataset
+        check_policy(space, self.uncertain, self.blank)
+        policy = chosen_policy(self.uncertain, self.blank, CellPolicy.blank)
+        return with_policy(dataset, policy, np.ones(len(x), dtype=bool), doubtful)
 
     def _tell(self, note: str) -> None:
         if self.verbose:
@@ -186,47 +195,6 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         channels = self.shape_[0] if not reset and len(self.shape_) == 3 else None
         return as_images(x, "X", getattr(self, "pixel_max_", None), channels)
 
-    def _annotations(self, y: Any) -> NDArray[Any]:
-        """Annotations as an array [N] or [N, k], NaN or None where masked arrays and pandas have holes of their own."""
-        if y is None:
-            raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
-        if hasattr(y, "toarray"):
-            raise LabelError("y is a sparse matrix: pass y.toarray(), with NaN where a cell is not annotated")
-        if isinstance(y, list | tuple) and y and all(isinstance(value, set | frozenset) for value in y):
-            raise LabelError("y is a list of sets: scikit-learn's MultiLabelBinarizer makes a table [N, k] of them")
-        y = unmasked(y)
-        if isinstance(y, list | tuple) and len({isinstance(value, str) for value in y}) > 1:
-            y = np.array([*y, None], dtype=object)[:-1]  # numpy would make text of a −1 or NaN among names
-        array = np.asarray(y)
-        text = array.dtype.kind in "US"
-        if array.dtype == object:
-            array = array.copy()
-            array[pd.isna(array)] = None
-        if self.space is None:
-            # Of an array of text numpy has made these of holes; nobody calls a class "".
-            array = without_text_holes(array, "", *(() if isinstance(y, list | tuple) else ("nan", "None")))
-        if text and not isinstance(self.unlabeled, str) and str(self.unlabeled) in array:
-            raise LabelError(f"y is text with {str(self.unlabeled)!r} in it: make it a list or of dtype object")
-        if array.ndim == 2 and array.dtype == object and not any(isinstance(value, str) for value in array.flat):
-            array = array.astype(np.float64)
-        if array.ndim == 2 and array.shape[1] == 1 and self.space is None:
-            array = column_or_1d(array, warn=True)
-        return array
-
-    def _certain(self, known: NDArray[Any], space: LabelSpace | None) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """Annotations with NaN for the uncertain cells of yes/no labels, where `uncertain` has them; and these, [N, k].
-
-        Raises DataError for `uncertain` of one label, of which −1 is no annotation.
-        """
-        if self.uncertain is None:
-            return known, None
-        if known.ndim == 1 or known.shape[1] == 1:
-            raise DataError("uncertain is for a table of several labels: of one label -1 is no annotation")
-        doubtful = uncertain_cells(known)
-        if space is not None and doubtful.shape[1] == len(space):
-            doubtful &= np.array([label.classes == (0, 1) for label in space])
-        return (np.where(doubtful, np.nan, known), doubtful) if doubtful.any() else (known, None)
-
     # --- predicting ---------------------------------------------------------------------------------------
 
     def _probabilities(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -255,15 +223,15 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         return self.space_.predict(q)
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """Accuracy over the annotated cells of y, a fraction.
+        """Accuracy over the annotated cells of y, a fraction; blank ones are what `blank` says.
 
         A class that fit never saw counts as wrong; in a table of several labels it raises LabelError, and so do numbers
         where the classes are text, and text where they are numbers.
         """
         predicted = self.predict(X)
-        known, _ = self._certain(self._annotations(by_name(y, self.space_)), self.space_)
+        known, doubtful = self._known(y, self.space_)
         check_consistent_length(predicted, known, sample_weight)
-        if known.ndim == 1 and len(self.space_) == 1:
+        if known.ndim == 1 and len(self.space_) == 1 and self.blank is None:
             observed = ~is_missing(known, self.unlabeled)[:, None]
             said, classes = {isinstance(value, str) for value in known[observed[:, 0]]}, self.space_.labels[0].classes
             if said and isinstance(classes[0], str) not in said:
@@ -271,7 +239,9 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
                 raise LabelError(f"the classes are {kind}, such as {classes[0]!r}, but {other}: none could be right")
             right = np.asarray(predicted == known, dtype=bool)[:, None]
         else:
-            truth, guess = self.space_.encode(known, self.unlabeled), self.space_.encode(predicted, None)
+            blank = np.zeros((len(known), 1), dtype=np.float32)
+            truth = certain(self._dataset(blank, known, doubtful, self.space_)).annotation
+            guess = self.space_.encode(predicted, None)
             observed, best = truth.observed, np.nan_to_num(truth.targets)
             right = np.stack(
                 [best[:, b].argmax(1) == guess.targets[:, b].argmax(1) for b in self.space_.blocks], axis=1
@@ -306,7 +276,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         """
         self._check_decoder()
         model = self.model_
-        annotation = self.space_.encode(self._annotations(labels), self.unlabeled)
+        annotation = self.space_.encode(self._known(labels, self.space_)[0], self.unlabeled)
         generator = torch.Generator().manual_seed(seed_of(random_state))
         prior = model.log_prior.cpu().expand(len(annotation), -1)
         noise = -torch.empty(prior.shape).exponential_(generator=generator).log()
@@ -345,7 +315,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             "pixel_max": getattr(self, "pixel_max_", None),
             "feature_names": [str(name) for name in getattr(self, "feature_names_in_", [])],
             "plan": dataclasses.asdict(self.plan_),
-            "prevalence": self.prevalence,
+            "prevalence": self.prevalence and {str(name): float(p) for name, p in self.prevalence.items()},
             "uncertain": self.uncertain,
             "blank": self.blank,
         }

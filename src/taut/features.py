@@ -132,6 +132,15 @@ class FrozenEncoder(nn.Module):
                 f"but these are {_size(shape)}{hint}"
             )
 
+    def _check_pixels(self, x: NDArray[Any], name: str) -> None:
+        """DataError where an array is not one of images as the encoder takes them."""
+        self.check(x.shape[1:], name)
+        if x.dtype != np.uint8 and x.size and not (x.min() >= 0 and x.max() <= 1):
+            raise DataError(
+                f"{name}: pixel values from {x.min():g} to {x.max():g}: the frozen encoder takes bytes of 0 to 255, or "
+                "numbers from 0 to 1"
+            )
+
     def forward(self, images: Tensor) -> Tensor:
         """Features [N, F] of images [N, C, H, W] in [0, 1], which gradients pass through."""
         standard = ((images - self.shift) / self.scale).contiguous(memory_format=torch.channels_last)
@@ -143,7 +152,7 @@ class FrozenEncoder(nn.Module):
 
         Raises DataError where the images do not fit, or where a feature is not finite.
         """
-        self.check(x.shape[1:], name)
+        self._check_pixels(x, name)
         out = np.empty((len(x), self.width), dtype=np.float32)
         for start, found in self._batches(x, name):
             out[start : start + len(found)] = found
@@ -171,7 +180,7 @@ class FrozenEncoder(nn.Module):
         What was interrupted goes on where it stopped.  keys: the images' `pixel_keys`, where they are known.
         Raises DataError where the images do not fit, where a feature is not finite, or where the disk has no room.
         """
-        self.check(x.shape[1:], name)
+        self._check_pixels(x, name)
         root = cache_root()
         path = root / f"features-{self._key(x, keys)}.npy"
         if not path.exists():

@@ -193,17 +193,18 @@ def save_model(model: LabelVAE, folder: Path, about: dict[str, Any]) -> None:
     """Write model.safetensors and model.json into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    temporary = folder / "model.safetensors.new"
-    with writing(folder):
-        save_file(tensors, temporary)
-        os.replace(temporary, folder / "model.safetensors")
     data = {
         "format": FORMAT,
         "labels": model.space.to_json(),
         "architecture": model.architecture.to_json(),
         "about": about,
     }
-    _write(folder / "model.json", json.dumps(data, indent=1))
+    text = json.dumps(data, indent=1)  # before anything is replaced, since it fails where a value is no JSON
+    temporary = folder / "model.safetensors.new"
+    with writing(folder):
+        save_file(tensors, temporary)
+        os.replace(temporary, folder / "model.safetensors")
+    _write(folder / "model.json", text)
 
 
 def load_model(folder: Path) -> LabelVAE:
