@@ -2,6 +2,8 @@ import dataclasses
 import json
 import os
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -411,3 +413,27 @@ def test_an_array_that_another_process_deletes_is_made_anew(tmp_path, small_limi
     found, failures = cache.decode_once(folder, ["1.png", "2.png"], (1, 8, 8))
     assert lost
     assert (len(found), failures) == (2, {})
+
+
+def colours_of_16_bits(path, values):
+    """A PNG file of 16 bits a channel from values [h, w, 3], which Pillow cannot write."""
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows))]
+    chunks = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in [*parts, (b"IEND", b"")]
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    return path
+
+
+def test_dim_colours_of_16_bits_are_refused_and_bright_ones_are_read(tmp_path):
+    values = np.arange(4 * 5 * 3).reshape(4, 5, 3)
+    bright = colours_of_16_bits(tmp_path / "bright.png", values * 1000)
+    np.testing.assert_array_equal(cache.decode_image(bright, (3, 4, 5)).transpose(1, 2, 0), values * 1000 // 256)
+    dim = colours_of_16_bits(tmp_path / "dim.png", values * 60)
+    with pytest.raises(ValueError, match="16 bits a channel and uses few of them: save it with 8"):
+        cache.decode_image(dim, (3, 4, 5))
+    black = colours_of_16_bits(tmp_path / "black.png", values * 0)
+    assert not cache.decode_image(black, (3, 4, 5)).any()

@@ -458,7 +458,7 @@ def test_where_images_are_looked_for(tmp_path):
     assert data.ids[:5] == ["deep/a.png", "deep/b.png", "x/y/d.png", "c.png", "e.png"]
     np.testing.assert_equal(yes(data)[:6], [[1], [0], [1], [0], [0], [np.nan]])
     assert data.ids[5:] == ["one/same.png", "two/same.png"]
-    assert data.notes[0] == "Left out: 1 row names an image that is not there."
+    assert data.notes[0] == "Left out: 1 row has the name of several images."
 
 
 def test_absolute_paths_of_a_table_are_used_as_they_are(tmp_path, monkeypatch):
@@ -530,7 +530,8 @@ def test_letters_and_endings_that_differ(tmp_path):
         "3.jpg": [1],
         "B.png": [0],
     }
-    assert data.notes[0] == "Left out: 3 rows name images that are not there."
+    left = "2 rows name images that are not there, 1 row has the name of several images"
+    assert data.notes[0] == f"Left out: {left}."
 
 
 def test_a_column_of_names_without_endings_is_found(tmp_path):
@@ -872,3 +873,26 @@ def test_originals_of_chest_images(tmp_path):
     with np.load(PACKS / "nih_cxr14_all_64.npz") as pack:
         same = pack["x"][pack["image_id"].tolist().index("00000001_000.png")]
     assert np.abs(data.x[first, 0].astype(int) - same).mean() < 12
+
+
+@pytest.mark.parametrize(
+    ("names", "cells"),
+    [
+        (["p1/s1/1.png", "p1/s2/1.png", "p2/s1/1.png"], ["p1/s1/1.dcm", "p1/s2/1.dcm", "p2/s1/1.dcm"]),
+        (["p1/s1/1.png", "p1/s2/1.png", "p2/s1/1.png"], ["P1\\\\S1\\\\1", "P1\\\\S2\\\\1", "P2\\\\S1\\\\1"]),
+        (["in/p1/1.png", "in/p2/1.png", "in/p3/1.PNG"], ["p1/1.png", "p2/1.png", "p3/1.png"]),
+        (["p1/1.png", "p2/1.png", "p3/1.PNG"], ["D:/data/P1/1.jpg", "D:/data/P2/1.jpg", "D:/data/P3/1.jpg"]),
+    ],
+)
+def test_paths_that_differ_in_ending_letters_or_depth_go_before_bare_names(tmp_path, names, cells):
+    folder = images(tmp_path, *names)
+    text = "file,A\n" + "".join(f"{cell},{i % 2}\n" for i, cell in enumerate(cells))
+    data = load_folder(folder, table(tmp_path, text.replace("\\\\", "\\")))
+    assert data.ids == names
+    assert yes(data) == [[0], [1], [0]]
+
+
+def test_a_name_of_several_images_is_not_said_to_be_missing(tmp_path):
+    folder = images(tmp_path, "a/same.png", "b/same.png", "c.png", "d.png")
+    data = load_folder(folder, table(tmp_path, "file,A\nsame.png,1\nc.png,0\nd.png,1\n"))
+    assert data.notes[0] == "Left out: 1 row has the name of several images."

@@ -591,3 +591,37 @@ def test_a_column_that_says_nothing_is_no_column_of_names(tmp_path):
     folder = images(tmp_path, "a.png", "b.png")
     data = load_folder(folder, table(tmp_path, "notes,id,A\n,a,1\n,b,0\n"))
     np.testing.assert_equal(yes(data), [[1], [0]])
+
+
+@pytest.mark.parametrize("mark", [";", ","])
+def test_the_line_with_which_excel_names_the_separator(tmp_path, mark):
+    folder = images(tmp_path, "a.png", "b.png")
+    lines = [f"sep={mark}", f"name{mark}A{mark}B", f"a.png{mark}1{mark}0", f"b.png{mark}0{mark}x"]
+    text = "\n".join(lines).replace("x", "1")
+    np.testing.assert_equal(yes(load_folder(folder, table(tmp_path, text))), [[1, 0], [0, 1]])
+    # Rows count as in Excel, which does not show that line.
+    with pytest.raises(LabelError, match=r"label 'B', row 3: 'x' is not 0, 1, -1 or blank"):
+        load_folder(folder, table(tmp_path, "\n".join(lines)), space=BINARY)
+
+
+def test_a_word_for_nothing_is_named_where_no_column_is_a_label(tmp_path):
+    names = [f"{i}.png" for i in range(6)]
+    folder = images(tmp_path, *names)
+    cells = ["1,0", "uncertain,n.a.", "0,1", "n.a.,0", "1,1", "0,0"]
+    labels = table(tmp_path, "name,A,B\n" + "".join(f"{n},{c}\n" for n, c in zip(names, cells, strict=True)))
+    with pytest.raises(DataError, match=r"'A' is no label, since row 5 says 'n.a.': .* --unlabeled$"):
+        load_folder(folder, labels)
+    with pytest.raises(LabelError, match=r"label 'A', row 5: 'n.a.' in a column of 0 and 1 .* with --unlabeled"):
+        load_folder(folder, labels, label_columns=["A", "B"])
+    found = yes(load_folder(folder, labels, label_columns=["A", "B"], unlabeled="n.a."))
+    nan = np.nan
+    np.testing.assert_equal(found, [[1, 0], [nan, nan], [0, 1], [nan, 0], [1, 1], [0, 0]])
+
+
+def test_a_label_that_is_the_same_in_every_row_is_told(tmp_path):
+    folder = images(tmp_path, "a.png", "b.png")
+    data = load_folder(folder, table(tmp_path, "name,Frontal,A\na.png,1,0\nb.png,1,1\n"))
+    assert data.space.names == ("Frontal", "A")
+    assert [note for note in data.notes if "same in every row" in note] == [
+        "'Frontal' says the same in every row: if it is no label, name the others with --label-columns."
+    ]

@@ -11,6 +11,7 @@ import numpy as np
 
 from taut.data import EMBEDDED, PUBLIC, TABLES, DataError, Dataset, load_dataset
 from taut.data.arrays import has_array
+from taut.data.csv_table import read_table
 from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.files import find_images, find_path_column, match_files
 from taut.data.fitting import check_rows, check_shape, in_order
@@ -20,7 +21,7 @@ from taut.data.leakage import check_leakage, seen_before
 from taut.data.named import images_of_table
 from taut.data.resized import resized
 from taut.data.split import draw_fraction, draw_per_class
-from taut.data.table import check_column, read_table
+from taut.data.table import check_column
 from taut.features import FrozenEncoder, usual_side
 from taut.flags import PATHS, DataFlags, ReadFlags
 from taut.labels import LabelSpace

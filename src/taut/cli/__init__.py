@@ -6,6 +6,7 @@ The commands that train are here, those that begin with a finished run in `resul
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; bad input, and too little memory, end with one sentence and exit status 2."""
     given = sys.argv[1:] if arguments is None else arguments
     chosen: Command | None = None
+    for stream in (sys.stdout, sys.stderr):
+        # Text that a file or a terminal of another code page has no letters for must not end a training.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         chosen, flags = parse(given, COMMANDS)
         chosen(**flags)

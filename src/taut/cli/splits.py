@@ -12,10 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from taut.cli.command import command
+from taut.data.csv_table import read_table
 from taut.data.dataset import SPLITS, DataError, Dataset
 from taut.data.leakage import pixel_keys
 from taut.data.split import parse_fractions, split_by
-from taut.data.table import plural, read_table
+from taut.data.table import plural
 from taut.flags import ReadFlags
 from taut.sources import is_folder, is_table, label_table, load_source
 

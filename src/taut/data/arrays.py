@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from taut.data.array_labels import named_annotations, uncertain_cells
 from taut.data.auxiliary import Auxiliary, read_auxiliary
 from taut.data.cells import CellPolicy, with_policy
+from taut.data.csv_table import EMPTY
 from taut.data.dataset import SPLITS, DataError, Dataset, as_images, pixel_max, small_scale, without_sides_of_one
 from taut.data.naming import PARTS, known_names, says_patient, unused_group
 from taut.data.packed import decode_packed
 from taut.data.signed import read_cells
-from taut.data.table import EMPTY, plural
+from taut.data.table import plural
 from taut.labels import Annotation, LabelError, LabelSpace, Scalar
 
 ID_NAMES = ("image_id", "ids", "id")

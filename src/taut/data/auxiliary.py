@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from taut.data.csv_table import EMPTY
 from taut.data.dataset import DataError
 from taut.data.joined import Column
-from taut.data.table import EMPTY, listed
+from taut.data.table import listed
 from taut.labels import Annotation, Label, LabelSpace
 
 MOST_CLASSES = 20

@@ -33,6 +33,7 @@ SAMPLE_BYTES = 4096  # of a file's middle and of its end
 HEADER = "header 1"  # raise the number when what is read of headers changes
 NOTHING: Known = {}
 BYTE, DEEP = 255.0, 65535.0  # the greatest values of 8 and of 16 bits
+DIM = 32  # of 255, below which the upper 8 of 16 bits are too few
 DEEP_SAMPLE = 200  # images whose greatest value is looked at
 HOT_SHARE, MANY = 1e-5, 10_000  # share of the pixels of an image that may be hot, and of how many one may
 PAGES = {"TIFF": "pages", "GIF": "frames", "PNG": "frames", "WEBP": "frames"}
@@ -64,7 +65,8 @@ def decode_image(file: Path | BinaryIO, shape: Shape, white: float = DEEP) -> ND
     What is transparent in part of an image is on white; 16-bit values 0 … white become 0 … 255, C = 1 takes the
     luminance. The aspect changes where the shape's differs: cropping could cut off what an image was annotated for.
     A DICOM file is read as `read_dicom` says. Raises whatever Pillow raises, ValueError for 32-bit pixels, which have
-    no agreed range, and for several images in one file, and DataError where a package for DICOM is missing.
+    no agreed range, for dim colours of 16 bits, and for several images in one file, and DataError where a package for
+    DICOM is missing.
     """
     channels, height, width = shape
     if isinstance(file, Path) and is_dicom(file):
@@ -73,6 +75,8 @@ def decode_image(file: Path | BinaryIO, shape: Shape, white: float = DEEP) -> ND
         _check_single(image)
         # JPEG decodes at 1/2, 1/4 or 1/8 for less work; twice the final size keeps the resizing smooth.
         image.draft(None, (2 * width, 2 * height))
+        # Of colours of 16 bits Pillow keeps the upper 8.
+        halved = not _is_deep(image) and any(";16" in str(tile) for tile in image.tile)
         if _orientation(image) > 1:
             image.info.pop("exif", None)  # read by now, and not to be written anew, which damaged tags may not allow
             ImageOps.exif_transpose(image, in_place=True)
@@ -82,6 +86,10 @@ def decode_image(file: Path | BinaryIO, shape: Shape, white: float = DEEP) -> ND
             raise ValueError("32-bit pixels have no agreed range: save it with 8 or 16 bits")
         else:
             flat = _opaque(image).convert("L" if channels == 1 else "RGB")
+            if halved and 0 < np.asarray(flat).max() < DIM:
+                raise ValueError(
+                    "it has 16 bits a channel and uses few of them: save it with 8, as bright as they allow"
+                )
             pixels = np.asarray(flat.resize((width, height), Image.Resampling.BILINEAR))
     if pixels.ndim == 3:
         pixels = pixels.transpose(2, 0, 1)

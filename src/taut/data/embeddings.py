@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from taut.data.arrays import ID_NAMES
 from taut.data.cache import MAP_BYTES
 from taut.data.cells import LATENT, annotate, cell_notes, check_policy, chosen_policy, settle_together
+from taut.data.csv_table import read_table
 from taut.data.dataset import DataError, Dataset, as_images, pixel_max, small_scale, without_sides_of_one
 from taut.data.joined import Column
 from taut.data.listing import Listing, TableOptions, from_table, one_of_image, write_skipped
 from taut.data.mapped import select
 from taut.data.naming import is_unnamed, says_patient
-from taut.data.table import listed, plural, read_table
+from taut.data.table import listed, plural
 from taut.labels import LabelSpace, Scalar
 
 SUFFIXES = (".npy", ".npz", ".parquet", ".pq")

@@ -147,9 +147,10 @@ def match_files(
     """The position in `files` of the image that each cell means, [N], or −1, or SEVERAL.
 
     A cell is looked for relative to the folder, then to the table's folder. Then files that no cell has named
-    so far are looked for by the cell's path without its first folders, and by the bare name, with or without
-    its ending, then in other letters (A for a) or with the ending of another kind of image; where two different cells
-    have that name, none is taken, nor where two files have it (SEVERAL).
+    so far are looked for by the cell's path without its first folders, by the last parts of both paths in any letters
+    (A for a) and with any ending of an image, and by the bare name, with or without its ending, then in any letters or
+    with the ending of another kind of image; where two different cells have that name, none is taken, nor where two
+    files have it (SEVERAL).
     shared: how many last parts of its path, folders and name, must be left; above 1 a bare name is never enough, and
     the ending may be that of another kind of image.
     """
@@ -192,6 +193,9 @@ def match_files(
         return found
     if not ((found < 0) & possible).any():
         return found
+    for parts in range(deepest + 1, 1, -1):
+        last = partial(_folded_tail, parts=parts)
+        look(last, _unique(files, last), True)
     look(lambda text: text.rpartition("/")[2], _unique(files, lambda file: file.rpartition("/")[2]), True)
     look(lambda text: text.rpartition("/")[2], _unique(files, _stem), True)
     look(_folded, _unique(files, _folded), True)
@@ -246,6 +250,11 @@ def _stem_tail(text: str, shared: int) -> str | None:
     if stem.strip(".") and f".{suffix.lower()}" in SUFFIXES:
         parts[-1] = stem
     return "/".join(parts) if len(parts) == shared else None
+
+
+def _folded_tail(text: str, parts: int) -> str | None:
+    """The last parts of a path in small letters, without the ending of an image; None where there are fewer."""
+    return _stem_tail(text.casefold(), parts)
 
 
 def _folded(text: str) -> str:

@@ -21,6 +21,7 @@ from taut.data.cells import (
     settle,
     settle_together,
 )
+from taut.data.csv_table import read_table
 from taut.data.dataset import GREY, DataError, Dataset
 from taut.data.dicom import Header
 from taut.data.files import SEVERAL, SUFFIXES, find_images
@@ -28,7 +29,7 @@ from taut.data.listing import Listing, TableOptions, from_table, in_parts, one_o
 from taut.data.named import ELSEWHERE, images_beside, images_of_table, outside
 from taut.data.naming import sides_note
 from taut.data.subfolders import from_subfolders
-from taut.data.table import listed, plural, read_table
+from taut.data.table import listed, plural
 from taut.labels import LabelSpace, Scalar
 
 DEFAULT_SIZE, MUCH = 64, 4  # pixels a side, and how much smaller is worth a word
@@ -37,6 +38,7 @@ SKIPS = {
     "view": ("row shows another view", "rows show another view"),
     "unlisted": ("row is in no list of files", "rows are in no list of files"),
     "missing": ("row names an image that is not there", "rows name images that are not there"),
+    "ambiguous": ("row has the name of several images", "rows have the names of several images"),
     "unnamed": ("row names no image", "rows name no image"),
     "unreadable": ("image cannot be read", "images cannot be read"),
     "repeated": ("row or file repeats an image", "rows or files repeat an image"),
@@ -178,7 +180,7 @@ class _Reading:
         self.policy, self.values = policy, settle(listing.space, listing.codes, policy)
         self.entries = listing.entries.copy()
         image = self.entries["image"].to_numpy()
-        self._leave_out(self._rows(image == SEVERAL), "missing", "several images have this name")
+        self._leave_out(self._rows(image == SEVERAL), "ambiguous", "several images have this name")
         self._leave_out(self._rows(image < 0), "missing", "no such image")
         self._leave_out(np.flatnonzero(self.entries["file"].isna()), "unnamed", "no file name")
         used = np.unique(image[self._rows(image >= 0)])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from taut.data.auxiliary import Auxiliary, read_auxiliary
 from taut.data.cells import UNSAID
+from taut.data.csv_table import read_table
 from taut.data.dataset import SPLITS, DataError
 from taut.data.files import SEVERAL, elsewhere, files_called, match_files, read_list
 from taut.data.formats import find_layout
@@ -26,7 +27,6 @@ from taut.data.table import (
     listed,
     plural,
     read_labels,
-    read_table,
     without,
 )
 from taut.labels import LabelError, LabelSpace, Scalar

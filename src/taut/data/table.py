@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,7 +17,6 @@ from taut.data.signed import SIGNED_NO, is_signed, signed
 from taut.labels import Label, LabelError, LabelSpace, Scalar
 from taut.values import is_one_hot, whole_numbers
 
-EMPTY = ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"]
 STRANGE = {"text": 0.5, "number": 0.1}  # share of other cells up to which a column was to be a yes/no label
 UNSURE = ("uncertain", "equivocal", "?")
 LABEL_NAMES = (  # of columns that are probably meant, in small letters
@@ -33,8 +28,6 @@ WORDS = {
     **dict.fromkeys(("no", "n", "false", "negative", "absent"), "0"),
     **dict.fromkeys(UNSURE, "-1"),
 }
-DECIMAL_COMMA = r"-?\d+,\d+"
-FIRST_ROW = 2  # the row of a table's first image as a spreadsheet counts, below the header
 
 
 @dataclass
@@ -61,71 +54,6 @@ def listed(names: Sequence[object], limit: int = 20) -> str:
 def class_text(value: Scalar) -> str:
     """A class as a cell of a table says it: 3.0 is "3"."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV file as text, NaN where a cell is blank, NA or NaN; the index counts rows as a spreadsheet does.
-
-    Semicolons or tabs may be between its columns; beside semicolons a number may have a decimal comma. Raises DataError
-    where the file is not there, is no table in UTF-8, or has no rows.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such table")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            separator = _column_separator(path)
-            names = pd.Series(_header(path, separator), dtype=object).str.strip()  # pandas would number equal ones
-            table = pd.read_csv(
-                path,
-                sep=separator,
-                dtype=str,
-                encoding="utf-8-sig",
-                keep_default_na=False,
-                skip_blank_lines=False,
-                index_col=False,
-            )
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text in UTF-8: save the table as CSV in UTF-8") from error
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, pd.errors.ParserWarning, csv.Error) as error:
-        raise DataError(f"{path} is not a CSV table: {' '.join(str(error).split())}") from error
-    table.index = pd.RangeIndex(FIRST_ROW, FIRST_ROW + len(table))
-    table.columns = pd.Index([str(name).strip() for name in table.columns])
-    twice = names[names.duplicated() & (names != "")]
-    if len(twice):
-        raise DataError(f"{path} has two columns named {twice.iloc[0]!r}: name them differently")
-    known = table.apply(_known, decimal_comma=separator == ";").dropna(how="all")
-    if known.empty:
-        raise DataError(f"{path} has no rows below its header")
-    return known
-
-
-def _column_separator(path: Path) -> str:
-    """What stands between the columns of a header: what there is most of, outside of quotes."""
-    with path.open(encoding="utf-8-sig") as file:
-        header = re.sub(r'"[^"]*"', "", file.readline())
-    return max((",", ";", "\t"), key=header.count)
-
-
-def _header(path: Path, separator: str) -> list[str]:
-    """The names of the columns, as they are in the file."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return next(csv.reader(file, delimiter=separator), [])
-
-
-def _known(column: Column, decimal_comma: bool) -> Column:
-    """The cells of a column without spaces around them, NaN where blank; each different cell is looked at once.
-
-    decimal_comma: whether a column of nothing but numbers with one is a column of numbers.
-    """
-    positions, cells = pd.factorize(column)
-    texts = pd.Series(cells, dtype=object).str.strip()
-    texts = texts.mask(texts.isin(EMPTY))
-    if decimal_comma and texts.notna().any() and texts.dropna().str.fullmatch(DECIMAL_COMMA).all():
-        texts = texts.str.replace(",", ".", regex=False)
-    # Only the different cells become texts of pandas: making these of Python's takes long.
-    known = texts.astype(column.dtype).array.take(positions, allow_fill=True)
-    return pd.Series(known, index=column.index, name=column.name)
 
 
 def without(cells: Column, unlabeled: Scalar) -> Column:
@@ -205,6 +133,11 @@ def read_labels(
     if several and space is None and label_columns is None and not yes_no and _is_yes_no(table[chosen[0]]):
         notes = [f"Labels, as the columns of only 0 and 1, or yes and no: {listed(chosen)}.", *notes]
         notes += [note for name in left if (note := _almost(table[name].dropna()))]
+        notes += [
+            f"{name!r} says the same in every row: if it is no label, name the others with --label-columns."
+            for name in chosen
+            if table[name].notna().all() and table[name].nunique() == 1
+        ]
     if space is None:
         notes += [note for label, codes_of in read if label.classes != (0, 1) for note in _class_notes(label, codes_of)]
     binary = np.array([label.classes == (0, 1) for label, _ in read])
@@ -297,10 +230,11 @@ def _choose_columns(table: pd.DataFrame, rest: list[str], space: LabelSpace | No
     if yes_no or not rest:
         return yes_no
     if len(rest) > 1:
+        almost = next((note for name in rest if (note := _almost(table[name].dropna()))), "")
         raise DataError(
             "it is not clear which columns hold labels, as none has only 0, 1 and blank cells: name them "
             f"with --label-columns, or with --joined-column a column of names such as 'A{separator or SEPARATOR}B'; "
-            f"columns: {listed(rest)}"
+            f"columns: {listed(rest)}" + (almost and f"; {almost.removesuffix('.')}")
         )
     cells = table[rest[0]].dropna()
     if cells.nunique() > max(20, len(cells) // 2) and not are_lists(cells):
@@ -377,17 +311,18 @@ def _read_yes_no(cells: Column, name: str) -> tuple[Label, NDArray[np.int64]]:
 def _classes(texts: Column, separator: str | None) -> tuple[str, ...]:
     """The classes of a column, numbers in their order; refuses what cannot be classes."""
     name = texts.name
-    numbers = _numbers(texts)
+    numbers, said = _numbers(texts), _numbers(texts, WORDS)
     mark = separator or SEPARATOR
     lists = separator is None and are_lists(texts)
     if lists or texts.str.contains(mark, regex=False).any():
         what = "lists of names" if lists else f"names joined by {mark!r}"
         raise DataError(f"column {name!r} has {what}: name it with --joined-column, not with --label-columns")
     if np.isin(numbers, (0, 1)).any() and np.isnan(numbers).any():
-        row = int(np.argmax(np.isnan(numbers)))
+        row = int(np.argmax(np.isnan(said if np.isnan(said).any() else numbers)))
         raise LabelError(
             f"label {name!r}, row {texts.index[row]}: {texts.iloc[row]!r} in a column of 0 and 1 is "
-            "ambiguous: leave the cell blank where it is not annotated, or give all classes names"
+            "ambiguous: leave the cell blank where it is not annotated, name that text with --unlabeled, or give all "
+            "classes names"
         )
     if np.any(numbers != np.round(numbers), where=~np.isnan(numbers)):
         raise DataError(f"column {name!r} holds continuous values such as {texts.iloc[0]}, which are not classes")
