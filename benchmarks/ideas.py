@@ -9,6 +9,7 @@ Give the number of draws, the minutes, and names of settings and labels: `python
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -138,6 +139,20 @@ class LearnsFromDrawn(TighterELBO):
         return terms
 
 
+class DecoderBeside(TighterELBO):
+    """The decoder and z learn of the encoder's features as they are: no gradient of theirs reaches these or q(c|x)."""
+
+    @classmethod
+    def from_plan(cls, model: LabelVAE, plan: Plan, facts: Facts) -> Self:
+        """With features that q(z|x) sends no gradient to."""
+        model.to_z.register_forward_pre_hook(lambda _, given: tuple(features.detach() for features in given))
+        return super().from_plan(model, plan, facts)
+
+    def log_likelihood(self, model: LabelVAE, batch: Batch, posterior: Posterior) -> Tensor:
+        """That of labels which are drawn from q(c|x) without a gradient."""
+        return super().log_likelihood(model, batch, replace(posterior, logits=posterior.logits.detach()))
+
+
 LATER = {"objective.onset": FIRST, "objective.full": 2 * FIRST}
 IDEAS: dict[str, tuple[type[TighterELBO], dict[str, Any]]] = {
     "taut's plan": (TighterELBO, {}),
@@ -147,6 +162,7 @@ IDEAS: dict[str, tuple[type[TighterELBO], dict[str, Any]]] = {
     "clean views from moved ones": (CleanFromMoved, {}),
     "decoder asked for c": (DecoderAsked, {}),
     "learns from drawn images": (LearnsFromDrawn, {}),
+    "decoder beside the classifier": (DecoderBeside, {}),
 }
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +11,8 @@ from torch import Tensor
 
 from taut import latent
 from taut.baselines import DEFAULT, OBJECTIVES
-from taut.fit import fit
+from taut.facts import fingerprint
+from taut.fit import fit, plan_of
 from taut.nn import Architecture, LabelVAE
 from taut.objective import Batch, Weights
 from taut.targets import Estimate, Proposal, Source
@@ -115,6 +118,22 @@ def test_the_classifier_learns_from_drawn_images_and_the_decoder_does_not(model:
     # Before its onset it adds nothing.
     late = {"onset": (2, 4)}
     assert total(made(ideas.LearnsFromDrawn, **late), model) == total(made(TighterELBO, **late), model)
+
+
+def test_a_decoder_beside_the_classifier_teaches_it_nothing(model: LabelVAE) -> None:
+    data = images([0, 1, 2] * 8 + [float("nan")] * 24)
+    plan, facts = plan_of(data), fingerprint(data)
+    gradients = []
+    for kind, rho in ((ideas.DecoderBeside, RHO), (TighterELBO, 0.0)):
+        chosen = replace(plan, objective=replace(plan.objective, reconstruction=rho, beta_z=rho, source="none"))
+        own = copy.deepcopy(model)
+        total(kind.from_plan(own, chosen, facts), own, 50).backward()  # type: ignore[no-untyped-call]
+        gradients.append({name: p.grad for name, p in own.named_parameters() if p.grad is not None})
+    beside, none = gradients
+    assert any(bool(value.any()) for name, value in beside.items() if name.startswith("decoder"))
+    for name, value in none.items():
+        if not name.startswith("to_z"):
+            torch.testing.assert_close(beside.get(name, torch.zeros_like(value)), value)
 
 
 @pytest.mark.parametrize("name", ideas.IDEAS)
