@@ -91,12 +91,12 @@ def certain_of(known: NDArray[Any], space: LabelSpace | None) -> tuple[NDArray[A
     return (np.where(doubtful, np.nan, known), doubtful) if doubtful.any() else (known, None)
 
 
-def hole_notes(y: Any) -> list[str]:
-    """The sentence on texts of an array that are taken as holes, but would be classes in a list."""
+def hole_notes(y: Any, unlabeled: Scalar | None) -> list[str]:
+    """The sentence on texts of an array, other than `unlabeled`, that are taken as holes, but are classes in a list."""
     if not isinstance(y, np.ndarray) or y.dtype.kind not in "US":
         return []
     texts = y.astype(str)
-    found = [hole for hole in TEXT_HOLES if (texts == hole).any()]
+    found = [hole for hole in TEXT_HOLES if hole != unlabeled and (texts == hole).any()]
     if not found:
         return []
     count, what = int(np.isin(texts, found).sum()), " or ".join(repr(hole) for hole in found)

@@ -119,7 +119,10 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             prevalence=dict(self.prevalence or {}),
             auxiliary=others,
         )
-        dataset.notes += [*([] if self.space else hole_notes(y)), *([] if others is None else [others.describe()])]
+        dataset.notes += [
+            *([] if self.space else hole_notes(y, self.unlabeled)),
+            *([] if others is None else [others.describe()]),
+        ]
         changes = self._changes()
         seed = changes["seed"] if self.random_state is None and "seed" in changes else seed_of(self.random_state)
         name, quiet = self.objective or changes.get("objective.name", DEFAULT), not self.verbose

@@ -29,9 +29,8 @@ def read_table(path: Path) -> pd.DataFrame:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             separator, before = _column_separator(path)
-            names = pd.Series(
-                _header(path, separator, before), dtype=object
-            ).str.strip()  # pandas would number equal ones
+            # pandas would number equal names.
+            names = pd.Series(_header(path, separator, before), dtype=object).str.strip()
             table = pd.read_csv(
                 path,
                 sep=separator,
