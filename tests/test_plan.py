@@ -144,7 +144,7 @@ def test_a_constant_channel_is_no_contrast() -> None:
     assert make_plan(flat).augment.brightness == make_plan(plain).augment.brightness < 0.03
 
 
-def test_the_mean_of_q_is_drawn_to_rare_classes_of_two_with_more_weight() -> None:
+def test_the_mean_of_q_is_drawn_to_rare_classes_of_two_with_more_weight_where_inputs_are_vectors() -> None:
     two = LabelSpace.multiclass(2)
 
     def weight(counts: tuple[int, int], space: LabelSpace = two, **parts: Any) -> float:
@@ -158,6 +158,7 @@ def test_the_mean_of_q_is_drawn_to_rare_classes_of_two_with_more_weight() -> Non
     assert weight((50, 50), prevalence={"1": 0.05}) == pytest.approx(8 - 6 * 0.2864, abs=0.01)
     assert weight((95, 5), ONE) == 2
     assert planned(vectors(np.repeat([-1], 300), two)).objective.marginal == 2
+    assert planned(images(np.repeat([0, 1, -1], [95, 5, 200]), two)).objective.marginal == 2
 
 
 def test_a_large_dataset_is_sampled_over_its_length() -> None:
