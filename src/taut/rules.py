@@ -162,8 +162,15 @@ def _plan_batches(plan: Plan, facts: Facts) -> None:
 
 
 def _affords_folds(facts: Facts) -> bool:
-    """Whether images are calibrated on folds: not of one label where a training takes long, or shows classes once."""
-    return facts.labels > 1 or (facts.images < SMALL and facts.annotated_images >= 2 * facts.classes[0])
+    """Whether images are calibrated on folds: not many strokes of one label, nor where a fold shows a class once.
+
+    Few annotated photographs leave a network far too sure: of 8,000 cats and dogs, 50 of each annotated, the NLL was
+    1.4 with an error of 44 %, and 0.70 with two folds (hidden images, one draw, 115 steps). MNIST's digits need none.
+    """
+    if facts.labels > 1:
+        return True
+    photographs = not facts.grey or has_tones(facts)
+    return facts.annotated_images >= 2 * facts.classes[0] and (facts.images < SMALL or photographs)
 
 
 def _plan_augmentation(plan: Plan, facts: Facts) -> None:
