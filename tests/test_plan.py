@@ -536,7 +536,7 @@ def test_images_that_nothing_augments_have_an_adversary_in_place_of_mixtures() -
     def changed(data: Dataset, **changes: Any) -> ObjectivePlan:
         return plan_of(data, lambda plan: override(plan, {**STILL, **changes}, "test")).objective
 
-    few, some = images(some_known(60, 12)), images(some_known(60, 15))
+    few, some = images(some_known(60, 29)), images(some_known(60, 30))
     usual, still = plan_of(some).objective, changed(some)
     assert (still.mix, still.adversary) == (0, 0.2)
     assert (still.onset, still.full) == (usual.onset, usual.full)
