@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks.rivals import WITHOUT_LABELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -834,9 +835,6 @@ SMALL: dict[str, Any] = {
     "model.width": 8,
     "model.decoder_width": 8,
 }
-
-
-WITHOUT_LABELS = ("joint-vae", "vae")
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -15,9 +15,7 @@ from sklearn.utils.validation import column_or_1d
 from taut.data.array_labels import uncertain_cells
 from taut.data.dataset import DataError
 from taut.labels import LabelError, LabelSpace, Scalar
-from taut.values import without_text_holes
-
-TEXT_HOLES = ("nan", "None")  # what numpy makes of holes among text
+from taut.values import TEXT_HOLES, without_text_holes
 
 
 def label_names(y: Any) -> list[str] | None:
@@ -50,10 +48,10 @@ def as_array(X: ArrayLike) -> NDArray[Any]:
     return np.asarray(X)
 
 
-def as_annotations(y: Any, unlabeled: Scalar | None, texts_have_holes: bool) -> NDArray[Any]:
+def as_annotations(y: Any, unlabeled: Scalar | None, space: LabelSpace | None) -> NDArray[Any]:
     """Annotations as an array [N] or [N, k], NaN or None where masked arrays and pandas have holes of their own.
 
-    texts_have_holes: whether an array of text has "nan" and "None" where numpy was given a hole.  Raises LabelError.
+    space: where it is given, text is what it says, and a column stays one.  Raises LabelError.
     """
     if hasattr(y, "toarray"):
         raise LabelError("y is a sparse matrix: pass y.toarray(), with NaN where a cell is not annotated")
@@ -67,13 +65,13 @@ def as_annotations(y: Any, unlabeled: Scalar | None, texts_have_holes: bool) -> 
     if array.dtype == object:
         array = array.copy()
         array[pd.isna(array)] = None
-    if texts_have_holes:
+    if space is None:
         array = without_text_holes(array, "", *(() if isinstance(y, list | tuple) else TEXT_HOLES))  # "" is no class
     if text and not isinstance(unlabeled, str) and str(unlabeled) in array:
         raise LabelError(f"y is text with {str(unlabeled)!r} in it: make it a list or of dtype object")
     if array.ndim == 2 and array.dtype == object and not any(isinstance(value, str) for value in array.flat):
         array = array.astype(np.float64)
-    if array.ndim == 2 and array.shape[1] == 1 and texts_have_holes:
+    if array.ndim == 2 and array.shape[1] == 1 and space is None:
         array = column_or_1d(array, warn=True)
     return array
 

@@ -135,7 +135,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         """Annotations as an array, and its uncertain cells, see `certain_of`."""
         if y is None:
             raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
-        known = as_annotations(by_name(y, space), self.unlabeled, self.space is None)
+        known = as_annotations(by_name(y, space), self.unlabeled, self.space)
         return (known, None) if self.uncertain is None else certain_of(known, space)
 
     def _dataset(

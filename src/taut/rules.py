@@ -165,7 +165,8 @@ def _affords_folds(facts: Facts) -> bool:
     """Whether images are calibrated on folds: not many strokes of one label, nor where a fold shows a class once.
 
     Few annotated photographs leave a network far too sure: of 8,000 cats and dogs, 50 of each annotated, the NLL was
-    1.4 with an error of 44 %, and 0.70 with two folds (hidden images, one draw, 115 steps). MNIST's digits need none.
+    1.4 with an error of 44 %, and 0.70 with two folds (hidden images, one draw, 115 steps, no command). MNIST's digits
+    need none.
     """
     if facts.labels > 1:
         return True
@@ -275,7 +276,7 @@ def _plan_objective(plan: Plan, facts: Facts) -> None:
             # Entropies draw what cannot be told to p(c)^(m/(m − 1)), m being this weight: of m = 2 a class of 5 % is to
             # be one of 0.3 %. Where p(c) was wrong (85 and 15 % of classes of 60 and 40) 6 was better than 2, too, on
             # hidden components of MNIST (two draws); of images it was no gain (`benchmarks.rare`).
-            objective.marginal = round(8 - 6 * balance(facts), 2)
+            objective.marginal = marginal_of_two(facts)
         if facts.labels == 1 and facts.spacing < 1:
             # Where neighbours are as far as any others (1,000 features of which ten tell something, 200 annotations) it
             # finds whatever changes the class: errors were 74 %, and 44 % without it.
@@ -285,11 +286,11 @@ def _plan_objective(plan: Plan, facts: Facts) -> None:
             objective.adversary = ADVERSARY
 
 
-def balance(facts: Facts) -> float:
-    """The entropy of an only label's two classes as annotated, or as stated, in bits: 1 where they are alike."""
+def marginal_of_two(facts: Facts) -> float:
+    """`objective.marginal` of an only label's two classes: 2 where they are alike, more the rarer one of them is."""
     share = (facts.positives[0] + 1) / (facts.annotated_cells[0] + 2)
     share = facts.prevalence[0][1] if facts.prevalence else share
-    return float(entr([share, 1 - share]).sum() / math.log(2))
+    return round(8 - 6 * float(entr([share, 1 - share]).sum()) / math.log(2), 2)
 
 
 def _plan_still(plan: Plan, facts: Facts) -> None:

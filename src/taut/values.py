@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+TEXT_HOLES = ("nan", "None")  # what numpy makes of holes among text
+
 
 def is_missing(column: NDArray[Any], unlabeled: object) -> NDArray[np.bool_]:
     """Which values of an array [N] are no annotation: NaN, None or `unlabeled`."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from taut.data.naming import classes_in_order
 from taut.labels import LabelError, LabelSpace, Scalar
-from taut.values import without_text_holes
+from taut.values import TEXT_HOLES, without_text_holes
 
 
 def named_annotations(
@@ -36,7 +36,7 @@ def named_annotations(
                 raise LabelError(f"no label {', '.join(map(repr, absent))} among its label_names {labels}")
             return y[:, [labels.index(name) for name in space.names]], None, space
         return y, None, space or LabelSpace.infer(np.where(uncertain_cells(y), np.nan, y), None, labels or classes)
-    y = without_text_holes(y, "", "nan", "None", unlabeled)
+    y = without_text_holes(y, "", *TEXT_HOLES, unlabeled)
     holes = np.isnan(y) if y.dtype.kind == "f" else np.zeros(len(y), dtype=bool)
     if y.dtype.kind == "f" and (holes | (np.isfinite(y) & (y == np.round(y)))).all():
         y = np.where(holes, 0, y).astype(np.int64)  # NaN has made floats of the numbers of classes
