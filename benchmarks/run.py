@@ -15,6 +15,7 @@ from benchmarks import (
     label_cost,
     mnist,
     overhead,
+    photographs,
     rare,
     report,
     rivals,
@@ -32,7 +33,7 @@ from taut.data.dataset import DataError
 
 MEASURED = (
     *(embedded, mnist, speed, generative, ideas, overhead, cross_entropy, label_cost, stages, tightness, rivals),
-    *(yeast, grid, xrays, xrays128, views, unbalanced, rare, shares),
+    *(yeast, grid, xrays, xrays128, views, unbalanced, rare, shares, photographs),
 )
 
 

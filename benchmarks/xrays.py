@@ -255,5 +255,5 @@ def main(seeds: int = 3, minutes: float = MINUTES, names: Collection[str] = (), 
 
 
 if __name__ == "__main__":
-    counts, words = chosen([*SETTINGS, *NAMES, "all annotated", "more"])
+    counts, words = chosen([*SETTINGS, *NAMES, "blanks-as-negative", "all annotated", "more"])
     main(*counts, names=words)

@@ -152,15 +152,15 @@ def test_yes_no_labels_with_names_split_groups_and_ids(tmp_path):
     assert data.groups.tolist() == [7, 7, 9]
     assert data.ids == ["a.png", "b.png", "c.png"]
     assert data.notes == []
-    hint = (
-        "Array 'patient_id' is not used: --group patient_id keeps the images of one patient on one side of every split."
+    torn = (
+        "Array 'patient_id' is not used: 1 of 2 are in several parts of the split, so that figures of the test part "
+        "may be too good."
     )
-    assert load_npz(path).notes == [hint]
+    assert load_npz(path).notes == [torn]
     one_each = {"x_train": pixels(2, 2, 2), "x_test": pixels(1, 2, 2), "y_train": [0, 1], "y_test": [0]}
     assert load_npz(save(tmp_path, **one_each, mrn_train=[1.0, np.nan], mrn_test=[np.nan])).notes == []
-    assert load_npz(save(tmp_path, **one_each, mrn_train=["a", "b"], mrn_test=["a"])).notes == [
-        hint.replace("patient_id", "mrn")
-    ]
+    both = save(tmp_path, **one_each, mrn_train=["a", "b"], mrn_test=["a"])
+    assert load_npz(both).notes == [torn.replace("patient_id", "mrn")]
     objects = save(tmp_path, x=pixels(2, 2, 2), y=[0, 1], patient_id=np.array(["a", None], dtype=object))
     assert load_npz(objects).notes == []  # nothing asks for it
 

@@ -22,6 +22,7 @@ from benchmarks import (
     label_cost,
     mnist,
     overhead,
+    photographs,
     rare,
     report,
     rivals,
@@ -48,9 +49,9 @@ from taut.data.embedded import digits
 from taut.fit import fit
 from taut.labels import LabelSpace
 from taut.nn.vae import Posterior
-from taut.plan import Plan
+from taut.plan import Plan, override
 from taut.rules import make_plan
-from tiny import tiny
+from tiny import TINY, tiny
 
 Change = Callable[[Plan], Plan]
 
@@ -675,6 +676,39 @@ def test_the_benchmark_of_a_rare_class_in_miniature(tmp_path: Path, monkeypatch:
         assert {row["images"]["mean"] for row in summary.values()} == {len(rare.parts(setting, 0)[1])}
         assert len({row["nll"]["mean"] for row in summary.values()}) == len(rare.METHODS)
         assert all(0 <= row["auroc_macro"]["mean"] <= 1 for row in summary.values())
+
+
+@pytest.mark.usefixtures("few_images")
+def test_the_benchmark_of_photographs_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    colours = np.array([1, 2, 3], dtype=np.uint8)[:, None, None]
+    everything = [dataclasses.replace(part, x=part.x // colours) for part in mnist.parts()]
+    small = {name: value for name, value in TINY.items() if name != "train.folds"}
+    monkeypatch.setattr(
+        photographs,
+        "fit",
+        lambda data, change, *rest, **options: fit(
+            data, lambda plan: override(change(plan), small, "test"), *rest, **options
+        ),
+    )
+    monkeypatch.setattr(shares, "parts", lambda _: everything)
+    monkeypatch.setattr(photographs, "SETTINGS", {"cats-and-dogs": ((3, 5), 20)})
+    training, hidden = photographs.parts("cats-and-dogs", 0)
+    seen = everything[0].annotation.targets.argmax(axis=1)
+    for data in (training, hidden):
+        index, known = seen[[int(name) for name in data.ids]], data.annotation.observed[:, 0]
+        assert set(index) == {3, 5}
+        np.testing.assert_array_equal(data.annotation.targets[known].argmax(axis=1), index[known] == 5)
+    assert (training.annotation.observed.sum(), hidden.annotation.observed.all()) == (40, True)
+    assert not set(training.ids) & set(hidden.ids)
+    photographs.main(seeds=1, minutes=6.0, folder=tmp_path)
+    summary = json.loads((tmp_path / "photographs-cats-and-dogs.json").read_text())["summary"]
+    assert {name: row["folds"]["mean"] for name, row in summary.items()} == {
+        "taut": 2,
+        "taut, no folds": 0,
+        "supervised": 2,
+    }
+    assert {row["images"]["mean"] for row in summary.values()} == {len(hidden)}
+    assert len({row["nll"]["mean"] for row in summary.values()}) == len(photographs.METHODS)
 
 
 @pytest.mark.usefixtures("few_images")

@@ -430,16 +430,6 @@ def test_a_run_on_one_format_is_evaluated_on_a_table_of_another(tmp_path: Path, 
     assert (given.format, given.view, given.path_column) == (None, None, None)
 
 
-def test_a_column_of_patients_that_is_not_used_is_told(chest: Path) -> None:
-    labels = chest.parent / "chest.csv"
-    hint = "Column 'patient' is not used: --group patient keeps the images of one patient on one side of every split."
-    assert hint in load_dataset(str(chest), labels=labels).notes
-    assert hint not in load_dataset(str(chest), labels=labels, group="patient").notes
-    rows = pd.read_csv(labels, dtype=str).drop_duplicates("patient")
-    rows.to_csv(labels, index=False)
-    assert hint not in load_dataset(str(chest), labels=labels).notes  # nobody has two images
-
-
 @pytest.mark.parametrize("name", ["scan.png", "scan"])
 def test_the_images_of_another_table_are_looked_for_beside_it_first(name: str, tmp_path: Path) -> None:
     for folder in ("a/scans", "b/scans"):

@@ -42,7 +42,8 @@ class ReadFlags:
     """prior probabilities of labels, as in 'Edema=0.1,Fracture=0.02', or of classes, as in 'cat=0.9' or
     'grade=high=0.1', or a YAML file of them."""
     group: str | None = None
-    """the column or array whose values (patients) stay on one side of every split."""
+    """the column or array whose values (patients) stay on one side of every split: by default one called patient_id or
+    the like, where it names 20 or more of whom none is in several parts; 'none' lets each image stand for itself."""
     image_size: int | str | None = None
     """side in pixels to which images are resized, or height and width, as in 32x512; by default those of a folder or a
     table to 64, or less where all are smaller, and with --frozen to what its encoder takes; those of an .npz file stay

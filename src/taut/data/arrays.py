@@ -5,11 +5,12 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from taut.data.array_labels import named_annotations, uncertain_cells
@@ -17,7 +18,8 @@ from taut.data.auxiliary import Auxiliary, read_auxiliary
 from taut.data.cells import CellPolicy, with_policy
 from taut.data.csv_table import EMPTY
 from taut.data.dataset import SPLITS, DataError, Dataset, as_images, pixel_max, small_scale, without_sides_of_one
-from taut.data.naming import PARTS, known_names, says_patient, unused_group
+from taut.data.naming import PARTS, known_names
+from taut.data.owners import NONE, own_group, says_owner
 from taut.data.packed import decode_packed
 from taut.data.signed import read_cells
 from taut.data.table import plural
@@ -161,7 +163,9 @@ class _Reader:
         if policy is not None and policy.uncertain != CellPolicy.uncertain and len(space) == 1:
             raise DataError(f"{self.path} does not take --uncertain: of one label -1 is no annotation")
         ids = next((self._column(name, lengths) for name in ID_NAMES if self.has(name)), np.arange(count))
-        groups, ungrouped = (None, []) if group is None else self._groups(group, lengths)
+        group, told = self._own_group(lengths, split) if group is None else (group, [])
+        alone = group is None or (group == NONE and not self.has(NONE))
+        groups, ungrouped = (None, []) if group is None or alone else self._groups(group, lengths)
         others = self._auxiliary(auxiliary, lengths, split)
         dataset = Dataset(
             name=self.path.name,
@@ -174,7 +178,7 @@ class _Reader:
             notes=[
                 *notes,
                 *ungrouped,
-                *self._unused_groups(group),
+                *told,
                 *self._told,
                 *([] if others is None else [others.describe()]),
             ],
@@ -357,23 +361,16 @@ class _Reader:
             raise DataError(f"{self.path} has 'jpeg' but no 'offsets' [N + 1]; found {self._found()}")
         return decode_packed(self.get("jpeg"), self.get("offsets"), str(self.path))
 
-    def _unused_groups(self, group: str | None) -> list[str]:
-        """What to do about arrays that say whose an image is and are not used, where somebody has several."""
+    def _own_group(self, lengths: list[int], split: NDArray[Any] | None) -> tuple[str | None, list[str]]:
+        """The array that says whose an image is and is the group where no flag names one, and what to say of such."""
         bare = {name.removesuffix(suffix) for name in self.names for suffix in self.suffixes}
-        return [
-            unused_group("Array", name)
-            for name in sorted(bare)
-            if name != group and says_patient(name) and self.has(name) and self._repeats(name)
-        ]
-
-    def _repeats(self, name: str) -> bool:
-        parts = [name] if name in self.names else [f"{name}{suffix}" for suffix in self.suffixes if suffix != UNLABELED]
-        try:
-            values = np.concatenate([self.get(part).ravel() for part in parts])
-        except DataError:
-            return False  # objects, which are not read where nothing asks for them
-        known = values[values == values]  # not NaN
-        return len(np.unique(known)) < len(known)
+        owners = {}
+        for name in sorted(bare):
+            if says_owner(name) and self.has(name):
+                with suppress(DataError):  # objects, or of another length, which are not read where nothing asks
+                    values = pd.Series(self._column(name, lengths))
+                    owners[name] = values.mask(values.isin([*EMPTY, "None"]))
+        return own_group("Array", owners, None if split is None else pd.Series(split))
 
 
 def _white(x: NDArray[Any], split: NDArray[Any] | None) -> float | None:

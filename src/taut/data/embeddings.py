@@ -21,7 +21,8 @@ from taut.data.dataset import DataError, Dataset, as_images, pixel_max, small_sc
 from taut.data.joined import Column
 from taut.data.listing import Listing, TableOptions, from_table, one_of_image, write_skipped
 from taut.data.mapped import select
-from taut.data.naming import is_unnamed, says_patient
+from taut.data.naming import is_unnamed
+from taut.data.owners import says_owner
 from taut.data.table import listed, plural
 from taut.labels import LabelSpace, Scalar
 
@@ -222,7 +223,7 @@ def _choose(
 
 def _says_rows(name: str) -> bool:
     """Whether a column is called as one of ids, of numbers of rows or of patients, which are no features."""
-    return name.lower() in NO_FEATURES or is_unnamed(name) or says_patient(name)
+    return name.lower() in NO_FEATURES or is_unnamed(name) or says_owner(name)
 
 
 def _says_ids(cells: Column, known: set[str]) -> bool:

@@ -20,7 +20,8 @@ from taut.data.joined import Column
 from taut.data.joined_labels import read_joined
 from taut.data.layout import Layout, choose_view
 from taut.data.named import ELSEWHERE, path_column_of
-from taut.data.naming import PARTS, says_patient, unused_group
+from taut.data.naming import PARTS
+from taut.data.owners import NONE, own_group, says_owner
 from taut.data.table import (
     Cells,
     check_column,
@@ -116,20 +117,21 @@ def from_table(
     table = read_table(labels) if table is None else table
     try:
         layout = find_layout(table, options.format)
+        alone = options.group == NONE and NONE not in layout.table
         for flag, column in (
             ("--path-column", options.path_column),
             ("--group", options.group),
             ("--split-column", options.split_column),
             *(("--auxiliary", name) for name in options.auxiliary or ()),
         ):
-            if column is not None:
+            if column is not None and not (flag == "--group" and alone):
                 check_column(layout.table, column, flag)
         notes = [layout.note] if layout.note else []
         path_column = options.path_column or layout.path
         if path_column is None:
             path_column, found = path_column_of(table, files, None if options.others else "--images")
             notes += found
-        group = options.group or layout.group
+        group = None if alone else options.group or layout.group
         image = match_files(layout.table[path_column], files, folder, labels.parent, layout.shared)
         notes += elsewhere(layout.table[path_column], files, image)
         used = [path_column, group, options.split_column, *(options.auxiliary or ())]
@@ -151,10 +153,10 @@ def from_table(
             table[path_column],
             image,
             row=table.index,
-            group=None if group is None else whole_numbers(layout.table[group]),
             split=None if options.split_column is None else _splits(table, options.split_column),
         )
-        placing = {path_column, group, options.split_column, options.joined_column or layout.joined}
+        joined = options.joined_column or layout.joined
+        placing = {path_column, group, options.split_column, joined}
         for name in options.auxiliary or ():
             if name in cells.space.names or name in placing:
                 what = "a label" if name in cells.space.names else "the column of images, groups, parts or labels"
@@ -163,9 +165,16 @@ def from_table(
         if options.train_list is not None or options.test_list is not None:
             notes += _apply_lists(entries, options, layout.shared == 1)
         elif options.split_column is None:
-            notes += _unused_splits(table, [*used, *cells.space.names, options.joined_column or layout.joined])
-        if group is None:
-            notes += _unused_groups(table, [*used, *cells.space.names])
+            notes += _unused_splits(table, [*used, *cells.space.names, joined])
+        if group is None and not alone:
+            taken = {*used, *cells.space.names, joined}
+            names = [name for name in table.columns if name not in taken and says_owner(name)]
+            there = image >= 0
+            owners = {name: pd.Series(whole_numbers(table[name]).to_numpy()[there]) for name in names}
+            group, found = own_group("Column", owners, pd.Series(entries["split"].to_numpy()[there]))
+            notes += found
+        if group is not None:
+            entries["group"] = whole_numbers(layout.table[group]).astype(object).to_numpy()
         if options.view is not None:
             other = ~choose_view(layout, options.view).to_numpy() & (entries["kind"] == "").to_numpy()
             entries.loc[other, ["kind", "reason"]] = ["view", f"it does not show the view {options.view}"]
@@ -308,15 +317,6 @@ def _unused_splits(table: pd.DataFrame, used: list[str | None]) -> list[str]:
                 f"--split-column {name} reads it as the split."
             )
     return notes
-
-
-def _unused_groups(table: pd.DataFrame, used: list[str | None]) -> list[str]:
-    """What to do about columns that say whose an image is and are not used, where somebody has several."""
-    return [
-        unused_group("Column", name)
-        for name in table.columns
-        if name not in used and says_patient(str(name)) and table[name].dropna().duplicated().any()
-    ]
 
 
 def _with_others(listing: Listing, files: list[str]) -> Listing:

@@ -26,8 +26,6 @@ UNLABELED = (
     "notlabelled",
     "notannotated",
 )
-PEOPLE = ("patient", "patientid", "patients", "patientno", "patientnumber", "subject", "subjectid", "mrn")
-PATIENTS = (*PEOPLE, "participant", "participantid", "caseid", "lesionid")
 KINDS = ("", "id", "name", "path")
 IMAGES = ("id", "path", *(f"{what}{kind}" for what in ("image", "img", "file") for kind in KINDS))
 BESIDE = ("set", "seg", "data", "images")  # in the name of a folder beside that of a part
@@ -124,11 +122,6 @@ def _known(name: str) -> str | None:
     return "_".join(words + parts)
 
 
-def says_patient(name: str) -> bool:
-    """Whether a column or an array is called as if it said whose an image is."""
-    return re.sub(r"[^a-z]", "", name.lower()) in PATIENTS
-
-
 def says_image(name: str) -> bool:
     """Whether a column is called as if it named images."""
     return re.sub(r"[^a-z]", "", name.lower()) in IMAGES
@@ -137,11 +130,6 @@ def says_image(name: str) -> bool:
 def is_unnamed(name: str) -> bool:
     """Whether a column is what pandas makes of one without a name: an index that was written to the file."""
     return name.startswith("Unnamed:")
-
-
-def unused_group(kind: str, name: str) -> str:
-    """The sentence that tells of such a column or array that is not used."""
-    return f"{kind} {name!r} is not used: --group {name} keeps the images of one patient on one side of every split."
 
 
 def case_notes(names: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from taut.data.cells import BLANK, UNCERTAIN, UNSAID
 from taut.data.dataset import DataError
 from taut.data.joined import SEPARATOR, Column, are_lists, other_separator
 from taut.data.naming import case_notes, classes_in_order, is_unnamed
+from taut.data.owners import says_owner
 from taut.data.signed import SIGNED_NO, is_signed, signed
 from taut.labels import Label, LabelError, LabelSpace, Scalar
 from taut.values import is_one_hot, whole_numbers
@@ -127,7 +128,7 @@ def read_labels(
     given = list(space) if space is not None else [Label(name, (0, 1)) if name in yes_no else None for name in chosen]
     read = [_read_column(table[name], label, unlabeled, separator) for name, label in zip(chosen, given, strict=True)]
     codes = np.stack([column for _, column in read], axis=1)
-    left = [name for name in rest if name not in chosen]
+    left = [name for name in rest if name not in chosen and not says_owner(name)]  # of owners `own_group` tells
     notes = [*unused, *([f"Columns not used: {listed(left)}."] if left else [])]
     several = len(chosen) > 1 or (chosen and left)
     if several and space is None and label_columns is None and not yes_no and _is_yes_no(table[chosen[0]]):

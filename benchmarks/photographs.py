@@ -1,0 +1,75 @@
+"""Few annotated photographs among thousands: what the plan's folds do for their probabilities, and what they cost.
+
+Photographs of CIFAR-10's classes, of which as many of each are annotated as a setting says: taut, taut without folds
+(uncalibrated, with the time of the folds to learn in) and cross-entropy with the plan's folds. Judged on hidden
+training images, by which the rule was chosen, on cats and dogs in draw 0.
+Give the number of draws, the minutes and settings: `python -m benchmarks.photographs 2 0.8 cats-and-dogs`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import mnist, shares
+from benchmarks.common import RESULTS, chosen, record
+from taut.baselines import DEFAULT
+from taut.data.dataset import Dataset
+from taut.data.split import draw_per_class
+from taut.fit import fit
+from taut.labels import LabelSpace
+
+SETTINGS = {"cats-and-dogs": ((3, 5), 50), "ten-classes": (tuple(range(10)), 20)}
+"""CIFAR-10's classes, and how many of each are annotated."""
+IMAGES, HIDDEN = 8_000, 2_000
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "taut": (DEFAULT, {}),
+    "taut, no folds": (DEFAULT, {"train.folds": 0}),
+    "supervised": ("supervised", {}),
+}
+
+
+def parts(setting: str, seed: int) -> tuple[Dataset, Dataset]:
+    """Training images of which a few are annotated, and hidden ones: some of the public training images."""
+    classes, per_class = SETTINGS[setting]
+    everything = shares.parts("cifar10")[0]
+    index = everything.annotation.targets.argmax(axis=1)
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(np.isin(index, classes)))[: IMAGES + HIDDEN]
+    space = LabelSpace.multiclass(list(classes), name="class")
+    data = dataclasses.replace(everything.rows(order), space=space, annotation=space.encode(index[order]))
+    first = np.arange(len(data)) < len(data) * IMAGES // (IMAGES + HIDDEN)
+    training = data.rows(first)
+    return dataclasses.replace(training, annotation=draw_per_class(training, per_class, seed)), data.rows(~first)
+
+
+def one(method: str, setting: str, minutes: float, seed: int) -> dict[str, Any]:
+    """Figures of one training on the hidden images, and how many folds there were."""
+    objective, changes = METHODS[method]
+    training, hidden = parts(setting, seed)
+    fitted = fit(training, partial(mnist.changed, changes), minutes, seed, quiet=True, objective=objective)
+    return {**mnist.figures(fitted, hidden), "folds": fitted.plan.train.folds}
+
+
+def main(seeds: int = 2, minutes: float = 0.8, names: Collection[str] = (), folder: Path = RESULTS) -> None:
+    """Measure draws 0 … seeds − 1 of some settings, by default both, draw by draw."""
+    for seed in range(seeds):
+        for setting in names or SETTINGS:
+            classes, per_class = SETTINGS[setting]
+            about = (
+                f"CIFAR-10, {len(classes)} classes, {per_class} of each annotated among {IMAGES:,} images, {minutes:g} "
+                "min each; error on hidden training images in percent"
+            )
+            methods: dict[str, Callable[[int], dict[str, Any]]] = {
+                method: partial(one, method, setting, minutes) for method in METHODS
+            }
+            record(f"photographs-{setting}", about, methods, [seed], folder)
+
+
+if __name__ == "__main__":
+    counts, words = chosen(SETTINGS)
+    main(*counts, names=words)
