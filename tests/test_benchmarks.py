@@ -691,7 +691,7 @@ def test_the_benchmark_of_photographs_in_miniature(tmp_path: Path, monkeypatch: 
         ),
     )
     monkeypatch.setattr(shares, "parts", lambda _: everything)
-    monkeypatch.setattr(photographs, "SETTINGS", {"cats-and-dogs": ((3, 5), 20)})
+    monkeypatch.setattr(photographs, "SETTINGS", {"cats-and-dogs": ((3, 5), 20, 6.0)})
     training, hidden = photographs.parts("cats-and-dogs", 0)
     seen = everything[0].annotation.targets.argmax(axis=1)
     for data in (training, hidden):
@@ -700,7 +700,7 @@ def test_the_benchmark_of_photographs_in_miniature(tmp_path: Path, monkeypatch: 
         np.testing.assert_array_equal(data.annotation.targets[known].argmax(axis=1), index[known] == 5)
     assert (training.annotation.observed.sum(), hidden.annotation.observed.all()) == (40, True)
     assert not set(training.ids) & set(hidden.ids)
-    photographs.main(seeds=1, minutes=6.0, folder=tmp_path)
+    photographs.main(seeds=1, folder=tmp_path)
     summary = json.loads((tmp_path / "photographs-cats-and-dogs.json").read_text())["summary"]
     assert {name: row["folds"]["mean"] for name, row in summary.items()} == {
         "taut": 2,
