@@ -9,13 +9,13 @@ from types import ModuleType
 from benchmarks import (
     cross_entropy,
     embedded,
+    folds,
     generative,
     grid,
     ideas,
     label_cost,
     mnist,
     overhead,
-    photographs,
     rare,
     report,
     rivals,
@@ -33,7 +33,7 @@ from taut.data.dataset import DataError
 
 MEASURED = (
     *(embedded, mnist, speed, generative, ideas, overhead, cross_entropy, label_cost, stages, tightness, rivals),
-    *(yeast, grid, xrays, xrays128, views, unbalanced, rare, shares, photographs),
+    *(yeast, grid, xrays, xrays128, views, unbalanced, rare, shares, folds),
 )
 
 

@@ -16,13 +16,13 @@ from benchmarks import (
     common,
     cross_entropy,
     embedded,
+    folds,
     generative,
     grid,
     ideas,
     label_cost,
     mnist,
     overhead,
-    photographs,
     rare,
     report,
     rivals,
@@ -679,36 +679,36 @@ def test_the_benchmark_of_a_rare_class_in_miniature(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.usefixtures("few_images")
-def test_the_benchmark_of_photographs_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    colours = np.array([1, 2, 3], dtype=np.uint8)[:, None, None]
-    everything = [dataclasses.replace(part, x=part.x // colours) for part in mnist.parts()]
+def test_the_benchmark_of_folds_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = {name: value for name, value in TINY.items() if name != "train.folds"}
     monkeypatch.setattr(
-        photographs,
+        folds,
         "fit",
         lambda data, change, *rest, **options: fit(
             data, lambda plan: override(change(plan), small, "test"), *rest, **options
         ),
     )
-    monkeypatch.setattr(shares, "parts", lambda _: everything)
-    monkeypatch.setattr(photographs, "SETTINGS", {"cats-and-dogs": ((3, 5), 20, 6.0)})
-    training, hidden = photographs.parts("cats-and-dogs", 0)
-    seen = everything[0].annotation.targets.argmax(axis=1)
+    monkeypatch.setattr(shares, "parts", lambda _: mnist.parts())
+    assert (folds.parts("half-digits", 0)[0].x[:, :, 14:] == 0).all()
+    monkeypatch.setattr(folds, "SETTINGS", {"cats-and-dogs": ("cifar10", (3, 5), 20, 6.0)})
+    training, hidden = folds.parts("cats-and-dogs", 0)
+    assert training.x[:, :, 14:].any()
+    seen = mnist.parts()[0].annotation.targets.argmax(axis=1)
     for data in (training, hidden):
         index, known = seen[[int(name) for name in data.ids]], data.annotation.observed[:, 0]
         assert set(index) == {3, 5}
         np.testing.assert_array_equal(data.annotation.targets[known].argmax(axis=1), index[known] == 5)
     assert (training.annotation.observed.sum(), hidden.annotation.observed.all()) == (40, True)
     assert not set(training.ids) & set(hidden.ids)
-    photographs.main(seeds=1, folder=tmp_path)
-    summary = json.loads((tmp_path / "photographs-cats-and-dogs.json").read_text())["summary"]
+    folds.main(seeds=1, folder=tmp_path)
+    summary = json.loads((tmp_path / "folds-cats-and-dogs.json").read_text())["summary"]
     assert {name: row["folds"]["mean"] for name, row in summary.items()} == {
-        "taut": 2,
+        "taut, two folds": 2,
         "taut, no folds": 0,
-        "supervised": 2,
+        "supervised, two folds": 2,
     }
     assert {row["images"]["mean"] for row in summary.values()} == {len(hidden)}
-    assert len({row["nll"]["mean"] for row in summary.values()}) == len(photographs.METHODS)
+    assert len({row["nll"]["mean"] for row in summary.values()}) == len(folds.METHODS)
 
 
 @pytest.mark.usefixtures("few_images")

@@ -222,8 +222,10 @@ def refused(path: Path, labels: Path, **options: Any) -> str:
 
 def test_tables_that_name_no_row_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "e.npy")
-    lines = "sick\n" + "1\n" * N
+    lines = "sick\n" + "1\n" * (N - 1)
     assert "no column says which row" in refused(path, table(tmp_path, lines))
+    lines = "sick\n" + "1\n0\n" * (N // 2)
+    assert "no column says which row" in refused(write(tmp_path / "e.npz"), table(tmp_path, lines))  # which has ids
     assert "no row names" in refused(path, table(tmp_path, "id,sick\nx,1\ny,0\n"))
     assert "'nobody' is not a column" in refused(
         path, table(tmp_path, "id,sick\n0,1\n"), options=TableOptions(path_column="nobody")
@@ -283,6 +285,29 @@ def test_columns_of_numbers_that_are_named_otherwise_are_told(tmp_path: Path) ->
         pd.DataFrame({"id": IDS, **more, **features}).to_parquet(tmp_path / "e.parquet")
         notes = load_embeddings(tmp_path / "e.parquet", labels).notes
         assert ("Not named like 'f0', but taken as features too: plate. Drop what is none." in notes) is told
+
+
+def test_as_many_rows_as_inputs_are_in_order(tmp_path: Path) -> None:
+    path = write(tmp_path / "e.npy")
+    lines = "file,sick\n" + "".join(
+        f"{name},{cell}\n" for name, cell in zip(IDS, ["", "1", "0", "", "1", ""], strict=True)
+    )
+    data = load_embeddings(path, table(tmp_path, lines.replace(IDS[3] + ",", ",")))  # row 3 says nothing at all
+    np.testing.assert_array_equal(data.x, vectors())
+    assert data.annotation.observed[:, 0].tolist() == [False, True, True, False, True, False]
+    assert data.annotation.targets[[1, 2, 4], 1].tolist() == [1, 0, 1]
+    assert "No column of t.csv says which row of e.npy is meant: there are as many, taken in order." in data.notes
+    assert data.space.names == ("sick",)
+
+
+def test_the_index_that_pandas_writes_says_which_row_is_meant(tmp_path: Path) -> None:
+    path, frame = write(tmp_path / "e.npy"), pd.DataFrame({"sick": [1, 0, 1, 0, 1, 0]})
+    frame.iloc[[4, 1, 2]].to_csv(tmp_path / "t.csv")
+    data = load_embeddings(path, tmp_path / "t.csv")
+    assert data.annotation.observed[:, 0].tolist() == [False, True, True, False, True, False]
+    assert data.annotation.targets[[1, 2, 4], 1].tolist() == [0, 1, 1]
+    frame.iloc[[4, 1, 2]].reset_index(drop=True).to_csv(tmp_path / "t.csv")  # which counts its own rows
+    assert "no column says which row" in refused(path, tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize("flag", [None, "id"])

@@ -10,6 +10,7 @@ from PIL import Image
 from image_files import BINARY, classes, images, paint, rows_of, table, yes
 from packs import PACKS, needs
 from taut.data import DataError, load_dataset, named
+from taut.data.cache import deep_white
 from taut.data.files import find_images
 from taut.data.folder import load_folder
 from taut.flags import DataFlags
@@ -257,6 +258,16 @@ def test_what_is_white_in_deep_images_is_told(tmp_path):
     assert mixed.pixel_max == 4095
     assert mixed.x[mixed.ids.index("dog/9.png")].max() == 100
     assert "3 images have 16 bits a pixel, of which 4,095 is taken as white." in mixed.notes
+
+
+@pytest.mark.parametrize(("count", "speck", "white"), [(40, 60_000, 4095), (40, 20_000, 32_767), (10, 60_000, 65_535)])
+def test_one_image_with_a_bright_speck_does_not_make_all_others_black(tmp_path, count, speck, white):
+    paths = [tmp_path / f"{i}.png" for i in range(count)]
+    for i, path in enumerate(paths):
+        pixels = np.full((9, 9), 3000 - i, dtype=np.uint16)
+        pixels[:3, :3] = speck if i == 7 else 3000
+        Image.fromarray(pixels).save(path)
+    assert deep_white(paths) == white
 
 
 @pytest.mark.parametrize(("side", "hot", "white"), [(120, 1, 4095), (120, 2, 65_535), (500, 2, 4095), (20, 1, 65_535)])

@@ -625,3 +625,19 @@ def test_a_label_that_is_the_same_in_every_row_is_told(tmp_path):
     assert [note for note in data.notes if "same in every row" in note] == [
         "'Frontal' says the same in every row: if it is no label, name the others with --label-columns."
     ]
+
+
+def test_the_only_column_that_is_called_as_labels_are_is_the_label(tmp_path):
+    folder = images(tmp_path, *(f"{i}.png" for i in range(6)))
+    rows = "".join(f"{i}.png,{30 + i},{'fm'[i % 2]},{('nv', 'mel', '')[i % 3]}\n" for i in range(6))
+    data = load_folder(folder, table(tmp_path, "file,age,sex,dx\n" + rows))
+    assert data.space.names == ("dx",)
+    assert data.annotation.observed[:, 0].tolist() == [True, True, False] * 2
+    assert "The label is column 'dx', by its name: --label-columns names others." in data.notes
+    assert "Columns not used: age, sex." in data.notes
+    alone = load_folder(folder, table(tmp_path, "file,dx\n" + "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(6))))
+    assert not any("by its name" in note for note in alone.notes)
+    with pytest.raises(DataError, match="not clear which columns"):  # two are
+        load_folder(
+            folder, table(tmp_path, "file,stage,dx\n" + "".join(f"{i}.png,{'ab'[i % 2]},c{i // 3}\n" for i in range(6)))
+        )

@@ -35,6 +35,7 @@ NOTHING: Known = {}
 BYTE, DEEP = 255.0, 65535.0  # the greatest values of 8 and of 16 bits
 DIM = 32  # of 255, below which the upper 8 of 16 bits are too few
 DEEP_SAMPLE = 200  # images whose greatest value is looked at
+STRAY = 8  # times as bright as the others: not of their scale
 HOT_SHARE, MANY = 1e-5, 10_000  # share of the pixels of an image that may be hot, and of how many one may
 PAGES = {"TIFF": "pages", "GIF": "frames", "PNG": "frames", "WEBP": "frames"}
 SUBFILE, REDUCED = 254, 1  # the TIFF tag for what a page is, and its bit for a smaller version of another page
@@ -134,8 +135,9 @@ def _decode_dicom(file: Path, shape: Shape) -> NDArray[np.uint8]:
 
 def deep_white(paths: Sequence[Path]) -> float:
     """What is white in images of 16 bits a pixel: the greatest value of the least number of bits, 9 to 16, that holds a
-    sample of them, but for the brightest pixel in 100,000 of each (one of 10,000 or more), which may be hot. Files that
-    cannot be read do not count.
+    sample of them, but for the brightest pixel in 100,000 of each (one of 10,000 or more), which may be hot, and for
+    the brightest one of twenty files, where it is 8 times as bright as all others: a speck that saturates in one image
+    must not make all others black. Files that cannot be read do not count.
     """
 
     def brightest(path: Path) -> int:
@@ -146,7 +148,10 @@ def deep_white(paths: Sequence[Path]) -> float:
 
     sample = paths[:: max(1, len(paths) // DEEP_SAMPLE)]
     found = _each(brightest, sample, "looking at 16-bit images", stop=False)
-    most = max((value for value in found if isinstance(value, int)), default=DEEP)
+    values = sorted(value for value in found if isinstance(value, int))
+    most = values[-1] if values else DEEP
+    usual = values[len(values) - 1 - len(values) // 20] if values else DEEP
+    most = usual if 0 < STRAY * usual <= most else most
     return next(2.0**bits - 1 for bits in range(9, 17) if most < 2**bits)
 
 

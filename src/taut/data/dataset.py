@@ -223,7 +223,8 @@ def as_images(x: NDArray[Any], name: str, white: float | None = None, channels: 
         high = float(x[x <= 2 * white].max(initial=0))  # a pixel that is hot or saturated is no other scale
     dark = 128 * high < white and bool(np.any(x % 1))  # [0, 1] where the training images had [0, 255]
     if low < 0 or high > 2 * white or dark:
-        raise DataError(f"{name}: pixel values from {low:g} to {high:g}: expected 0 to {white:g}")
+        below = " (where they are below 0, add the same number to all)" if low < 0 else ""
+        raise DataError(f"{name}: pixel values from {low:g} to {high:g}{below}: expected 0 to {white:g}")
     scaled = np.ascontiguousarray(x, dtype=np.float32) / np.float32(white)
     np.minimum(scaled, 1, out=scaled)
     return scaled

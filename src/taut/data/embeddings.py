@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from taut.data.arrays import ID_NAMES
 from taut.data.cache import MAP_BYTES
 from taut.data.cells import LATENT, annotate, cell_notes, check_policy, chosen_policy, settle_together
-from taut.data.csv_table import read_table
+from taut.data.csv_table import FIRST_ROW, read_table
 from taut.data.dataset import DataError, Dataset, as_images, pixel_max, small_scale, without_sides_of_one
 from taut.data.joined import Column
 from taut.data.listing import Listing, TableOptions, from_table, one_of_image, write_skipped
@@ -28,6 +28,7 @@ from taut.labels import LabelSpace, Scalar
 
 SUFFIXES = (".npy", ".npz", ".parquet", ".pq")
 ROW_NAMES = ("row", "index")
+PLACE = "Unnamed: row"  # the column of a table's own rows, where it has none; no header is read as this
 WEAK_NAMES = ("sample_id", *ROW_NAMES)  # of ids, where nothing else is known as such
 NO_FEATURES = (*ID_NAMES, *WEAK_NAMES)
 SKIPS = {
@@ -112,7 +113,8 @@ def load_embeddings(
         or `id` [N]; Parquet, with a column of lists, or one column a feature, and a column of ids: the one that
         `path_column` names, one of those names, one of texts that differ, or `sample_id`, `row` or `index`.
     options: how the table is read; its `path_column` says which input a row is for: its id, or its number from 0 where
-        the file has no ids. By default `row`, `index`, `image_id`, `ids` or `id`, or the first column of known ids.
+        the file has no ids. By default `row`, `index`, `image_id`, `ids` or `id`, the first column of known ids, or an
+        index that pandas wrote; where there is none and the table has a row for each input, they are in order.
     The other options are those of `load_folder`. Inputs without a row are kept as unannotated; rows that name no input
     are left out, and so are inputs whose rows contradict each other. Raises DataError or LabelError.
     """
@@ -139,13 +141,21 @@ def load_embeddings(
             feature_names=inputs.names,
         )
     table = read_table(labels)
-    column = options.path_column or _key_column(table, inputs, path, labels)
+    column = options.path_column or _key_column(table, inputs)
+    if column is None:
+        table, column = _in_order(table, inputs, path, labels), PLACE
     if inputs.counted and column in table and _counts_from_one(table[column], len(inputs.x)):
         raise DataError(
             f"{labels}: {column!r} counts from 1, but the rows of {path} are counted from 0: take 1 off each number"
         )
-    listing = from_table(path, inputs.ids, labels, replace(options, path_column=column), space, unlabeled, uncertain)
-    if inputs.counted:
+    listing = from_table(
+        path, inputs.ids, labels, replace(options, path_column=column), space, unlabeled, uncertain, table
+    )
+    if column == PLACE:
+        listing.notes.append(
+            f"No column of {labels.name} says which row of {path.name} is meant: there are as many, taken in order."
+        )
+    elif inputs.counted:
         listing.notes.append(f"Column {column!r} is the number of the row in {path.name}, from 0.")
     both = [name for name in listing.space.names if name in inputs.names]
     if both:
@@ -231,20 +241,34 @@ def _says_ids(cells: Column, known: set[str]) -> bool:
     return len(cells) > 0 and bool(cells.isin(known).mean() >= 0.5) and cells.is_unique
 
 
-def _key_column(table: pd.DataFrame, inputs: Inputs, path: Path, labels: Path) -> str:
-    """The column that says which input a row is for."""
+def _key_column(table: pd.DataFrame, inputs: Inputs) -> str | None:
+    """The column that says which input a row is for, or None."""
     known = set(inputs.ids)
     names = [str(name) for name in table.columns if not is_unnamed(str(name))]
     fitting = [] if inputs.counted else [name for name in names if _says_ids(table[name].dropna(), known)]
     usual = (*ROW_NAMES, *ID_NAMES) if inputs.counted else (*ID_NAMES, *ROW_NAMES)
     by_name = sorted((name for name in names if name.lower() in usual), key=lambda name: usual.index(name.lower()))
     best = [*(name for name in by_name if name in fitting), *fitting, *by_name]
-    if best:
-        return best[0]
+    unnamed = [name for name in map(str, table.columns) if is_unnamed(name) and _is_index(table[name], inputs)]
+    return next(iter([*best, *unnamed]), None)
+
+
+def _is_index(cells: Column, inputs: Inputs) -> bool:
+    """Whether a column without a name, as pandas writes its index, has numbers of rows, and does not count its own."""
+    numbers = [str(i) for i in range(len(cells))]
+    alone = len(cells) < len(inputs.x) and list(cells) == numbers
+    return inputs.counted and not alone and cells.is_unique and bool(cells.isin(inputs.ids).all())
+
+
+def _in_order(table: pd.DataFrame, inputs: Inputs, path: Path, labels: Path) -> pd.DataFrame:
+    """The table with the numbers of its rows as a column, where it has as many as there are inputs without ids."""
+    places = table.index.to_numpy() - FIRST_ROW
+    if inputs.counted and places[-1] + 1 == len(inputs.x):
+        return table.assign(**{PLACE: places.astype(str)})
     ids = "numbers of rows, from 0," if inputs.counted else f"ids ({listed(inputs.ids, 3)})"
     raise DataError(
-        f"{labels}: no column says which row of {path} is meant: name one of {ids} with --path-column; "
-        f"columns: {listed(list(table.columns))}"
+        f"{labels}: no column says which row of {path} is meant, nor are there as many rows: name a column of {ids} "
+        f"with --path-column; columns: {listed(list(table.columns))}"
     )
 
 

@@ -81,7 +81,7 @@ def read_labels(
     """The labels of columns: yes/no where all cells are 0, 1 (or such words), −1 or blank, else a class for each text.
 
     used: columns that hold something else. label_columns: the columns of the labels; without them those named
-    as the labels of `space`, or all yes/no columns, or the only column that is left.
+    as the labels of `space`, or all yes/no columns, or the only column that is left or that is called as a label is.
     unlabeled: a value that means unannotated; −1 does in a column of classes alone.
     yes_no: columns of yes/no labels, whatever their cells say, such as nothing.
     negative: whether uncertain cells are to be negative, so that −1 is no where all yes/no cells are 1 or −1.
@@ -130,6 +130,8 @@ def read_labels(
     codes = np.stack([column for _, column in read], axis=1)
     left = [name for name in rest if name not in chosen and not says_owner(name)]  # of owners `own_group` tells
     notes = [*unused, *([f"Columns not used: {listed(left)}."] if left else [])]
+    if space is None and label_columns is None and len(rest) > 1 == len(chosen) and not _is_yes_no(table[chosen[0]]):
+        notes = [f"The label is column {chosen[0]!r}, by its name: --label-columns names others.", *notes]
     several = len(chosen) > 1 or (chosen and left)
     if several and space is None and label_columns is None and not yes_no and _is_yes_no(table[chosen[0]]):
         notes = [f"Labels, as the columns of only 0 and 1, or yes and no: {listed(chosen)}.", *notes]
@@ -230,8 +232,10 @@ def _choose_columns(table: pd.DataFrame, rest: list[str], space: LabelSpace | No
         )
     if yes_no or not rest:
         return yes_no
+    almost = next((note for name in rest if (note := _almost(table[name].dropna()))), "")
+    if len(named) == 1 and not almost:
+        rest = named
     if len(rest) > 1:
-        almost = next((note for name in rest if (note := _almost(table[name].dropna()))), "")
         raise DataError(
             "it is not clear which columns hold labels, as none has only 0, 1 and blank cells: name them "
             f"with --label-columns, or with --joined-column a column of names such as 'A{separator or SEPARATOR}B'; "
