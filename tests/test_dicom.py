@@ -100,6 +100,29 @@ def test_slope_and_intercept_come_before_the_window(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_dicom(path), spread(signed * 2.0 - 500, -500.5, 499.5), atol=0.01)
 
 
+def test_a_negative_slope_shows_what_is_above_the_window_as_bright(tmp_path: Path) -> None:
+    stated = {"RescaleSlope": -1, "RescaleIntercept": 4095, "WindowCenter": 2048, "WindowWidth": 4096}
+    got = read_dicom(write(tmp_path / "a.dcm", **stated))
+    np.testing.assert_allclose(got, spread(4095 - RAMP.astype(float), 0, 4095), atol=0.01)
+
+
+def test_an_empty_function_of_a_window_is_the_linear_one(tmp_path: Path) -> None:
+    window = {"WindowCenter": 1000, "WindowWidth": 500}
+    plain = read_dicom(write(tmp_path / "a.dcm", **window))
+    np.testing.assert_array_equal(read_dicom(write(tmp_path / "b.dcm", **window, VOILUTFunction="")), plain)
+
+
+def test_a_table_of_more_values_than_its_entries_can_count(tmp_path: Path) -> None:
+    from pydicom.dataset import Dataset
+
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [4096, 0, 8])
+    entries = np.arange(4096) // 16
+    item.add_new("LUTData", "OW", entries.astype("<u2").tobytes())
+    got = read_dicom(write(tmp_path / "a.dcm", VOILUTSequence=[item]))
+    np.testing.assert_allclose(got, entries[RAMP], atol=1e-3)
+
+
 def test_a_table_of_values_of_interest(tmp_path: Path) -> None:
     from pydicom.dataset import Dataset
 

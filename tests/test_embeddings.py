@@ -199,6 +199,18 @@ def test_ids_may_be_bytes_and_other_arrays_objects(tmp_path: Path) -> None:
     assert "array 'ids' holds pickled Python objects" in refused(tmp_path / "e.npz", labels)
 
 
+def test_the_only_texts_that_differ_are_ids_whatever_they_are_called(tmp_path: Path) -> None:
+    labels = table(tmp_path, "filename,sick\n" + "".join(f"{name},{int(name == IDS[4])}\n" for name in reversed(IDS)))
+    np.savez(tmp_path / "e.npz", features=vectors(), filenames=np.array(IDS), stain=np.array(["blue"] * N))
+    data = load_embeddings(tmp_path / "e.npz", labels)
+    assert list(data.ids) == IDS
+    assert data.annotation.targets[:, 1].tolist() == [0, 0, 0, 0, 1, 0]
+    np.savez(tmp_path / "e.npz", features=vectors(), filenames=np.array(IDS), keys=np.array(list("abcdef")))
+    assert "filenames, keys could all be ids of the inputs: call one of them 'ids'" in refused(
+        tmp_path / "e.npz", labels
+    )
+
+
 def test_an_embedding_that_is_missing_is_named(tmp_path: Path) -> None:
     pd.DataFrame({"id": IDS, "embedding": [None, *vectors()[1:]]}).to_parquet(tmp_path / "e.parquet")
     said = refused(tmp_path / "e.parquet", table(tmp_path, "id,sick\np4.png,1\np0.png,0\n"))

@@ -865,9 +865,13 @@ def test_text_with_holes_that_numpy_made_text_of() -> None:
         x, ["None" if name == "nan" else name for name in names.tolist()]
     )
     assert listed.classes_.tolist() == ["None", "cat", "dog"]
-    for hole, kind in (("", np.array), ("None", np.array), ("", list)):
+    for hole, kind in (("", np.array), ("None", np.array), ("", list), ("", pd.Series), ("nan", pd.Series)):
         texts = [hole if i == 3 else name for i, name in enumerate(names.tolist())]
         assert tiny(plan={**TINY, "train.steps": 1}).fit(x, kind(texts)).classes_.tolist() == ["cat", "dog"]
+    with pytest.raises(LabelError, match="y is text with '-1' in it"):
+        tiny().fit(x, pd.Series(["-1", *names[1:]]))
+    mixed: list[Any] = [-1, "", *names[4:].tolist(), "cat", "dog"]
+    assert tiny(plan={**TINY, "train.steps": 1}).fit(x, mixed).classes_.tolist() == ["cat", "dog"]
 
 
 def test_a_score_of_numbers_against_classes_of_text_is_refused() -> None:

@@ -495,7 +495,7 @@ def test_what_is_known_before_the_training_is_told_before_it(monkeypatch: pytest
     assert any("calibrated" in note for note in told[3:])
 
 
-@pytest.mark.parametrize("minutes", [0.0, -1.0, NAN])
+@pytest.mark.parametrize("minutes", [0.0, -1.0, NAN, float("inf")])
 def test_a_budget_is_positive(minutes: float) -> None:
     with pytest.raises(ValueError, match=r"--minutes .* is not a positive number"):
         fit(vectors(some_known()), tiny(), minutes=minutes, quiet=True)

@@ -87,6 +87,14 @@ def test_the_places_of_tokens_are_those_of_their_patches() -> None:
     with pytest.raises(ValueError, match="neither a map nor tokens"):
         as_map(torch.zeros(1, 7), 5, (3, 8, 8), 0)
 
+    class Tokens(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return as_map(x, 5, (3, 48, 64), prefix=1)
+
+    # As `taut export` ships it: of any number of images.
+    program = torch.export.export(Tokens(), (tokens.repeat(2, 1, 1),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    assert program.module()(tokens.repeat(3, 1, 1)).shape == (3, 5, 3, 4)
+
 
 @pytest.mark.parametrize(
     ("name", "shape", "width", "sentence"),

@@ -61,12 +61,16 @@ def as_annotations(y: Any, unlabeled: Scalar | None, space: LabelSpace | None) -
     if isinstance(y, list | tuple) and len({isinstance(value, str) for value in y}) > 1:
         y = np.array([*y, None], dtype=object)[:-1]  # numpy would make text of a −1 or NaN among names
     array = np.asarray(y)
-    text = array.dtype.kind in "US"
+    text, listed = array.dtype.kind in "US" or _holds_text(y), isinstance(y, list | tuple)
     if array.dtype == object:
         array = array.copy()
         array[pd.isna(array)] = None
+        if space is None:
+            array[array == ""] = None
     if space is None:
-        array = without_text_holes(array, "", *(() if isinstance(y, list | tuple) else TEXT_HOLES))  # "" is no class
+        array = without_text_holes(array, "", *(() if listed else TEXT_HOLES))  # "" is no class
+    if text and array.dtype == object and not listed:
+        array[np.isin(array.astype(str), TEXT_HOLES)] = None
     if text and not isinstance(unlabeled, str) and str(unlabeled) in array:
         raise LabelError(f"y is text with {str(unlabeled)!r} in it: make it a list or of dtype object")
     if array.ndim == 2 and array.dtype == object and not any(isinstance(value, str) for value in array.flat):
@@ -74,6 +78,12 @@ def as_annotations(y: Any, unlabeled: Scalar | None, space: LabelSpace | None) -
     if array.ndim == 2 and array.shape[1] == 1 and space is None:
         array = column_or_1d(array, warn=True)
     return array
+
+
+def _holds_text(y: Any) -> bool:
+    """Whether a column of pandas has nothing but texts and holes, whatever its dtype."""
+    column = isinstance(y, pd.Series | pd.api.extensions.ExtensionArray)
+    return column and pd.api.types.infer_dtype(y, skipna=True) == "string"
 
 
 def certain_of(known: NDArray[Any], space: LabelSpace | None) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
@@ -91,9 +101,9 @@ def certain_of(known: NDArray[Any], space: LabelSpace | None) -> tuple[NDArray[A
 
 def hole_notes(y: Any, unlabeled: Scalar | None) -> list[str]:
     """The sentence on texts of an array, other than `unlabeled`, that are taken as holes, but are classes in a list."""
-    if not isinstance(y, np.ndarray) or y.dtype.kind not in "US":
+    if not (_holds_text(y) or (isinstance(y, np.ndarray) and y.dtype.kind in "US")):
         return []
-    texts = y.astype(str)
+    texts = np.asarray(y).astype(str)[~pd.isna(np.asarray(y))]
     found = [hole for hole in TEXT_HOLES if hole != unlabeled and (texts == hole).any()]
     if not found:
         return []

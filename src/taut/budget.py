@@ -139,8 +139,8 @@ def fit_to_budget(
 
 
 def check_budget(minutes: float | None) -> None:
-    """DataError for a time budget that is not positive."""
-    if minutes is not None and not minutes > 0:
+    """DataError for a time budget that is not positive, or without end."""
+    if minutes is not None and not 0 < minutes < math.inf:
         raise DataError(f"--minutes {minutes:g} is not a positive number")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         age: the encoder learns from it, and it is not predicted; missing values may be anywhere.
         Raises LabelError where y is ambiguous, and ValueError where X does not fit.
         """
-        if self.minutes is not None and not self.minutes > 0:
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise ValueError(f"minutes is {self.minutes!r}: expected a positive number, or None")
         if not isinstance(self.space, LabelSpace | None):
             raise TypeError(f"space is {self.space!r}: expected a LabelSpace, or None")

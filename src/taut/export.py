@@ -103,5 +103,5 @@ def described(
     return {
         "input": {"shape": ["N", *shape], **kind},
         "output": {"shape": ["N", model.space.width], "dtype": "float64", "columns": columns},
-        "thresholds": {label.name: round(limit, 6) for label, limit in limits if len(label.classes) == 2},
+        "thresholds": {label.name: float(f"{limit:.9g}") for label, limit in limits if len(label.classes) == 2},
     }

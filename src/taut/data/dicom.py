@@ -72,6 +72,8 @@ def read_dicom(path: Path) -> NDArray[np.float32]:
     from pydicom import pixels  # after the sentence that tells how to install it
 
     _check(data)
+    if not data.get("VOILUTFunction", "LINEAR"):
+        del data.VOILUTFunction  # empty is as good as absent, but not to pydicom
     try:
         values = pixels.pixel_array(data)
     except (RuntimeError, NotImplementedError) as error:
@@ -109,8 +111,12 @@ def _grey(values: NDArray[Any], data: Any) -> NDArray[np.float32]:
 
     rescaled = pixels.apply_modality_lut(values, data)
     if data.get("VOILUTSequence"):
+        item = data.VOILUTSequence[0]
+        described = count, first, bits = list(item.LUTDescriptor)
+        item.LUTDescriptor = [count, first, 16]  # pydicom counts a table's places in the type of its entries
         shown = pixels.apply_voi(rescaled.astype(np.int64), data, index=0)
-        return _spread(shown, 0, 2 ** int(data.VOILUTSequence[0].LUTDescriptor[2]) - 1)
+        item.LUTDescriptor = described
+        return _spread(shown, 0, 2 ** int(bits) - 1)
     window = _window(data)
     if window is not None:
         center, width = window
@@ -135,8 +141,8 @@ def _window(data: Any) -> tuple[float, float] | None:
 
 
 def _spread(values: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
-    """Values from low … high as 0 … 255; all 0 where they are one."""
-    width = high - low if high > low else 1.0
+    """Values from low … high as 0 … 255; all 0 where they are one. low is above high where a slope is negative."""
+    width = high - low or 1.0
     scaled = (values.astype(np.float64) - low) * (255 / width)
     return np.clip(scaled, 0, 255).astype(np.float32)
 

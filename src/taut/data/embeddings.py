@@ -110,8 +110,9 @@ def load_embeddings(
 
     Without a table all of them are unannotated, which needs `space`.
     path: .npy, an array [N, F]; .npz, with `x` (or one such array of any name) and, where there are, `image_id`, `ids`
-        or `id` [N]; Parquet, with a column of lists, or one column a feature, and a column of ids: the one that
-        `path_column` names, one of those names, one of texts that differ, or `sample_id`, `row` or `index`.
+        or `id` [N], or one other array of texts that differ; Parquet, with a column of lists, or one column a feature,
+        and a column of ids: the one that `path_column` names, one of those names, one of texts that differ, or
+        `sample_id`, `row` or `index`.
     options: how the table is read; its `path_column` says which input a row is for: its id, or its number from 0 where
         the file has no ids. By default `row`, `index`, `image_id`, `ids` or `id`, the first column of known ids, or an
         index that pandas wrote; where there is none and the table has a row for each input, they are in order.
@@ -307,7 +308,17 @@ def _numpy(path: Path, kind: str) -> tuple[NDArray[Any], NDArray[Any] | None, li
     if own:
         raise DataError(f"{path} has annotations of its own ({listed(sorted(own))}): leave out --labels, or drop them")
     ids = next((arrays[name] for name in ID_NAMES if name in arrays), None)
-    return _wide(arrays[chosen], path), ids, []
+    x = _wide(arrays[chosen], path)
+    return x, _only_texts(arrays, len(x), path) if ids is None else ids, []
+
+
+def _only_texts(arrays: dict[str, NDArray[Any]], count: int, path: Path) -> NDArray[Any] | None:
+    """The array of as many texts as there are inputs, all different, which are ids whatever its name; None without."""
+    texts = [name for name, array in arrays.items() if array.dtype.kind in "US" and array.shape == (count,)]
+    differ = [name for name in texts if len(np.unique(arrays[name])) == count]
+    if len(differ) > 1:
+        raise DataError(f"{path}: {listed(differ)} could all be ids of the inputs: call one of them 'ids'")
+    return arrays[differ[0]] if differ else None
 
 
 def _unpickled(file: Any, name: str) -> NDArray[Any] | None:

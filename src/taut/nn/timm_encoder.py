@@ -97,7 +97,7 @@ def as_map(h: Tensor, channels: int, shape: tuple[int, int, int], prefix: int) -
         count = tokens.shape[1]
         rows = max(1, round((count * shape[1] / shape[2]) ** 0.5))
         rows = rows if count % rows == 0 else 1
-        return tokens.transpose(1, 2).reshape(len(h), channels, rows, count // rows)
+        return tokens.transpose(1, 2).reshape(h.shape[0], channels, rows, count // rows)
     raise ValueError(f"its features have the shape {list(h.shape)}, which is neither a map nor tokens")
 
 
