@@ -28,14 +28,16 @@ def own_group(
     """The one of some columns, called as owners, that is the group where no flag names one, and what to say of them.
 
     It is the first, people before what is theirs, of which a split can be made: it has 20 owners or more, somebody has
-    several images, and nobody is in two parts of the dataset's own split.  kind: what such a column is called.  split:
-    the parts, missing where there is none.
+    several images, and nobody is in two parts of the dataset's own split. A test part counts for that alone, where
+    there are other images.  kind: what such a column is called.  split: the parts, missing where there is none.
     """
     names = sorted(columns, key=lambda name: OWNERS.index(_letters(name)))
+    learnt = None if split is None or (split == "test").all() else split != "test"
     repeated = {name: columns[name] for name in names if columns[name].dropna().duplicated().any()}
+    known = {name: (column if learnt is None else column[learnt]).dropna() for name, column in repeated.items()}
     torn = {name: 0 if split is None else _torn(column, split) for name, column in repeated.items()}
-    fitting = (name for name, column in repeated.items() if column.nunique() >= FEWEST and not torn[name])
-    chosen = next(fitting, None)
+    fitting = [name for name in repeated if known[name].nunique() >= FEWEST and known[name].duplicated().any()]
+    chosen = next((name for name in fitting if not torn[name]), None)
     notes = []
     for name in repeated:
         if name == chosen:
