@@ -164,8 +164,10 @@ class _Reader:
             raise DataError(f"{self.path} does not take --uncertain: of one label -1 is no annotation")
         ids = next((self._column(name, lengths) for name in ID_NAMES if self.has(name)), np.arange(count))
         group, told = self._own_group(lengths, split) if group is None else (group, [])
-        alone = group is None or (group == NONE and not self.has(NONE))
-        groups, ungrouped = (None, []) if group is None or alone else self._groups(group, lengths)
+        if group is None or (group == NONE and not self.has(NONE)):
+            groups, ungrouped = None, list[str]()
+        else:
+            groups, ungrouped = self._groups(group, lengths)
         others = self._auxiliary(auxiliary, lengths, split)
         dataset = Dataset(
             name=self.path.name,
