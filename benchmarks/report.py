@@ -51,7 +51,7 @@ def page(folder: Path = RESULTS) -> str:
         "Figures are mean ± standard deviation over the draws, or those of the only draw; errors are in percent, NLL "
         "and ELBO in nats. `error_one_pass` is without the mean over views, `raw_` before calibration; `kept` is the "
         "step whose weights were kept. `elbo` is eq. 11: of a method that trains no decoder, and of M1+M2, it means "
-        "nothing.",
+        "nothing. CIFAR-10 is a JPEG re-encoding, whose pixels differ slightly from the original.",
     ]
     for path in sorted(folder.glob("*.json")):
         parts += section(json.loads(path.read_text()))

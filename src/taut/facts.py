@@ -16,6 +16,9 @@ from taut.data.dataset import GREY, Dataset
 SHARED = 0.9  # where this share of the images has some annotation, batches keep no rows for the others
 MOST_NEIGHBOURS, ASKED = 20_000, 300  # vectors among which the nearest ones of some are looked for
 MOST_VALUES = 50_000_000  # of a sample, 400 MB as float64
+# Mean absolute deviation over standard deviation, below which a column has heavy tails: 0.80 of a normal distribution,
+# 0.69 of an exponential one, 0.52 of a log-normal one. 0.7 did no better (`benchmarks.tails`, draw 0).
+TAILS = 0.55
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,12 @@ class Facts:
     """Stated probabilities by label or LABEL=CLASS."""
     spacing: float = 0.0
     """How far vectors are from their nearest neighbours, in standard deviations a feature; 0 for images."""
+    center: tuple[float, ...] = ()
+    knee: tuple[float, ...] = ()
+    """Of vectors, where the arcsinh of each feature is centered, and where it bends; a knee of 0: taken as it is.
+
+    `mean` and `std` are then those of arcsinh((x − center)/knee).
+    """
 
     @property
     def is_image(self) -> bool:
@@ -68,15 +77,43 @@ class Facts:
         return math.sqrt(variance * math.prod(self.shape))
 
 
-def _moments(x: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _tails(sample: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The center and the knee [F] of the arcsinh of columns with heavy tails, whose outliers would be all of their std.
+
+    They are told by the mean absolute deviation over the standard deviation (Geary 1935). Columns of two values, of
+    which one is rare, have no tails.
+    """
+    center = np.median(sample, axis=0)
+    deviations = np.abs(sample - center)
+    deviation = deviations.mean(axis=0)
+    two = ((sample == sample.min(axis=0)) | (sample == sample.max(axis=0))).all(axis=0)
+    heavy = (deviation < TAILS * sample.std(axis=0)) & _varies(center, deviation)
+    knee = np.zeros_like(center)
+    for j in np.flatnonzero(heavy & ~two):
+        # Of counts most may be 0, and a mean would be that of the outliers.
+        knee[j] = np.median(deviations[deviations[:, j] > 0, j])
+    return np.where(knee > 0, center, 0.0), knee
+
+
+def compressed(x: NDArray[Any], center: NDArray[np.float64], knee: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Vectors [N, F] with the arcsinh of those columns that have a knee, as `LabelVAE.prepare` takes it."""
+    values = np.array(x, dtype=np.float64)
+    bent = knee > 0
+    values[:, bent] = np.arcsinh((values[:, bent] - center[bent]) / knee[bent])
+    return values
+
+
+def _moments(
+    x: NDArray[Any], center: NDArray[np.float64], knee: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The mean and the standard deviation of each column [F] of vectors that may be more than fit into memory."""
     blocks = range(0, len(x), rows := max(1, MOST_VALUES // x.shape[1]))
-    mean = sum(np.asarray(x[i : i + rows], dtype=np.float64).sum(axis=0) for i in blocks) / len(x)
-    squares = sum(np.square(np.asarray(x[i : i + rows], dtype=np.float64) - mean).sum(axis=0) for i in blocks)
+    mean = sum(compressed(x[i : i + rows], center, knee).sum(axis=0) for i in blocks) / len(x)
+    squares = sum(np.square(compressed(x[i : i + rows], center, knee) - mean).sum(axis=0) for i in blocks)
     return np.asarray(mean), np.sqrt(squares / len(x))
 
 
-def _spacing(x: NDArray[Any], mean: NDArray[np.float64], std: NDArray[np.float64]) -> float:
+def _spacing(points: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]) -> float:
     """The median distance of some vectors [N, F] to the nearest other one, standardised, over the root of F.
 
     Equal ones are no neighbours. 0 where all are equal.
@@ -84,9 +121,7 @@ def _spacing(x: NDArray[Any], mean: NDArray[np.float64], std: NDArray[np.float64
     varying = std > 0
     if not varying.any():
         return 0.0
-    most = max(2, min(MOST_NEIGHBOURS, MOST_VALUES // int(varying.sum())))
-    rows = np.linspace(0, len(x) - 1, min(most, len(x))).astype(np.intp)
-    points = (np.asarray(x[rows], dtype=np.float64)[:, varying] - mean[varying]) / std[varying]
+    points = (points[:, varying] - mean[varying]) / std[varying]
     asked = points[:: max(1, len(points) // ASKED)]
     distances = cdist(asked, points)
     distances[distances < 1e-6 * math.sqrt(varying.sum())] = np.inf
@@ -114,20 +149,38 @@ def _of_inputs(dataset: Dataset) -> dict[str, Any]:
     # A sample is enough for means, and large arrays may be memory maps.
     step = max(1, len(x) // 5000, x.size // MOST_VALUES)
     sample = np.asarray(x[::step], dtype=np.float64) / (255 if x.dtype == np.uint8 else 1)
-    axes = (0, 2, 3) if dataset.is_image else (0,)
-    # Of vectors all rows count: a column may hold something in few of them alone.
-    mean, std = (sample.mean(axis=axes), sample.std(axis=axes)) if step == 1 or dataset.is_image else _moments(x)
-    # Below this the networks' float32 has nothing but rounding: the input is constant.
-    least = np.maximum(np.finfo(np.float32).eps * np.abs(mean), np.finfo(np.float32).tiny)
+    sizes = {"images": len(x), "shape": tuple(x.shape[1:])}
+    if not dataset.is_image:
+        return {**sizes, "grey": False, **_of_vectors(x, sample)}
+    mean, std = sample.mean(axis=(0, 2, 3)), sample.std(axis=(0, 2, 3))
     return {
-        "images": len(x),
-        "shape": tuple(x.shape[1:]),
+        **sizes,
         # Two or five channels are of a microscope and no colours, however alike they are.
-        "grey": dataset.is_image and x.shape[1] in (1, 3) and bool(_is_grey(sample).mean() >= GREY),
-        "mean": tuple(float(v) for v in mean),
-        "std": tuple(float(v) for v in np.where(std > least, std, 1.0 if dataset.is_image else 0.0)),
-        "spacing": 0.0 if dataset.is_image else round(_spacing(x, mean, std * (std > least)), 6),
+        "grey": x.shape[1] in (1, 3) and bool(_is_grey(sample).mean() >= GREY),
+        "mean": tuple(mean.tolist()),
+        "std": tuple(np.where(_varies(mean, std), std, 1.0).tolist()),
     }
+
+
+def _of_vectors(x: NDArray[Any], sample: NDArray[np.float64]) -> dict[str, Any]:
+    center, knee = _tails(sample)
+    # Of vectors all rows count: a column may hold something in few of them alone.
+    mean, std = _moments(x, center, knee)
+    std *= _varies(mean, std)
+    most = max(2, min(MOST_NEIGHBOURS, MOST_VALUES // x.shape[1]))
+    rows = np.linspace(0, len(x) - 1, min(most, len(x))).astype(np.intp)
+    return {
+        "mean": tuple(mean.tolist()),
+        "std": tuple(std.tolist()),
+        "spacing": round(_spacing(compressed(x[rows], center, knee), mean, std), 6),
+        "center": tuple(center.tolist()) if knee.any() else (),
+        "knee": tuple(knee.tolist()) if knee.any() else (),
+    }
+
+
+def _varies(mean: NDArray[np.float64], std: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Where there is more than the rounding of the networks' float32."""
+    return np.asarray(std > np.maximum(np.finfo(np.float32).eps * np.abs(mean), np.finfo(np.float32).tiny))
 
 
 def _of_annotations(dataset: Dataset) -> dict[str, Any]:

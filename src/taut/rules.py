@@ -366,8 +366,10 @@ def describe(facts: Facts, space: LabelSpace, plan: Plan) -> str:
     share = 100 * facts.annotated_images / facts.images
     kind = "x".join(map(str, facts.shape)) + (" image" if facts.is_image else " features")
     cells = sum(facts.annotated_cells)
+    tails = sum(knee > 0 for knee in facts.knee)
     lines = [
         f"{facts.images} inputs of {kind}; {facts.labels} label(s) of {', '.join(map(str, facts.classes))} classes",
+        *([f"{tails} of the features have heavy tails; the arcsinh of each stands in for it"] if tails else []),
         f"{facts.annotated_images} images ({share:.1f} %) carry an annotation, {facts.fully_annotated_images} of them "
         f"a complete one; {cells} of {facts.images * facts.labels} cells are known",
         *(

@@ -103,8 +103,9 @@ class Run:
         if not facts.is_image:
             # An encoder's features are not the same to the last bit on another machine.
             scales = {"mean": now["std"], "std": now["std"], "spacing": now["spacing"]}
+            scales |= {"center": now["knee"], "knee": now["knee"]}
             for name, scale in scales.items():
-                was, new = np.array(saved[name]), np.array(now[name])
+                was, new = np.array(saved.get(name, usual.get(name))), np.array(now[name])
                 if was.shape == new.shape and bool((abs(was - new) <= SAME * np.array(scale)).all()):
                     saved[name] = now[name]
         return bool({**usual, **saved} == now)

@@ -91,6 +91,8 @@ class LabelVAE(nn.Module):
     log_prior: Tensor
     shift: Tensor
     scale: Tensor
+    center: Tensor
+    knee: Tensor
     views: Tensor | None
     temperature: Tensor
     offset: Tensor
@@ -123,6 +125,9 @@ class LabelVAE(nn.Module):
         per_input = (shape[0],) if len(shape) == 1 else (shape[0], 1, 1)
         self.register_buffer("shift", torch.zeros(per_input))
         self.register_buffer("scale", torch.ones(per_input))
+        if len(shape) == 1:
+            self.register_buffer("center", torch.zeros(per_input))
+            self.register_buffer("knee", torch.zeros(per_input))
         self.register_buffer("log_prior", latent.log_softmax(torch.zeros(space.width), space.sizes))
         self.register_buffer("views", None)  # [K, 2, 3] affine maps, of images once the training has ended
         self.register_buffer("temperature", torch.ones(len(space)))
@@ -134,8 +139,9 @@ class LabelVAE(nn.Module):
         self.register_module("ood", None)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        for name in ("threshold", "offset"):  # which a state of an older version has not
-            state_dict.setdefault(prefix + name, getattr(self, name))
+        for name in ("threshold", "offset", "center", "knee"):  # which a state of an older version has not
+            if hasattr(self, name):
+                state_dict.setdefault(prefix + name, getattr(self, name))
         super()._load_from_state_dict(state_dict, prefix, *others)
 
     def learn_auxiliary(self, sizes: latent.Sizes) -> None:
@@ -146,7 +152,8 @@ class LabelVAE(nn.Module):
     def prepare(self, x: Tensor) -> Tensor:
         """Raw inputs as the networks and the likelihood see them: images in [0, 1], features standardised.
 
-        A feature that was constant in training, whose scale is 0, is 0 whatever it is later.
+        A feature that was constant in training, whose scale is 0, is 0 whatever it is later. Of features with heavy
+        tails, which have a knee, the arcsinh is standardised.
         x: [N, C, H, W] uint8, or floats already in [0, 1]; or [N, F].
         """
         if x.dtype == torch.uint8:
@@ -154,6 +161,8 @@ class LabelVAE(nn.Module):
         x = x.float()
         if len(self.architecture.shape) > 1:
             return x
+        bent = torch.asinh((x - self.center) / torch.where(self.knee > 0, self.knee, 1))
+        x = torch.where(self.knee > 0, bent, x)
         return (x - self.shift) / torch.where(self.scale > 0, self.scale, torch.inf)
 
     def encode(self, x: Tensor) -> Posterior:
@@ -212,7 +221,10 @@ class LabelVAE(nn.Module):
         """E[x|z,c], [N, *out_shape], from likelihood parameters; features in their original units."""
         if self.architecture.likelihood == "bernoulli":
             return parameters.sigmoid()
-        return parameters * self.scale + self.shift if parameters.dim() == 2 else parameters.clamp(0, 1)
+        if parameters.dim() != 2:
+            return parameters.clamp(0, 1)
+        values = parameters * self.scale + self.shift
+        return torch.where(self.knee > 0, torch.sinh(values) * self.knee + self.center, values)
 
     def log_probabilities(self, logits: Tensor, calibrated: bool = True) -> Tensor:
         """log q(c_j|x), [N, W]: the one place where the logits of predictions become probabilities.
