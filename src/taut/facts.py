@@ -17,7 +17,7 @@ SHARED = 0.9  # where this share of the images has some annotation, batches keep
 MOST_NEIGHBOURS, ASKED = 20_000, 300  # vectors among which the nearest ones of some are looked for
 MOST_VALUES = 50_000_000  # of a sample, 400 MB as float64
 # Mean absolute deviation over standard deviation, below which a column has heavy tails: 0.80 of a normal distribution,
-# 0.69 of an exponential one, 0.52 of a log-normal one. 0.7 did no better (`benchmarks.tails`, draw 0).
+# 0.69 of an exponential one, 0.52 of a log-normal one. 0.7 did no better (two settings of `benchmarks.tails`, a trial).
 TAILS = 0.55
 
 
@@ -77,22 +77,19 @@ class Facts:
         return math.sqrt(variance * math.prod(self.shape))
 
 
-def _tails(sample: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The center and the knee [F] of the arcsinh of columns with heavy tails, whose outliers would be all of their std.
+def _tail(column: NDArray[np.float64]) -> tuple[float, float]:
+    """The center and the knee of the arcsinh of a column [N] with heavy tails, whose outliers would be all of its std.
 
-    They are told by the mean absolute deviation over the standard deviation (Geary 1935). Columns of two values, of
-    which one is rare, have no tails.
+    They are told by the mean absolute deviation over the standard deviation (Geary 1935). (0, 0) for other columns, and
+    for those of two values, of which one is rare.
     """
-    center = np.median(sample, axis=0)
-    deviations = np.abs(sample - center)
-    deviation = deviations.mean(axis=0)
-    two = ((sample == sample.min(axis=0)) | (sample == sample.max(axis=0))).all(axis=0)
-    heavy = (deviation < TAILS * sample.std(axis=0)) & _varies(center, deviation)
-    knee = np.zeros_like(center)
-    for j in np.flatnonzero(heavy & ~two):
-        # Of counts most may be 0, and a mean would be that of the outliers.
-        knee[j] = np.median(deviations[deviations[:, j] > 0, j])
-    return np.where(knee > 0, center, 0.0), knee
+    center = float(np.median(column))
+    deviations = np.abs(column - center)
+    if not deviations.mean() < TAILS * column.std() or len(np.unique(column)) == 2:
+        return 0.0, 0.0
+    # Of counts most may be 0, and a mean would be that of the outliers.
+    knee = np.median(deviations[deviations > 0])
+    return (center, float(knee)) if _varies(center, knee) else (0.0, 0.0)
 
 
 def compressed(x: NDArray[Any], center: NDArray[np.float64], knee: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -163,7 +160,7 @@ def _of_inputs(dataset: Dataset) -> dict[str, Any]:
 
 
 def _of_vectors(x: NDArray[Any], sample: NDArray[np.float64]) -> dict[str, Any]:
-    center, knee = _tails(sample)
+    center, knee = np.array([_tail(column) for column in sample.T]).T
     # Of vectors all rows count: a column may hold something in few of them alone.
     mean, std = _moments(x, center, knee)
     std *= _varies(mean, std)
@@ -178,7 +175,7 @@ def _of_vectors(x: NDArray[Any], sample: NDArray[np.float64]) -> dict[str, Any]:
     }
 
 
-def _varies(mean: NDArray[np.float64], std: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _varies(mean: Any, std: Any) -> NDArray[np.bool_]:
     """Where there is more than the rounding of the networks' float32."""
     return np.asarray(std > np.maximum(np.finfo(np.float32).eps * np.abs(mean), np.finfo(np.float32).tiny))
 
