@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from image_files import images, paint, rows_of, table, yes
@@ -284,3 +285,18 @@ def test_mimics_table_is_recognised(tmp_path: Path) -> None:
     other = table(tmp_path, "file,A\n1.png,1\n2.png,0\n", "other.csv")
     with pytest.raises(DataError, match="--format mimic: the table has no columns 'subject_id' and 'study_id'"):
         load_dataset(str(folder), labels=other, format="mimic")
+
+
+def test_a_table_of_paths_and_findings_alone_is_recognised(small: Path, tmp_path: Path) -> None:
+    """As its authors' labels of test images are; but not one whose paths have no patient."""
+    whole = pd.read_csv(small / "train.csv", dtype=str)
+    bare = whole[["Path", *(name for name in whole if name in FINDINGS)]]
+    bare.to_csv(small / "bare.csv", index=False)
+    data, usual = load_dataset(str(small / "bare.csv")), load_dataset(str(small / "train.csv"))
+    assert data.space == usual.space
+    np.testing.assert_array_equal(data.groups, usual.groups)
+    np.testing.assert_array_equal(data.cells, usual.cells)
+    assert data.groups is not None
+    paint(tmp_path / "others" / "a.png")
+    (tmp_path / "others" / "t.csv").write_text("Path,Edema\na.png,1\n")
+    assert load_dataset(str(tmp_path / "others" / "t.csv")).groups is None

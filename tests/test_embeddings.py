@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conftest import Array
-from taut.data import embeddings
+from taut.data import vector_files
 from taut.data.arrays import load_npz
 from taut.data.dataset import DataError, Dataset
 from taut.data.embeddings import load_embeddings
@@ -334,7 +334,10 @@ def test_numbers_from_one_are_refused(tmp_path: Path, flag: str | None) -> None:
     assert load_embeddings(tmp_path / "e.npz", table(tmp_path, lines), options=options).annotation.observed.all()
 
 
-@pytest.mark.parametrize(("key", "flag"), [("sample_id", None), ("index", None), ("case", "case")])
+@pytest.mark.parametrize(
+    ("key", "flag"),
+    [("sample_id", None), ("index", None), ("case", "case"), ("study_id", None), ("patient_id", None), ("n", None)],
+)
 def test_a_numeric_key_of_parquet_is_no_feature(tmp_path: Path, key: str, flag: str | None) -> None:
     pd.DataFrame({key: [5, 3, 9, 4], "f": [0.5, 0.3, 0.9, 0.4]}).to_parquet(tmp_path / "e.parquet")
     labels = table(tmp_path, f"{key},sick\n3,1\n9,0\n")
@@ -342,6 +345,23 @@ def test_a_numeric_key_of_parquet_is_no_feature(tmp_path: Path, key: str, flag: 
     assert data.ids == ["5", "3", "9", "4"]
     assert data.x[:, 0].tolist() == pytest.approx([0.5, 0.3, 0.9, 0.4])
     assert data.annotation.observed[:, 0].tolist() == [False, True, True, False]
+
+
+def test_a_column_that_both_files_have_names_the_rows(tmp_path: Path) -> None:
+    """And no other one with the same numbers in another order."""
+    keys, x = np.array([5, 3, 9, 4]), vectors()[:4]
+    labels = table(tmp_path, "visit,study,sick\n9,3,1\n3,9,0\n5,4,1\n4,5,0\n")
+    np.savez(tmp_path / "e.npz", x=x, study=keys)
+    pd.DataFrame({"study": keys, **{f"f{j}": x[:, j] for j in range(F)}}).to_parquet(tmp_path / "e.parquet")
+    for name in ("e.npz", "e.parquet"):
+        data = load_embeddings(tmp_path / name, labels, TableOptions(label_columns=["sick"]))
+        assert data.ids == ["5", "3", "9", "4"]
+        assert data.annotation.targets.argmax(axis=1).tolist() == [0, 1, 0, 1]
+        np.testing.assert_array_equal(data.x, x)
+    # What is not in the table, or of other values, names none of its rows.
+    np.savez(tmp_path / "other.npz", x=x, study=keys + 100)
+    data = load_embeddings(tmp_path / "other.npz", labels, TableOptions(label_columns=["sick"]))
+    assert data.ids == ["0", "1", "2", "3"]
 
 
 def test_an_id_goes_before_a_number_of_rows(tmp_path: Path) -> None:
@@ -427,7 +447,7 @@ def test_a_large_array_stays_on_the_disk_and_teaches_the_same(tmp_path: Path, mo
         return data, fitted, evaluate(fitted.model, data.part("test"))
 
     _, usual, figures = trained()
-    monkeypatch.setattr(embeddings, "MAP_BYTES", 0)
+    monkeypatch.setattr(vector_files, "MAP_BYTES", 0)
     data, mapped, others = trained()
     assert is_mapped(data.x)
     assert isinstance(data.part("train").x, MappedRows)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from commands import refused, taut
 from image_files import paint
 from taut.data import load_dataset
 from taut.data.dataset import Dataset
@@ -110,3 +111,26 @@ def test_a_column_called_none_can_be_named(tmp_path: Path) -> None:
     data = read("images", rows().rename(columns={"patient_id": "none"}), tmp_path, group="none")
     assert data.groups is not None
     assert data.groups[0] == "0"
+
+
+def test_other_data_are_grouped_by_the_same_column_however_few_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read("images", rows(), tmp_path)
+    for name, patients in (("seen", (3, 40)), ("new", (41, 42))):
+        lines = [f"{name}{patient}.png,{patient % 2},{patient}" for patient in patients]
+        for patient in patients:
+            paint(tmp_path / name / f"{name}{patient}.png")
+        (tmp_path / name / "t.csv").write_text("\n".join(["file,sick,patient_id", *lines]) + "\n")
+    flags = ("--images", tmp_path / "images", "--train.steps", 2, "--train.folds", 0, "--out", tmp_path / "run")
+    text = refused(capsys, "train", tmp_path / "t.csv", "--test", tmp_path / "seen" / "t.csv", *flags)
+    assert "1 groups are in both the training and the test part, such as 3" in text
+    taut("train", tmp_path / "t.csv", "--test", tmp_path / "new" / "t.csv", *flags, "--quiet")
+    assert "does not say whose" not in capsys.readouterr().out
+    taut("evaluate", tmp_path / "run", "--resamples", 0)
+    capsys.readouterr()
+    taut("evaluate", tmp_path / "run", "--data", tmp_path / "seen" / "t.csv", "--resamples", 0)
+    assert "1 of these 2 images are of groups that the run was trained or calibrated on" in capsys.readouterr().err
+    # What has no such column has no groups, as before.
+    (tmp_path / "new" / "bare.csv").write_text("file,sick\nnew41.png,1\nnew42.png,0\n")
+    taut("evaluate", tmp_path / "run", "--data", tmp_path / "new" / "bare.csv", "--resamples", 0)

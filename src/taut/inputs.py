@@ -12,7 +12,6 @@ import pandas as pd
 from taut.data import DataError
 from taut.data.arrays import is_pack, load_npz
 from taut.data.cache import read_images, scale_of
-from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.embeddings import load_embeddings
 from taut.data.files import match_files
 from taut.data.fitting import check_shape, in_order
@@ -21,6 +20,7 @@ from taut.data.listing import TableOptions
 from taut.data.named import ELSEWHERE, images_of_table, path_column_of
 from taut.data.resized import resized
 from taut.data.table import check_column, listed, plural
+from taut.data.vector_files import SUFFIXES as EMBEDDINGS
 from taut.features import FrozenEncoder
 from taut.flags import DataFlags, ReadFlags
 from taut.nn.vae import LabelVAE

@@ -12,7 +12,6 @@ import numpy as np
 from taut.data import EMBEDDED, PUBLIC, TABLES, DataError, Dataset, load_dataset
 from taut.data.arrays import has_array
 from taut.data.csv_table import read_table
-from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.files import find_images, find_path_column, match_files
 from taut.data.fitting import check_rows, check_shape, in_order
 from taut.data.formats import find_layout
@@ -22,6 +21,7 @@ from taut.data.named import images_of_table
 from taut.data.resized import resized
 from taut.data.split import draw_fraction, draw_per_class
 from taut.data.table import check_column
+from taut.data.vector_files import SUFFIXES as EMBEDDINGS
 from taut.features import FrozenEncoder, usual_side
 from taut.flags import PATHS, DataFlags, ReadFlags
 from taut.labels import LabelSpace
@@ -209,7 +209,8 @@ def load_parts(
     if source.test is not None:
         shape = dataset.x.shape[1:]
         names = dataset.feature_names
-        flags = test_flags(source)
+        flags = test_flags(with_owner(source, dataset))
+        flags = flags if source.group is not None else kept_flags(flags, "group")
         listed = None if skipped is None else skipped.with_name(skipped.name.replace("skipped", "skipped-test"))
         other = load_source(flags, space or dataset.space, listed, shape, dataset.pixel_max, columns=names)
         other.notes += lost_view(source.view, flags)
@@ -289,6 +290,11 @@ def test_flags(source: DataFlags) -> DataFlags:
     assert source.test is not None
     labels = None if is_table(source.test) else source.labels
     return kept_flags(_other_data(source, source.test, labels), "split_column", "path_column", "joined_column")
+
+
+def with_owner(source: DataFlags, dataset: Dataset) -> DataFlags:
+    """The flags with the group that the data have unasked, by which other data are grouped however few they are."""
+    return source if source.group is not None else dataclasses.replace(source, group=dataset.owner)
 
 
 def named_parts(training: Dataset, testing: Dataset | None) -> dict[str, Dataset]:

@@ -30,7 +30,7 @@ from taut.memory import estimate_memory
 from taut.plan import MOST_FOLDS
 from taut.rules import advice, describe, uncalibrated
 from taut.run import Run
-from taut.sources import draw_annotations, load_parts, resumed_source
+from taut.sources import draw_annotations, load_parts, resumed_source, with_owner
 from taut.train import TrainingError, processes
 
 
@@ -78,7 +78,8 @@ def train(
         training = draw_annotations(training, source, seed)
         for note in training.notes[told:]:
             _tell(note)
-        fitted = fit(training, decisions.change, minutes, seed, run, source.absolute().to_json(), quiet, method, _tell)
+        about = with_owner(source, training).absolute().to_json()
+        fitted = fit(training, decisions.change, minutes, seed, run, about, quiet, method, _tell)
     if not main_process:
         return
     kept, held, _ = run.load_draw()

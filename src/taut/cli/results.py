@@ -36,7 +36,16 @@ from taut.report.explain import explain as explain_image
 from taut.report.pictures import reliability_diagram
 from taut.report.tables import evaluation_table, evaluation_text
 from taut.run import Run, load_about
-from taut.sources import is_folder, is_table, label_table, load_source, lost_view, replaced_source, test_flags
+from taut.sources import (
+    is_folder,
+    is_table,
+    kept_flags,
+    label_table,
+    load_source,
+    lost_view,
+    replaced_source,
+    test_flags,
+)
 from taut.subgroups import figures_by, images_by, table_column
 
 AT_ONCE = 1000  # images that are read and predicted before the next ones are
@@ -104,7 +113,9 @@ def evaluate(
     # Before, so that images are looked for as they say; and after, as what the data lack is left out there.
     source = dataclasses.replace(source, **given)
     usual = source.view
-    source = replaced_source(source if tested is None else test_flags(source), data, labels, images)
+    # Which need not have the group that the run's data have unasked.
+    source = source if tested is None else kept_flags(test_flags(source), "group")
+    source = replaced_source(source, data, labels, images)
     source = dataclasses.replace(source, auxiliary=None, **given)
     for note in lost_view(usual, source):
         print(f"taut: {note}", file=sys.stderr)

@@ -11,13 +11,13 @@ from taut.data.arrays import load_npz
 from taut.data.cells import CellPolicy, check_policy, chosen_policy, parse_prevalence
 from taut.data.dataset import DataError, Dataset
 from taut.data.embedded import digit_grid, digits
-from taut.data.embeddings import SUFFIXES as EMBEDDINGS
 from taut.data.embeddings import load_embeddings
 from taut.data.folder import load_folder
 from taut.data.listing import TableOptions
 from taut.data.public import PUBLIC, load_public
 from taut.data.resized import resized
 from taut.data.split import parse_fractions, split_by
+from taut.data.vector_files import SUFFIXES as EMBEDDINGS
 from taut.labels import LabelSpace, Scalar
 
 __all__ = ["EMBEDDED", "PUBLIC", "TABLES", "DataError", "Dataset", "load_dataset"]

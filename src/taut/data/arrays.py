@@ -163,7 +163,8 @@ class _Reader:
         if policy is not None and policy.uncertain != CellPolicy.uncertain and len(space) == 1:
             raise DataError(f"{self.path} does not take --uncertain: of one label -1 is no annotation")
         ids = next((self._column(name, lengths) for name in ID_NAMES if self.has(name)), np.arange(count))
-        group, told = self._own_group(lengths, split) if group is None else (group, [])
+        owner, told = self._own_group(lengths, split) if group is None else (None, [])
+        group = group or owner
         if group is None or (group == NONE and not self.has(NONE)):
             groups, ungrouped = None, list[str]()
         else:
@@ -176,6 +177,7 @@ class _Reader:
             annotation=annotation,
             ids=[str(value) or f"unlabeled:{row}" for row, value in enumerate(ids)],
             groups=groups,
+            owner=owner,
             split=split,
             notes=[
                 *notes,

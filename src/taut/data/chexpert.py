@@ -34,8 +34,11 @@ SUBJECT = re.compile(r"(?:^|/)p(\d{8})/")  # of a folder of MIMIC-CXR's
 
 
 def recognises(table: pd.DataFrame) -> bool:
-    """Whether a table's header is CheXpert's."""
-    return {PATH, "Frontal/Lateral"} <= set(table.columns) and bool(set(FINDINGS) & set(table.columns))
+    """Whether a table is CheXpert's, by its header, or, as its authors' tables of labels alone, by all of its paths."""
+    if PATH not in table.columns or not set(FINDINGS) & set(table.columns):
+        return False
+    paths = table[PATH].dropna()
+    return "Frontal/Lateral" in table.columns or (len(paths) > 0 and all(_place(path)[0] for path in paths))
 
 
 def recognises_mimic(table: pd.DataFrame) -> bool:

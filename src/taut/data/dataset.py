@@ -35,6 +35,7 @@ class Dataset:
     x: [N, C, H, W] uint8 or float32 in [0, 1], or [N, F] float32 feature vectors; may be a memory map.
     ids: a name for every row (a file name, or the row's number).
     groups: [N] values that must not be on both sides of a split (a patient), or None.
+    owner: the column or array that these are of, where no flag and no format names it.
     split: [N] of "train", "valid", "test", or None where the source has none.
     notes: what was found and left out while reading, one sentence each.
     cells: [N, k] what the source says in each cell: the index of a class, or a code of `taut.data.cells`; or None.
@@ -64,6 +65,7 @@ class Dataset:
     pixel_max: float | None = None
     feature_names: list[str] = field(default_factory=list)
     auxiliary: Auxiliary | None = None
+    owner: str | None = None
     origin: Origin | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

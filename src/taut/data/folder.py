@@ -237,6 +237,7 @@ class _Reading:
             repeats={line: kept for line, kept in repeats if line > 0},
             pixel_max=pixel_max,
             auxiliary=auxiliary,
+            owner=self.listing.owner,
         )
 
     def _white(self, rows: NDArray[np.intp], given: float | None, notes: list[str]) -> tuple[float, float | None]:

@@ -72,6 +72,7 @@ class Listing:
         row does not count, `kind` and `reason` say why ("" where it does).
     codes: the cells [N, k], class indices or codes of `taut.data.cells`.
     blank: what blank cells are taken as where no flag says it.  grouped: by what `group` goes, or None.
+    owner: the same, where neither a flag nor the format says it.
     auxiliary: the columns of `entries` with auxiliary values.
     patient: the group of an image that no row names, by its path, where the format tells it.
     """
@@ -84,6 +85,7 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     auxiliary: Sequence[str] = ()
     patient: Callable[[str], str | None] | None = None
+    owner: str | None = None
 
     @property
     def placed(self) -> list[str]:
@@ -166,12 +168,14 @@ def from_table(
             notes += _apply_lists(entries, options, layout.shared == 1)
         elif options.split_column is None:
             notes += _unused_splits(table, [*used, *cells.space.names, joined])
+        owner = None
         if group is None and not alone:
             taken = {*used, *cells.space.names, joined}
             names = [name for name in table.columns if name not in taken and says_owner(name)]
             there = image >= 0
             owners = {name: pd.Series(whole_numbers(table[name]).to_numpy()[there]) for name in names}
-            group, found = own_group("Column", owners, pd.Series(entries["split"].to_numpy()[there]))
+            owner, found = own_group("Column", owners, pd.Series(entries["split"].to_numpy()[there]))
+            group = owner
             notes += found
         if group is not None:
             entries["group"] = whole_numbers(layout.table[group]).astype(object).to_numpy()
@@ -183,7 +187,8 @@ def from_table(
         blank = layout.blank if options.joined_column is None else Listing.blank
         auxiliary = [AUXILIARY + name for name in options.auxiliary or ()]
         patient = layout.patient if group is not None and group == layout.group else None
-        listing = Listing(entries, cells.space, cells.codes, blank, group, notes + cells.notes, auxiliary, patient)
+        told = notes + cells.notes
+        listing = Listing(entries, cells.space, cells.codes, blank, group, told, auxiliary, patient, owner)
         listing.read_auxiliary(entries[(image >= 0) & (entries["kind"] == "")])  # faults are told before decoding
     except (DataError, LabelError) as error:
         raise type(error)(f"{labels}: {error}") from error
