@@ -22,6 +22,7 @@ from benchmarks import (
     shares,
     speed,
     stages,
+    tails,
     tightness,
     unbalanced,
     views,
@@ -33,7 +34,7 @@ from taut.data.dataset import DataError
 
 MEASURED = (
     *(embedded, mnist, speed, generative, ideas, overhead, cross_entropy, label_cost, stages, tightness, rivals),
-    *(yeast, grid, xrays, xrays128, views, unbalanced, rare, shares, folds),
+    *(yeast, grid, xrays, xrays128, views, unbalanced, rare, shares, folds, tails),
 )
 
 

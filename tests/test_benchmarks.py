@@ -30,6 +30,7 @@ from benchmarks import (
     shares,
     speed,
     stages,
+    tails,
     tightness,
     unbalanced,
     views,
@@ -46,6 +47,7 @@ from packs import needs
 from taut.data.cells import UNCERTAIN
 from taut.data.dataset import Dataset
 from taut.data.embedded import digits
+from taut.facts import fingerprint
 from taut.fit import fit
 from taut.labels import LabelSpace
 from taut.nn.vae import Posterior
@@ -892,3 +894,34 @@ def test_marked_tables_are_filled_in(tmp_path: Path) -> None:
     assert "old" not in once
     assert "Not measured yet." in once
     assert report.filled(once, tmp_path) == once
+
+
+@pytest.mark.usefixtures("few_images")
+def test_the_benchmark_of_heavy_tails_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tails, "fit", tiny_fit)
+    monkeypatch.setattr(tails, "SETTINGS", dict.fromkeys(tails.SETTINGS, 2))
+    for setting in tails.SETTINGS:
+        training, hidden = tails.parts(setting, 0)
+        assert not set(training.ids) & set(hidden.ids)
+        assert (training.annotation.observed.sum(), hidden.annotation.observed.all()) == (
+            2 * training.space.width,
+            True,
+        )
+        heavy = sum(knee > 0 for knee in fingerprint(training).knee)
+        assert heavy > 0 or setting == "breast-cancer"
+    seen = mnist.parts()[0].x.reshape(-1, 784)
+    photons = tails.counts(seen, np.random.default_rng(0))
+    assert (photons == photons.round()).all()
+    assert (photons[seen == 0] == 0).all()
+    # The mean of the log-normal efficiency is exp(σ²/2).
+    assert photons.sum(axis=1).mean() == pytest.approx(200 * math.exp(0.125), rel=0.15)
+    tails.main(seeds=1, names=["counts", "breast-cancer"], folder=tmp_path)
+    for setting in ("counts", "breast-cancer"):
+        summary = json.loads((tmp_path / f"tails-{setting}.json").read_text())["summary"]
+        assert set(summary) == {
+            *("taut", "taut, standardised alone", "supervised", "supervised, standardised alone"),
+            *("fixmatch", "logistic regression"),
+        }
+        assert len({row["images"]["mean"] for name, row in summary.items() if "logistic" not in name}) == 1
+        assert all(row["nll"]["mean"] > 0 for row in summary.values())
+    assert summary["logistic regression"]["error"]["mean"] < 20
