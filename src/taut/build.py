@@ -38,7 +38,7 @@ def build_model(dataset: Dataset, plan: Plan, facts: Facts, weights: bool = True
         )
     )
     model.shift.copy_(torch.tensor(facts.mean).reshape(model.shift.shape))
-    model.scale.copy_(torch.tensor(facts.std).reshape(model.scale.shape))
+    model.scale.copy_(torch.tensor(facts.scale).reshape(model.scale.shape))
     if facts.knee:
         model.center.copy_(torch.tensor(facts.center))
         model.knee.copy_(torch.tensor(facts.knee))

@@ -52,7 +52,7 @@ class Facts:
     knee: tuple[float, ...] = ()
     """Of vectors, where the arcsinh of each feature is centered, and where it bends; a knee of 0: taken as it is.
 
-    `mean` and `std` are then those of arcsinh((x − center)/knee).
+    `mean` and `std` are then those of arcsinh((x − center)/knee), and `scale` is 1 at least.
     """
 
     @property
@@ -66,13 +66,22 @@ class Facts:
         return [std for std in self.std if std <= 0.5]
 
     @property
+    def scale(self) -> tuple[float, ...]:
+        """What each feature or channel is divided by: its `std`, but 1 at least where it has a knee.
+
+        A column of which few rows are not 0 would be large in these alone, and they would be nothing but it.
+        """
+        return _scale(np.array(self.std), np.array(self.knee or 0.0))
+
+    @property
     def typical_length(self) -> float:
-        """The L2 distance of a typical prepared input from the mean one: √F for F features that vary.
+        """The L2 distance of a typical prepared input from the mean one: √F for F features that vary and have no knee.
 
         Of images it is that from one of the mean colour, 8.6 for MNIST.
         """
         # Features are standardised before any network sees them, and those that are constant never reach it.
-        squares = [std**2 for std in self.varying] if self.is_image else [std > 0 for std in self.std]
+        pairs = zip(self.std, self.scale, strict=True)
+        squares = [std**2 for std in self.varying] if self.is_image else [(std / by) ** 2 for std, by in pairs if std]
         variance = float(sum(squares)) / len(self.std)
         return math.sqrt(variance * math.prod(self.shape))
 
@@ -80,12 +89,11 @@ class Facts:
 def _tail(column: NDArray[np.float64]) -> tuple[float, float]:
     """The center and the knee of the arcsinh of a column [N] with heavy tails, whose outliers would be all of its std.
 
-    They are told by the mean absolute deviation over the standard deviation (Geary 1935). (0, 0) for other columns, and
-    for those of two values, of which one is rare.
+    They are told by the mean absolute deviation over the standard deviation (Geary 1935). (0, 0) for other columns.
     """
     center = float(np.median(column))
     deviations = np.abs(column - center)
-    if not deviations.mean() < TAILS * column.std() or len(np.unique(column)) == 2:
+    if not deviations.mean() < TAILS * column.std():
         return 0.0, 0.0
     # Of counts most may be 0, and a mean would be that of the outliers.
     knee = np.median(deviations[deviations > 0])
@@ -110,15 +118,19 @@ def _moments(
     return np.asarray(mean), np.sqrt(squares / len(x))
 
 
-def _spacing(points: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64]) -> float:
+def _scale(std: NDArray[np.float64], knee: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(np.where(knee > 0, np.maximum(std, std > 0), std).tolist())
+
+
+def _spacing(points: NDArray[np.float64], mean: NDArray[np.float64], scale: NDArray[np.float64]) -> float:
     """The median distance of some vectors [N, F] to the nearest other one, standardised, over the root of F.
 
     Equal ones are no neighbours. 0 where all are equal.
     """
-    varying = std > 0
+    varying = scale > 0
     if not varying.any():
         return 0.0
-    points = (points[:, varying] - mean[varying]) / std[varying]
+    points = (points[:, varying] - mean[varying]) / scale[varying]
     asked = points[:: max(1, len(points) // ASKED)]
     distances = cdist(asked, points)
     distances[distances < 1e-6 * math.sqrt(varying.sum())] = np.inf
@@ -169,7 +181,7 @@ def _of_vectors(x: NDArray[Any], sample: NDArray[np.float64]) -> dict[str, Any]:
     return {
         "mean": tuple(mean.tolist()),
         "std": tuple(std.tolist()),
-        "spacing": round(_spacing(compressed(x[rows], center, knee), mean, std), 6),
+        "spacing": round(_spacing(compressed(x[rows], center, knee), mean, np.array(_scale(std, knee))), 6),
         "center": tuple(center.tolist()) if knee.any() else (),
         "knee": tuple(knee.tolist()) if knee.any() else (),
     }

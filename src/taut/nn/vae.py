@@ -17,6 +17,7 @@ from taut.nn.stacked import HIDDEN, StackedDecoder, StackedEncoder, gaussian_par
 from taut.nn.warp import warp
 
 Likelihood = Literal["bernoulli", "gaussian"]
+FAR = 1e9  # standard deviations: the square of what is farther, summed over features, may be too large a number
 
 
 @dataclass
@@ -163,7 +164,8 @@ class LabelVAE(nn.Module):
             return x
         bent = torch.asinh((x - self.center) / torch.where(self.knee > 0, self.knee, 1))
         x = torch.where(self.knee > 0, bent, x)
-        return (x - self.shift) / torch.where(self.scale > 0, self.scale, torch.inf)
+        # Far outside of anything known, squares are still to be numbers.
+        return ((x - self.shift) / torch.where(self.scale > 0, self.scale, torch.inf)).clamp(-FAR, FAR)
 
     def encode(self, x: Tensor) -> Posterior:
         """q(z|x) and q(c|x) of prepared inputs [N, ...]."""
