@@ -25,7 +25,7 @@ from taut.data.split import hide
 from taut.facts import fingerprint
 from taut.fit import fit
 from taut.labels import LabelSpace
-from taut.rules import marginal_of_two
+from taut.rules import marginal_of
 
 RARE, SHARE = 8, 0.05  # the class, and how often it is shown
 IMAGES, HIDDEN, ANNOTATED = 20_000, 4_000, 100
@@ -67,7 +67,7 @@ def parts(setting: str, seed: int) -> tuple[Dataset, Dataset]:
 def one(method: str, setting: str, minutes: float, seed: int) -> dict[str, Any]:
     """Figures of one training on the hidden images."""
     training, hidden = parts(setting, seed)
-    other = 2.0 if setting == "vectors" else marginal_of_two(fingerprint(training))
+    other = 2.0 if setting == "vectors" else marginal_of(fingerprint(training))
     changes = {"objective.marginal": other} if method == "other" else {}
     budget = minutes if setting == "images" else None
     fitted = fit(training, partial(mnist.changed, changes), budget, seed, quiet=True, objective=METHODS[method])

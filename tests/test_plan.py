@@ -144,7 +144,7 @@ def test_a_constant_channel_is_no_contrast() -> None:
     assert make_plan(flat).augment.brightness == make_plan(plain).augment.brightness < 0.03
 
 
-def test_the_mean_of_q_is_drawn_to_rare_classes_of_two_with_more_weight_where_inputs_are_vectors() -> None:
+def test_the_mean_of_q_is_drawn_to_rare_classes_with_more_weight_where_inputs_are_vectors() -> None:
     two = LabelSpace.multiclass(2)
 
     def weight(counts: tuple[int, int], space: LabelSpace = two, **parts: Any) -> float:
@@ -156,7 +156,12 @@ def test_the_mean_of_q_is_drawn_to_rare_classes_of_two_with_more_weight_where_in
     assert weight((95, 5)) == weight((5, 95)) == pytest.approx(8 - 6 * 0.3228, abs=0.01)  # 6/102 has 0.3228 bits
     assert weight((95, 5)) < weight((98, 2)) < weight((998, 2)) < 8
     assert weight((50, 50), prevalence={"1": 0.05}) == pytest.approx(8 - 6 * 0.2864, abs=0.01)
-    assert weight((95, 5), ONE) == 2
+    three = -sum(n / 103 * math.log(n / 103) for n in (96, 6, 1)) / math.log(3)
+    assert weight((95, 5), ONE) == pytest.approx(8 - 6 * three, abs=0.01)
+    assert planned(vectors(np.repeat([0, 1, 2, -1], [7, 7, 7, 40]))).objective.marginal == 2
+    assert weight((50, 50), ONE, prevalence={"2": 0.5}) == pytest.approx(
+        8 - 6 * 1.0397 / 1.0986, abs=0.01
+    )  # 1/4, 1/4, 1/2
     assert planned(vectors(np.repeat([-1], 300), two)).objective.marginal == 2
     assert planned(images(np.repeat([0, 1, -1], [95, 5, 200]), two)).objective.marginal == 2
 

@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 
 from taut.data.cells import BLANK, UNCERTAIN
 from taut.data.dataset import GREY, Dataset
+from taut.prevalence import stated_prior
 
 SHARED = 0.9  # where this share of the images has some annotation, batches keep no rows for the others
 MOST_NEIGHBOURS, ASKED = 20_000, 300  # vectors among which the nearest ones of some are looked for
@@ -46,6 +47,8 @@ class Facts:
     """Auxiliary variables, which are learnt from and not predicted."""
     prevalence: tuple[tuple[str, float], ...] = ()
     """Stated probabilities by label or LABEL=CLASS."""
+    frequencies: tuple[float, ...] = ()
+    """p(c) of an only label's classes, as annotations and stated probabilities have it; () without annotations."""
     spacing: float = 0.0
     """How far vectors are from their nearest neighbours, in standard deviations a feature; 0 for images."""
     center: tuple[float, ...] = ()
@@ -192,6 +195,11 @@ def _varies(mean: Any, std: Any) -> NDArray[np.bool_]:
     return np.asarray(std > np.maximum(np.finfo(np.float32).eps * np.abs(mean), np.finfo(np.float32).tiny))
 
 
+def _frequencies(dataset: Dataset) -> tuple[float, ...]:
+    log_prior = stated_prior(dataset.space, dataset.space.prior(dataset.annotation), dataset.prevalence)
+    return tuple(np.exp(log_prior.astype(np.float64)).round(6).tolist())
+
+
 def _of_annotations(dataset: Dataset) -> dict[str, Any]:
     observed, cells = dataset.annotation.observed, dict[str, tuple[Any, ...]]()
     if dataset.cells is not None and dataset.policy is not None:
@@ -209,5 +217,6 @@ def _of_annotations(dataset: Dataset) -> dict[str, Any]:
         "positives": tuple(int(n) for n in np.round(np.where(observed, last, 0).sum(axis=0))),
         "auxiliary": 0 if dataset.auxiliary is None else len(dataset.auxiliary.space),
         "prevalence": tuple(sorted(dataset.prevalence.items())),
+        "frequencies": _frequencies(dataset) if len(dataset.space) == 1 and observed.any() else (),
         **cells,
     }

@@ -98,7 +98,7 @@ class Run:
         # A run of an older version has not all of them.
         usual = json.loads(json.dumps({f.name: f.default for f in fields(Facts) if f.default is not MISSING}))
         saved = self._facts("facts")
-        for name in ("prevalence", "spacing"):  # which no version before could tell
+        for name in ("prevalence", "spacing", "frequencies"):  # which no version before could tell
             saved.setdefault(name, now[name])
         if not facts.is_image:
             # An encoder's features are not the same to the last bit on another machine.

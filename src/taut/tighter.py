@@ -121,7 +121,8 @@ class TighterELBO(Objective):
             capacity_c=o.capacity_c,
             per=o.per,
             mutual_information=o.mutual_information * others_share(t, facts),
-            marginal=o.marginal * seen_share(t, facts),
+            # Below 1 entropies would gain by giving all that cannot be told to one class.
+            marginal=min(o.marginal, max(1.0, o.marginal * seen_share(t, facts))),
             balanced=o.balance == "loss",
         )
         onset = onset_steps(plan, facts)
