@@ -26,7 +26,8 @@ README = Path(__file__).parent.parent / "README.md"
 DOCS = README.parent / "docs" / "explain"
 PAGE = DOCS / "results.md"
 SHOWN = (
-    "error", "worst error", "error_one_pass", "seconds_to_3.12", "ap_macro", "auroc_macro", "nll", "ece",
+    "error", "worst error", "balanced_error", "error_one_pass", "seconds_to_3.12", "ap_macro", "auroc_macro", "nll",
+    "ece",
     "raw_nll", "raw_ece", "elbo", "annotated_q", "alpha", "bound",
     "surrogate", "gap", "ood_cifar10", "ood_photographs", "ood_digits", "ood_chest", "ood_negative",
     "ood_turned", "ood_noisy",
@@ -35,7 +36,7 @@ SHOWN = (
     "last over first", "ratio", "loop_ms", "bare_ms", "parameters", "steps", "kept",
     "step_ms", "ms an image", "seconds", "peak MiB", "before MiB", "planned MiB",
 )  # fmt: skip
-PERCENT = ("error", "worst error", "error_one_pass", "own_error", "decoder_error", "joint_error")
+PERCENT = ("error", "worst error", "balanced_error", "error_one_pass", "own_error", "decoder_error", "joint_error")
 PAIRED = ("error", "ap_macro", "auroc_macro", "nll", "ece")
 LEVEL = 0.95
 FEW, ALL = "masked_cross_entropy", "all annotated"  # the ends of the way that a method covers a share of
