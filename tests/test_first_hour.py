@@ -237,6 +237,17 @@ def test_arguments_that_are_no_arrays_are_named() -> None:
     assert model.fit([Image.new("L", (8, 8), i) for i in range(12)], y).predict(pictures[:1]).shape == (1,)
 
 
+def test_sparse_vectors_are_written_out_where_there_is_room() -> None:
+    x = np.random.default_rng(0).poisson(0.3, (30, 4)).astype(float)
+    y = (x[:, 0] > 0).astype(int)
+    model = TautClassifier(plan=TINY, random_state=0).fit(csr_matrix(x), y)
+    np.testing.assert_array_equal(model.predict_proba(csr_matrix(x)), model.predict_proba(x))
+    again = TautClassifier(plan=TINY, random_state=0).fit(x, y)
+    np.testing.assert_array_equal(again.predict_proba(x), model.predict_proba(x))
+    with pytest.raises(ValueError, match=r"X is sparse, and its 100,000 x 30,000 numbers take 12\.0 GB written out"):
+        TautClassifier(plan=TINY).fit(csr_matrix((100_000, 30_000)), np.zeros(100_000))
+
+
 def test_a_column_that_is_called_image_keeps_its_name(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     np.savez(tmp_path / "e.npz", x=x, ids=np.array(["a", "b", "c", "d"]))

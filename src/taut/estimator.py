@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
 
@@ -30,6 +31,8 @@ from taut.plan import Plan, check_method, flatten, override, read_plan
 from taut.run import Run, load_about
 from taut.values import is_missing
 
+MOST_DENSE = 8.0  # gigabytes that sparse vectors may take written out
+
 
 class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier for few or partly annotated images or feature vectors, by the tighter ELBO (Feng 2019).
@@ -45,7 +48,8 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         tell them, as when cells are filled in because they are positive or so many of each class were picked.
     uncertain, blank: what −1 and NaN become in a table y [N, k] of yes/no labels: latent (not annotated), positive,
         negative, ignore or soft=P, for all labels or by label ("latent,Edema=positive"). Where uncertain is None, −1 is
-        refused, and NaN is latent where blank is; rows of −1 alone, or of NaN alone, are not annotated in any case.
+        refused, and NaN is latent where blank is; rows of NaN alone, and of −1 alone where it is not refused, are not annotated in
+        any case.
     space: the label variables, where y does not speak for itself (soft labels, clusters without annotation).
     random_state: the seed; a RandomState, or numpy's global one for None, is asked for one.
     verbose: whether to show a progress bar and notes.
@@ -184,10 +188,23 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         """[N, F] float32, or [N, C, H, W] uint8 or float32 in [0, 1]; refused where fit saw another shape."""
         raw: Any = X if hasattr(X, "columns") or hasattr(X, "toarray") else without_sides_of_one(as_array(X))
         image = getattr(raw, "ndim", 2) in (3, 4)
-        x = self._images(raw, reset) if image else validate_data(self, raw, reset=reset, dtype=np.float32)
+        x = self._images(raw, reset) if image else self._vectors(raw, reset)
         if not reset and x.shape[1:] != self.shape_:
             raise ValueError(f"X has inputs of shape {x.shape[1:]}, but fit saw {self.shape_}")
         return x
+
+    def _vectors(self, raw: Any, reset: bool) -> NDArray[Any]:
+        """Vectors, and sparse ones written out, where memory has room for them."""
+        x = validate_data(self, raw, reset=reset, dtype=np.float32, accept_sparse="csr")
+        if not issparse(x):
+            return np.asarray(x)
+        rows, columns = x.shape
+        if (size := 4e-9 * rows * columns) > MOST_DENSE:
+            raise ValueError(
+                f"X is sparse, and its {rows:,} x {columns:,} numbers take {size:.1f} GB written out: make fewer "
+                "columns of them, as sklearn.decomposition.TruncatedSVD does"
+            )
+        return np.asarray(x.toarray())
 
     def _images(self, raw: NDArray[Any], reset: bool) -> NDArray[Any]:
         """Images on the scale that fit saw, so that no image's prediction depends on the others of its array."""
@@ -362,6 +379,7 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         """scikit-learn's tags: what inputs are understood."""
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
+        tags.input_tags.sparse = True
         tags.classifier_tags.multi_label = True
         tags.target_tags.multi_output = True
         tags.transformer_tags.preserves_dtype = ["float32"]
