@@ -17,7 +17,7 @@ from taut.fit import fit, plan_for
 from taut.objective import Weights
 from taut.plan import Plan, override
 from taut.targets import Interpolation, Teacher
-from taut.tighter import Sampling, TighterELBO, dilution, onset_steps, others_share, seen_share
+from taut.tighter import Sampling, TighterELBO, counted_marginal, dilution, onset_steps, others_share, seen_share
 from tiny import SEVERAL, cells, images, some_known, tiny, vectors
 
 DATA = images(some_known())
@@ -97,9 +97,12 @@ def test_estimates_wait_for_twenty_passes_over_what_is_annotated() -> None:
 def test_frequencies_of_few_images_a_class_count_less() -> None:
     plan = planned(**{"train.batch_labelled": 5, "train.batch_unlabelled": 25})
     assert seen_share(plan.train, FACTS) == 0.5  # 30 images of 3 classes
-    for whole, counted in ((5.0, 2.5), (1.7, 1.0), (0.17, 0.17)):  # 1 at least, unless the plan has less
+    assert built(plan).weights.marginal == pytest.approx(0.085)
+    features = fingerprint(vectors(some_known()))
+    for whole, counted in ((5.0, 2.5), (1.7, 1.0), (0.17, 0.17)):  # of vectors 1 at least, unless the plan has less
         plan.objective.marginal = whole
-        assert built(plan).weights.marginal == pytest.approx(counted)
+        assert counted_marginal(plan, FACTS) == pytest.approx(whole / 2)
+        assert counted_marginal(plan, features) == pytest.approx(counted)
     assert seen_share(plan.train, fingerprint(images(cells(), SEVERAL))) == 1
 
 

@@ -48,8 +48,8 @@ class TautClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         tell them, as when cells are filled in because they are positive or so many of each class were picked.
     uncertain, blank: what −1 and NaN become in a table y [N, k] of yes/no labels: latent (not annotated), positive,
         negative, ignore or soft=P, for all labels or by label ("latent,Edema=positive"). Where uncertain is None, −1 is
-        refused, and NaN is latent where blank is; rows of NaN alone, and of −1 alone where it is not refused, are not annotated in
-        any case.
+        refused, and NaN is latent where blank is; rows of NaN alone, and of −1 alone where it is not
+        refused, are not annotated in any case.
     space: the label variables, where y does not speak for itself (soft labels, clusters without annotation).
     random_state: the seed; a RandomState, or numpy's global one for None, is asked for one.
     verbose: whether to show a progress bar and notes.
