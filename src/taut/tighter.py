@@ -312,8 +312,8 @@ def seen_share(settings: TrainPlan, facts: Facts) -> float:
 def counted_marginal(plan: Plan, facts: Facts) -> float:
     """The plan's weight of the mean of q(c|x), less where a batch says little of it, but of vectors 1 at least.
 
-    Below 1 entropies gain by giving all that cannot be told to one class. Of vectors of two digits 1 was better than 0.26
-    (`benchmarks.rare`, many); of their images it left 13.4 % wrong, and 0.64 left 12.3 (one draw, a trial).
+    Below 1 entropies gain by giving all that cannot be told to one class. Of vectors of two digits 1 was better than
+    0.26 (`benchmarks.rare`, many); of their images it left 13.4 % wrong, and 0.64 left 12.3 (one draw, a trial).
     """
     whole = plan.objective.marginal
     counted = whole * seen_share(plan.train, facts)
