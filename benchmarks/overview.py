@@ -71,13 +71,13 @@ ROWS = (
         "tighter-elbo",
     ),
     Row(
-        "… no augmentation, taut with mixtures of images, 6 minutes",
+        "… no augmentation, 6 minutes",
         "error",
         "rivals-plain-6-minutes",
         ("m2", "siddharth", "freematch", "vat"),
         "tighter-elbo",
     ),
-    Row("… no augmentation nor mixtures (the plan's), 6 minutes", "error", "mnist-100-plain-6-minutes"),
+    Row("… the same, ten draws", "error", "mnist-100-plain-6-minutes"),
     Row("… 50 labels, no augmentation, 4 minutes", "error", "mnist-50-plain"),
     Row("… 20 labels, no augmentation, 4 minutes", "error", "mnist-20-plain"),
     Row(
