@@ -274,6 +274,12 @@ def test_files_that_hold_no_embeddings_are_refused(tmp_path: Path) -> None:
         )
 
 
+def test_parquet_without_its_reader_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_files, "find_spec", lambda _: None)
+    with pytest.raises(DataError, match=r"e\.parquet: Parquet needs pyarrow: pip install pyarrow"):
+        load_embeddings(write(tmp_path / "e.parquet"), table(tmp_path, "id,sick\np0.png,1\n"))
+
+
 def test_images_beside_embeddings_are_left(tmp_path: Path) -> None:
     frame = pd.DataFrame({"image": [b"png"] * N, "id": IDS, "embedding": list(vectors())})
     frame.to_parquet(tmp_path / "e.parquet")

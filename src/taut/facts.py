@@ -18,7 +18,7 @@ SHARED = 0.9  # where this share of the images has some annotation, batches keep
 MOST_NEIGHBOURS, ASKED = 20_000, 300  # vectors among which the nearest ones of some are looked for
 MOST_VALUES = 50_000_000  # of a sample, 400 MB as float64
 # Mean absolute deviation over standard deviation, below which a column has heavy tails: 0.80 of a normal distribution,
-# 0.69 of an exponential one, 0.52 of a log-normal one. 0.7 did no better (two settings of `benchmarks.tails`, a trial).
+# 0.69 of an exponential one, 0.52 of a log-normal one. 0.7 did no better (a trial, before `scale`).
 TAILS = 0.55
 
 
@@ -103,7 +103,7 @@ def _tail(column: NDArray[np.float64]) -> tuple[float, float]:
     return (center, float(knee)) if _varies(center, knee) else (0.0, 0.0)
 
 
-def compressed(x: NDArray[Any], center: NDArray[np.float64], knee: NDArray[np.float64]) -> NDArray[np.float64]:
+def _compressed(x: NDArray[Any], center: NDArray[np.float64], knee: NDArray[np.float64]) -> NDArray[np.float64]:
     """Vectors [N, F] with the arcsinh of those columns that have a knee, as `LabelVAE.prepare` takes it."""
     values = np.array(x, dtype=np.float64)
     bent = knee > 0
@@ -116,8 +116,8 @@ def _moments(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The mean and the standard deviation of each column [F] of vectors that may be more than fit into memory."""
     blocks = range(0, len(x), rows := max(1, MOST_VALUES // x.shape[1]))
-    mean = sum(compressed(x[i : i + rows], center, knee).sum(axis=0) for i in blocks) / len(x)
-    squares = sum(np.square(compressed(x[i : i + rows], center, knee) - mean).sum(axis=0) for i in blocks)
+    mean = sum(_compressed(x[i : i + rows], center, knee).sum(axis=0) for i in blocks) / len(x)
+    squares = sum(np.square(_compressed(x[i : i + rows], center, knee) - mean).sum(axis=0) for i in blocks)
     return np.asarray(mean), np.sqrt(squares / len(x))
 
 
@@ -184,7 +184,7 @@ def _of_vectors(x: NDArray[Any], sample: NDArray[np.float64]) -> dict[str, Any]:
     return {
         "mean": tuple(mean.tolist()),
         "std": tuple(std.tolist()),
-        "spacing": round(_spacing(compressed(x[rows], center, knee), mean, np.array(_scale(std, knee))), 6),
+        "spacing": round(_spacing(_compressed(x[rows], center, knee), mean, np.array(_scale(std, knee))), 6),
         "center": tuple(center.tolist()) if knee.any() else (),
         "knee": tuple(knee.tolist()) if knee.any() else (),
     }

@@ -6,6 +6,7 @@ import re
 import zipfile
 import zlib
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -184,10 +185,8 @@ def _parquet(
     path: Path, key: str | None, annotations: pd.DataFrame | None = None
 ) -> tuple[NDArray[Any], tuple[str, NDArray[Any]] | None, list[str], list[str]]:
     """The embeddings, what the file calls their ids and these, its columns of numbers, and those of text but these."""
-    try:
-        import pyarrow  # noqa: F401 - pandas says nothing of our extra
-    except ModuleNotFoundError as error:
-        raise DataError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
+    if find_spec("pyarrow") is None:  # pandas says nothing of our extra
+        raise DataError(f"{path}: Parquet needs pyarrow: pip install pyarrow")
     try:
         table = pd.read_parquet(path, engine="pyarrow")
     except (OSError, ValueError) as error:
